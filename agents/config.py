@@ -1,0 +1,301 @@
+"""The whole configuration of a run: typed, frozen, checked before anything is computed, and written as JSON."""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+import envs
+from agents import hyperparameters
+from agents.ppo import RLConfig
+from agents.pretrain import PretrainConfig
+from agents.transformer import Transformer, TransformerConfig
+from envs import base
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration, in one line with the option, its value and the remedy."""
+
+
+@hyperparameters.stage_config
+class WorldConfig:
+    """The world. Its float fields can be swept, like a stage's."""
+
+    name: Literal["EmojiMaze-v0"] = "EmojiMaze-v0"
+    """Registered name."""
+    size: int = 100
+    """Rows and columns of the grid."""
+    turns: int = 15
+    """Turns of an episode."""
+    layout: Literal["scatter", "walk"] = "scatter"
+    """`scatter`: independent tiles that cost nothing to reset. `walk`: the generator of arXiv 2605.30232."""
+    shuffle: bool = False
+    """Prompt shuffling: each tile follows the token of its direction, in an order drawn per episode."""
+    wind_probability: float = 0.1
+    """Chance of a gust after each move."""
+    gold_ratio: float = 0.2
+    """Gold tiles per Mold tile."""
+    gold_reward: float = 20.0
+    """Reward for landing on Gold."""
+    mold_reward: float = -10.0
+    """Reward for landing on Mold."""
+    turn_reward: float = -0.1
+    """Reward of every turn."""
+    melting: bool = True
+    """Whether a tile turns into Mold when the agent leaves it."""
+
+    def make(self) -> tuple[base.World, base.WorldParams]:
+        """The world and its parameters; raises ValueError for values that mean nothing."""
+        options = dataclasses.asdict(self)
+        name, gold, mold = (options.pop(field) for field in ("name", "gold_reward", "mold_reward"))
+        return envs.make(name, **options, rewards=[0.0, gold, mold, 0.0, 0.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationConfig:
+    """Who is trained: seeds × a grid of hyper-parameters, all in one compiled program."""
+
+    seeds: int = 8
+    """Members that differ by their seed alone, per point of the grid: --seed, --seed + 1, and so on."""
+    sweep: tuple[str, ...] = ()
+    """Float fields and their values, for example `rl.learning_rate=1e-4,3e-4`; several make a grid."""
+    at_once: int = 0
+    """Members that one device trains at the same time; bounds memory. 0 chooses: 1 on a CPU, all elsewhere."""
+    microbatch: int = 0
+    """Episodes in one forward and backward pass. 0 chooses: 16 on a CPU, where they stay in the cache, 512
+    elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One policy of a population."""
+
+    seed: int
+    """Seed of its training."""
+    values: Mapping[str, float]
+    """Its point of the grid: swept field → value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: pretrain a small language model of three personas, then train a population of it by PPO."""
+
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Sizes to start from: `smoke` takes seconds, `laptop` minutes on 2 CPU cores, `paper` one large GPU."""
+    seed: int = 0
+    """Seed of the population's first member."""
+    world: WorldConfig = WorldConfig()
+    policy: TransformerConfig = TransformerConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    rl: RLConfig = RLConfig()
+    population: PopulationConfig = PopulationConfig()
+    evaluation_episodes: int = 4096
+    """Episodes behind every return that the summary reports, the same mazes for all; at least 1,024."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The population, grid point by grid point and seed by seed."""
+        grid = [parse_sweep(self, text) for text in self.population.sweep]
+        points = itertools.product(*([(path, value) for value in values] for path, values in grid))
+        return tuple(
+            Member(self.seed + index, dict(point)) for point in points for index in range(self.population.seeds)
+        )
+
+    def make_policy(self) -> Transformer:
+        """The policy family."""
+        return Transformer(self.policy)
+
+    def per_member(self, section: str) -> Any:
+        """A section (`world`, `pretrain` or `rl`) with each float field as float32[M]."""
+        members = self.members
+        config = getattr(self, section)
+        values = {
+            name: [member.values.get(f"{section}.{name}", getattr(config, name)) for member in members]
+            for name in hyperparameters.names(type(config))
+        }
+        return hyperparameters.per_member(config, len(members), values)
+
+    def world_params(self) -> base.WorldParams:
+        """The world's parameters with the member as axis 0."""
+        make_params = [
+            dataclasses.replace(
+                self.world,
+                **{path.partition(".")[2]: value for path, value in member.values.items() if path.startswith("world.")},
+            ).make()[1]
+            for member in self.members
+        ]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *make_params)
+
+
+SCALES: dict[str, Config] = {
+    "smoke": Config(
+        scale="smoke",
+        policy=TransformerConfig(width=32, layers=2, heads=2, hidden=64),
+        pretrain=PretrainConfig(updates=60, chunk=20, episodes=32),
+        rl=RLConfig(updates=6, episodes=32, minibatches=2),
+        population=PopulationConfig(seeds=2),
+        evaluation_episodes=1024,
+    ),
+    "laptop": Config(),
+    "paper": Config(
+        scale="paper",
+        policy=TransformerConfig(width=256, layers=4, heads=8, hidden=1024, compute_dtype="bfloat16"),
+        pretrain=PretrainConfig(updates=4000, chunk=100, episodes=512, learning_rate=1e-3, warmup=200),
+        rl=RLConfig(updates=400, chunk=10, episodes=1024, minibatches=8, learning_rate=3e-4),
+        population=PopulationConfig(seeds=64),
+        evaluation_episodes=16384,
+    ),
+}
+"""What `--scale` starts from; every other option changes one value of it."""
+
+
+def check(config: Config) -> None:
+    """Refuse a configuration that cannot run.
+
+    Raises:
+        ConfigError: one line that names the option, its value and the remedy.
+    """
+    for section, least in (("pretrain", 0), ("rl", 0)):
+        stage = getattr(config, section)
+        for name, minimum in (("updates", least), ("chunk", 1), ("episodes", 1)):
+            _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
+        _require(
+            stage.updates % stage.chunk == 0, config, f"{section}.updates",
+            f"use a multiple of {section}.chunk={stage.chunk}",
+        )  # fmt: skip
+    rl = config.rl
+    _require(rl.epochs >= 1, config, "rl.epochs", "use at least 1")
+    _require(rl.minibatches >= 1, config, "rl.minibatches", "use at least 1")
+    _require(
+        rl.episodes % rl.minibatches == 0, config, "rl.episodes", f"use a multiple of rl.minibatches={rl.minibatches}"
+    )
+    _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
+    _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
+    _require(-(2**31) <= config.seed < 2**31, config, "seed", "use a 32-bit integer")
+    _require(config.population.seeds >= 1, config, "population.seeds", "use at least 1")
+    _require(config.population.at_once >= 0, config, "population.at_once", "use 0 (choose) or more")
+    _require(config.population.microbatch >= 0, config, "population.microbatch", "use 0 (choose) or more")
+    members = config.members
+    if config.pretrain.shared:
+        for path in members[0].values:
+            if path.startswith("pretrain."):
+                raise ConfigError(
+                    f"--population.sweep {path}: all members share one base; add --no-pretrain.shared to sweep it"
+                )
+    for member in members:
+        for section in ("world", "pretrain", "rl"):
+            part = getattr(config, section)
+            for name in hyperparameters.names(type(part)):
+                value = member.values.get(f"{section}.{name}", getattr(part, name))
+                _check_range(f"{section}.{name}", value)
+    try:
+        config.world_params()
+    except ValueError as error:
+        raise ConfigError(f"--world.{error}") from None
+
+
+_PROBABILITIES = {"badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay"}
+_POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
+_ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward"}
+
+
+def _check_range(path: str, value: float) -> None:
+    name = path.partition(".")[2]
+    if not math.isfinite(value):
+        raise ConfigError(f"--{path}={value}: use a finite number")
+    if name in _PROBABILITIES and not 0 <= value <= 1:
+        raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
+    if name in _POSITIVE and value <= 0:
+        raise ConfigError(f"--{path}={value:g}: use a value above 0")
+    if name not in _ANY_SIGN and value < 0:
+        raise ConfigError(f"--{path}={value:g}: use 0 or more")
+
+
+def _require(condition: bool, config: Config, path: str, remedy: str) -> None:
+    if not condition:
+        value: Any = config
+        for part in path.split("."):
+            value = getattr(value, part)
+        raise ConfigError(f"--{path}={value}: {remedy}")
+
+
+def sweepable(config: Config) -> list[str]:
+    """Paths of all float fields, such as `rl.learning_rate`."""
+    sections = ("world", "pretrain", "rl")
+    return [f"{name}.{field}" for name in sections for field in hyperparameters.names(type(getattr(config, name)))]
+
+
+def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
+    """Field and values of one `--population.sweep` argument.
+
+    Raises:
+        ConfigError: no such field, a field that shapes the program, or a value that is no number.
+    """
+    path, equals, listed = text.partition("=")
+    path = path.replace("-", "_")
+    option = f"--population.sweep {text}"
+    if not equals or not listed:
+        raise ConfigError(f"{option}: write FIELD=VALUE,VALUE, for example rl.learning_rate=1e-4,3e-4")
+    known = sweepable(config)
+    if path not in known:
+        section, _, field = path.partition(".")
+        if section in ("world", "pretrain", "rl") and hasattr(getattr(config, section), field):
+            raise ConfigError(
+                f"{option}: {path} shapes the compiled program and cannot be swept; "
+                f"start one run per value, or sweep a number such as {known[-1]}"
+            )
+        close = difflib.get_close_matches(path, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(known)}"
+        raise ConfigError(f"{option}: no field {path}; {hint}")
+    try:
+        values = [float(value) for value in listed.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option}: values must be numbers, separated by commas") from None
+    return path, values
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "config") -> Any:
+    """The config that `to_dict` wrote. Nothing in the document is executed.
+
+    Raises:
+        ConfigError: a field is missing, unknown or of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = [name for name in document if name not in names]
+    missing = [name for name in names if name not in document]
+    for problem, found in (("unknown", unknown), ("missing", missing)):
+        if found:
+            raise ConfigError(f"{where}.{found[0]}: {problem} field; this run was made by another version of emojimaze")
+    return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names})
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected an object, found {type(value).__name__}")
+        return from_dict(value, hint, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_value(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (typing.Union, types.UnionType) and value is None:
+        return None
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where}={value!r}: not a valid value; restore config.json, or train again")

@@ -1,0 +1,38 @@
+"""Stage configs that are also data: float fields can be traced and swept, all others are static.
+
+A field's type decides. A float is a hyper-parameter: a leaf of the config's pytree, so that a population may give
+every member its own value in one compiled program. Integers, flags and names shape the program.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+
+Stage = TypeVar("Stage")
+
+
+def names(cls: type) -> tuple[str, ...]:
+    """Names of a config's float fields."""
+    return tuple(field.name for field in dataclasses.fields(cls) if field.type is float)
+
+
+@dataclass_transform(frozen_default=True)
+def stage_config(cls: type[Stage]) -> type[Stage]:
+    """Decorator: a frozen dataclass whose float fields are pytree leaves and whose other fields are static."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    data = names(cls)
+    static = [field.name for field in dataclasses.fields(cls) if field.name not in data]
+    return jax.tree_util.register_dataclass(cls, data_fields=list(data), meta_fields=static)
+
+
+def per_member(config: Any, members: int, values: Mapping[str, Any] | None = None) -> Any:
+    """The config with every float field as float32[M]; `values` gives some of them per member."""
+    values = values or {}
+    fields = {
+        name: jnp.broadcast_to(jnp.asarray(values.get(name, getattr(config, name)), jnp.float32), (members,))
+        for name in names(type(config))
+    }
+    return dataclasses.replace(config, **fields)

@@ -1,0 +1,228 @@
+"""What all stages of training share: state, optimiser, gradient accumulation, populations, compiled chunks.
+
+A stage is a function update(state, config, params, shards) → (state, metrics) of ONE member. `Chunk` turns it into
+a compiled program that runs many updates of a whole population: members are the leading axis of every array, mapped
+in blocks on each device and laid out over a mesh with the axes (member, episode).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agents.transformer import Parameters
+
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a member's training carries from one update to the next."""
+
+    parameters: Parameters
+    """Nested dict of arrays."""
+    moments: chex.ArrayTree
+    """State of the optimiser."""
+    key: chex.Array
+    """uint32[2], data of the member's random key."""
+    update: chex.Array
+    """int32[], updates done."""
+    steps: chex.Array
+    """int32[], optimiser steps done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """This device's share of a batch of episodes, inside a program that is mapped over the mesh.
+
+    Draws are made for the whole batch and then cut, so that they do not depend on the number of devices.
+    """
+
+    count: int = 1
+    """Devices that share a member's episodes."""
+
+    def local(self, x: jax.Array) -> jax.Array:
+        """This device's rows of an array with the whole batch on axis 0."""
+        rows = len(x) // self.count
+        return x if self.count == 1 else jax.lax.dynamic_slice_in_dim(x, self._index() * rows, rows)
+
+    def gather(self, tree: Any) -> Any:
+        """The whole batch from the devices' rows."""
+        if self.count == 1:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.all_gather(x, "episode", tiled=True), tree)
+
+    def total(self, tree: Any) -> Any:
+        """Sums over the devices that share a member."""
+        return tree if self.count == 1 else jax.tree.map(lambda x: jax.lax.psum(x, "episode"), tree)
+
+    def _index(self) -> jax.Array:
+        return jax.lax.axis_index("episode")
+
+
+Update = Callable[[TrainState, Any, Any, Shards], tuple[TrainState, Metrics]]
+
+
+def optimiser(adam_b2: float = 0.999) -> optax.GradientTransformation:
+    """Adam without its learning rate, which is data and applied by `descend`."""
+    return optax.scale_by_adam(b1=0.9, b2=adam_b2, eps=1e-8, mu_dtype=jnp.float32)
+
+
+def fresh(parameters: Parameters, seed_key: jax.Array) -> TrainState:
+    """The state of a member before its first update of a stage."""
+    return TrainState(
+        parameters=parameters,
+        moments=optimiser().init(parameters),
+        key=jax.random.key_data(seed_key),
+        update=jnp.int32(0),
+        steps=jnp.int32(0),
+    )
+
+
+def descend(
+    state: TrainState, gradient: Parameters, learning_rate: jax.Array, max_norm: jax.Array, weight_decay: jax.Array
+) -> tuple[TrainState, jax.Array]:
+    """One AdamW step (arXiv 1711.05101) after clipping the gradient's global norm.
+
+    Returns:
+        The new state and the gradient's norm before clipping.
+    """
+    norm = optax.tree.norm(gradient)
+    scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
+    gradient = jax.tree.map(lambda g: g * scale, gradient)
+    updates, moments = optimiser().update(gradient, state.moments)
+
+    def move(parameter, update):
+        decayed = update + weight_decay * parameter.astype(jnp.float32)
+        return (parameter.astype(jnp.float32) - learning_rate * decayed).astype(parameter.dtype)
+
+    parameters = jax.tree.map(move, state.parameters, updates)
+    return state.replace(parameters=parameters, moments=moments, steps=state.steps + 1), norm
+
+
+def cosine(step: jax.Array, total: int, final: jax.Array, warmup: int = 0) -> jax.Array:
+    """Factor of the learning rate: linear warm-up, then a cosine from 1 to `final` at step `total`."""
+    now = step.astype(jnp.float32)
+    progress = jnp.clip((now - warmup) / max(total - warmup, 1), 0.0, 1.0)
+    factor = final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return factor * jnp.minimum(1.0, (now + 1) / max(warmup, 1))
+
+
+def microbatches(tree: Any, size: int) -> Any:
+    """Cut axis 0 of every array into [batches, size]; `size` is reduced to a divisor of the batch."""
+    rows = len(jax.tree.leaves(tree)[0])
+    size = math.gcd(rows, size) if rows % size else size
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tree)
+
+
+def accumulate(
+    loss: Callable[[Parameters, Any], tuple[jax.Array, Metrics]],
+    parameters: Parameters,
+    batch: Any,
+    microbatch: int,
+    shards: Shards,
+) -> tuple[Parameters, Metrics]:
+    """Gradient and metrics of a loss that is a SUM over episodes, a few episodes at a time.
+
+    Small microbatches keep a forward and backward pass inside a CPU's cache.
+
+    Returns:
+        float32 gradient and metrics, summed over the batch and over the devices that share it.
+    """
+
+    def add(total, part):
+        gradient, metrics = jax.grad(loss, has_aux=True)(parameters, part)
+        gradient = jax.tree.map(lambda g: g.astype(jnp.float32), gradient)
+        return jax.tree.map(jnp.add, total, (gradient, metrics)), None
+
+    parts = microbatches(batch, microbatch)
+    _, metrics = jax.eval_shape(loss, parameters, jax.tree.map(lambda x: x[0], parts))
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (parameters, metrics))
+    return shards.total(jax.lax.scan(add, zero, parts)[0])
+
+
+def population_mesh(members: int, episodes: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh (member, episode) over the devices: members first, the rest splits each member's episodes.
+
+    Devices that would leave members or `episodes` unequally divided are not used.
+    """
+    devices = jax.devices() if devices is None else devices
+    across = math.gcd(members, len(devices))
+    split = math.gcd(episodes, len(devices) // across)
+    return Mesh(np.asarray(devices[: across * split]).reshape(across, split), ("member", "episode"))
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the mesh is made of CPU devices."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> Callable[..., Any]:
+    """A function of one member, mapped over members (axis 0 of every argument) and laid out over the mesh.
+
+    Args:
+        function: of one member's arrays; it may use the collectives of `Shards`.
+        mesh: from `population_mesh`.
+        at_once: members that a device computes at the same time; 0 chooses 1 on a CPU, where smaller working sets
+            are faster, and all elsewhere.
+    """
+    at_once = at_once or int(on_cpu(mesh))
+
+    def members(*arguments):
+        count = len(jax.tree.leaves(arguments)[0])
+        if at_once == 0 or at_once >= count:
+            return jax.vmap(function)(*arguments)
+        batch_size = None if at_once == 1 else at_once
+        return jax.lax.map(lambda one: function(*one), arguments, batch_size=batch_size)
+
+    spec = PartitionSpec("member")
+    return jax.shard_map(members, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+class Chunk:
+    """A compiled program that runs many updates of every member and donates the state it is given.
+
+    Args:
+        update: the stage, for one member.
+        mesh: from `population_mesh`.
+        updates: updates of one call.
+        at_once: as in `over_members`.
+    """
+
+    def __init__(self, update: Update, mesh: Mesh, updates: int, at_once: int = 0):
+        shards = Shards(mesh.shape["episode"])
+
+        def member(state, config, params):
+            return jax.lax.scan(lambda s, _: update(s, config, params, shards), state, length=updates)
+
+        self._program: Any = jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
+        self._sharding = NamedSharding(mesh, PartitionSpec("member"))
+
+    def place(self, tree: Any) -> Any:
+        """Arrays with the member as axis 0, laid out over the mesh."""
+        return jax.device_put(tree, self._sharding)
+
+    def compile(self, state: TrainState, config: Any, params: Any) -> None:
+        """Compile for these shapes ahead of the first call, so that compiling can be timed by itself."""
+        self._program = self._program.lower(state, config, params).compile()
+
+    def __call__(self, state: TrainState, config: Any, params: Any) -> tuple[TrainState, Metrics]:
+        """Run the chunk.
+
+        Args:
+            state: of all members, as `place` laid it out; donated.
+            config: the stage's config with float fields float32[M].
+            params: the world's parameters, each with the member as axis 0.
+
+        Returns:
+            The new state, and metrics [M, updates].
+        """
+        return self._program(state, config, params)

@@ -1,0 +1,104 @@
+"""What a run tells the person at the terminal: what it will do, how far it is, what it found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+from agents.config import Config
+
+# Arithmetic that training sustains per device, measured for this policy on a 2-core AVX-512 CPU; a guess elsewhere.
+_SUSTAINED_FLOPS = {"cpu": 15e9, "gpu": 20e12, "tpu": 20e12}
+
+
+def parameter_count(config: Config) -> int:
+    """Parameters of one member."""
+    shapes = jax.eval_shape(config.make_policy().init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def expected_minutes(config: Config, devices: int, platform: str) -> float:
+    """A rough forecast from the operations that training and evaluation need."""
+    world, _ = config.world.make()
+    members = len(config.members)
+    bases = 1 if config.pretrain.shared else members
+    forward = 2 * parameter_count(config) * world.episode_length()
+    episodes = bases * config.pretrain.updates * config.pretrain.episodes * 3
+    # Playing and scoring cost a forward pass each, and an epoch costs three.
+    episodes += members * config.rl.updates * config.rl.episodes * (2 + 3 * config.rl.epochs)
+    episodes += (members + bases) * config.evaluation_episodes
+    return (forward * episodes / (_SUSTAINED_FLOPS.get(platform, 1e12) * devices) + 30) / 60
+
+
+def header(console: Console, config: Config, directory: Any) -> None:
+    """Show what is about to run."""
+    members, platform, devices = len(config.members), jax.default_backend(), jax.devices()
+    minutes = expected_minutes(config, len(devices), platform)
+    swept = " × ".join(config.population.sweep)
+    grid = f" ({config.population.seeds} seeds × {swept})" if swept else ""
+    kind = devices[0].device_kind
+    lines = [
+        f"[bold]scale[/]      {config.scale}, about {max(minutes, 0.5):.0f} min" if minutes >= 0.75
+        else f"[bold]scale[/]      {config.scale}, under a minute",
+        f"[bold]world[/]      {config.world.name}, {config.world.size}×{config.world.size} {config.world.layout}, "
+        f"{config.world.turns} turns",
+        f"[bold]members[/]    {members}{grid}",
+        f"[bold]parameters[/] {parameter_count(config):,} each, {members * parameter_count(config):,} in all",
+        f"[bold]devices[/]    {len(devices)} × {kind}",
+        f"[bold]directory[/]  {directory}",
+    ]  # fmt: skip
+    console.print(Panel("\n".join(lines), title="emojimaze", title_align="left", expand=False))
+
+
+def progress(console: Console) -> Progress:
+    """The bars of a run, one per stage."""
+    return Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("return {task.fields[reward]:>7}"),
+        TextColumn("{task.fields[speed]:>12}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def results(console: Console, summary: Mapping[str, Any], interval: tuple[float, float] | None) -> None:
+    """Show the returns that the run found."""
+    returns = summary["return"]
+    table = Table(title="Return per episode", title_justify="left")
+    table.add_column("policy")
+    table.add_column("mean", justify="right")
+    table.add_column("95 % interval over members", justify="right")
+    table.add_row("random", f"{returns['random']:+.1f}", "")
+    for name, value in returns["personas"].items():
+        table.add_row(f"{name} (persona)", f"{value:+.1f}", "")
+    table.add_row("greedy one-step planner", f"{returns['greedy']:+.1f}", "")
+    for label, key in (("model before RL", "before_rl"), ("model after RL", "after_rl")):
+        values = returns[key]
+        if values:
+            shown = f"[{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval and key == "after_rl" else ""
+            table.add_row(f"[bold]{label}[/]", f"[bold]{sum(values) / len(values):+.1f}[/]", shown)
+    console.print(table)
+    badges = summary.get("badge_kl")
+    if badges:
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in badges.items())
+        console.print(f"KL from the persona to the model with its badge, nats per action: {shown}")
+    seconds, speed = summary["seconds"], summary["tokens_per_second"]
+    console.print(
+        "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + "; tokens per second: " + ", ".join(f"{name} {value:,.0f}" for name, value in speed.items())
+    )  # fmt: skip
+
+
+def speed(tokens: int, seconds: float) -> str:
+    """Tokens per second for a progress bar."""
+    return f"{tokens / max(seconds, 1e-9) / 1000:,.0f} k tok/s"
+
+
+

@@ -1,0 +1,161 @@
+"""Playing episodes: worlds that speak tokens, and policies that continue them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from agents import objectives
+from agents.transformer import Parameters, Transformer
+from envs import base, tokens
+
+
+@struct.dataclass
+class Episodes:
+    """A batch of whole episodes."""
+
+    tokens: chex.Array
+    """int32[B, S], prompt · plan · turns."""
+    actions: chex.Array
+    """int32[B, T], 0 to 3."""
+    rewards: chex.Array
+    """float32[B, T]"""
+    terminated: chex.Array
+    """bool[B, T], whether the turn ended the episode for good."""
+    truncated: chex.Array
+    """bool[B, T], whether the turn was the last that the time limit allows."""
+    neighbours: chex.Array
+    """int8[B, T, 4], roles of the tiles around the agent before each turn."""
+
+    @property
+    def played(self) -> jax.Array:
+        """bool[B, T], whether the turn came before the episode's end or was it."""
+        ended = jnp.cumsum(self.terminated.astype(jnp.int32), axis=-1) - self.terminated
+        return ended == 0
+
+    @property
+    def returns(self) -> jax.Array:
+        """float32[B], undiscounted."""
+        return jnp.sum(self.rewards * self.played, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """Something that chooses actions: a policy with its cache, or a script."""
+
+    begin: Callable[[jax.Array], Any]
+    """Prompt tokens int32[B, P] → first memory."""
+    choose: Callable[[Any, jax.Array, jax.Array, jax.Array, base.WorldState], tuple[jax.Array, Any]]
+    """(memory, turn int32[], token said last int32[B], observation int32[B, O], states) → (scores float32[B, 4],
+    memory). Actions are drawn from the softmax of the scores."""
+
+
+Noise = Callable[[jax.Array], jax.Array]
+"""Key of a turn → Gumbel noise float32[B, 4]."""
+
+
+def gumbel(batch: int, local: Callable[[jax.Array], jax.Array] = lambda x: x) -> Noise:
+    """Noise for `play`: one draw for the whole batch, of which `local` takes this device's share."""
+    return lambda key: local(jax.random.gumbel(key, (batch, len(tokens.MOVES)), jnp.float32))
+
+
+def play(
+    world: base.World,
+    params: base.WorldParams,
+    episode_keys: jax.Array,
+    key: jax.Array,
+    driver: Driver,
+    noise: Noise,
+    *,
+    observe: Callable[[base.WorldState, jax.Array], Any] | None = None,
+    batched_params: bool = False,
+) -> tuple[Episodes, Any, base.WorldState]:
+    """Play a batch of episodes to their end: a fresh maze each, reset once.
+
+    Args:
+        world: the world.
+        params: its parameters, shared by the batch unless `batched_params`.
+        episode_keys: keys [B]; all of a maze's chance.
+        key: the chance of the turns, wind and actions; one key for the batch.
+        driver: who plays.
+        noise: from `gumbel`.
+        observe: (states, action scores) → what to record before each turn.
+        batched_params: whether every leaf of `params` has a leading axis B.
+
+    Returns:
+        The episodes, what `observe` returned with the turn as axis 0, and the states at the end.
+    """
+    axis = 0 if batched_params else None
+    reset = jax.vmap(world.reset_env, in_axes=(0, axis))
+    step = jax.vmap(world.step_env, in_axes=(None, 0, 0, axis))
+    around = jax.vmap(world.neighbours, in_axes=(0, axis))
+    observation, states = reset(episode_keys, params)
+    prompt = jax.vmap(world.prompt, in_axes=(0, axis))(states, params)
+
+    def turn(carry, index):
+        said, observation, states, memory = carry
+        act_key, step_key = jax.random.split(jax.random.fold_in(key, index))
+        scores, memory = driver.choose(memory, index, said, observation, states)
+        action = jnp.argmax(scores + noise(act_key), axis=-1).astype(jnp.int32)
+        before = (observation, around(states, params), observe(states, scores) if observe else None)
+        observation, states, reward, terminated, _ = step(step_key, states, action, params)
+        return (action + tokens.MOVES[0], observation, states, memory), (*before, action, reward, terminated)
+
+    start = (prompt[:, -1], observation, states, driver.begin(prompt))
+    (_, _, states, _), (observations, neighbours, record, *rest) = jax.lax.scan(turn, start, jnp.arange(world.turns))
+    by_episode = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (observations, neighbours, *rest))
+    observations, neighbours, actions, rewards, terminated = by_episode
+    spoken = jnp.concatenate([observations, actions[..., None] + tokens.MOVES[0]], axis=-1)
+    last = jnp.arange(world.turns) == world.turns - 1
+    episodes = Episodes(
+        tokens=jnp.concatenate([prompt, spoken.reshape(len(prompt), -1)], axis=-1),
+        actions=actions,
+        rewards=rewards,
+        terminated=terminated,
+        truncated=jnp.broadcast_to(last, terminated.shape),
+        neighbours=neighbours,
+    )
+    return episodes, record, states
+
+
+def policy_driver(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    *,
+    temperature: jax.Array | float = 1.0,
+    steering: jax.Array | None = None,
+) -> Driver:
+    """A policy continues its episodes by cached decoding.
+
+    Each turn reads one chunk: the token said last (of the prompt, or the action), then the observation. The last
+    action is never read.
+    """
+
+    def begin(prompt):
+        cache = policy.empty_cache(len(prompt), world.episode_length() - 1)
+        if prompt.shape[1] > 1:
+            _, cache = policy.decode(parameters, cache, prompt[:, :-1], 0, steering=steering)
+        return cache
+
+    def choose(cache, index, said, observation, states):
+        chunk = jnp.concatenate([said[:, None], observation], axis=-1)
+        start = world.prompt_length - 1 + index * (world.observation_length + 1)
+        outputs, cache = policy.decode(parameters, cache, chunk, start, steering=steering)
+        logits, _ = policy.heads(parameters, outputs.hidden[:, -1])
+        return objectives.action_log_probabilities(logits) / temperature, cache
+
+    return Driver(begin, choose)
+
+
+def scripted_driver(log_probabilities: Callable[[base.WorldState], jax.Array]) -> Driver:
+    """A script that sees the state: one state → action log-probabilities float32[4]."""
+
+    def choose(memory, index, said, observation, states):
+        return jax.vmap(log_probabilities)(states), memory
+
+    return Driver(lambda prompt: None, choose)

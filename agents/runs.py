@@ -1,0 +1,476 @@
+"""One run directory: config, metrics, checkpoints, training states, summary, figures; layout in DESIGN.md section 6.
+
+Every file is written under a hidden name, flushed and renamed, so a kill at any moment leaves a readable directory.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agents import checkpoints
+
+SCHEMA = 1
+"""Version of the run directory; `open` refuses newer ones."""
+STAGES = ("pretrain", "sft", "rl")
+"""The stages of training, in their order."""
+KEYS = ("stage", "update", "member")
+"""The columns that identify a row of metrics."""
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "chex", "numpy", "pyarrow")
+"""Packages whose versions `config.json` records."""
+
+_REMEDIES = {
+    errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
+    errno.ENOSPC: "free some space on this disk, then --resume the run",
+    errno.EDQUOT: "free some of your quota, then --resume the run",
+    errno.EROFS: "choose a --run-dir on a disk that can be written",
+    errno.EACCES: "change its access rights, or choose another --run-dir",
+    errno.EPERM: "change its access rights, or choose another --run-dir",
+}
+
+
+class RunError(ValueError):
+    """What is wrong with a run directory, in one line with the path and the remedy."""
+
+
+class State(NamedTuple):
+    """A training state read by `Run.load_state`."""
+
+    stage: str
+    """The stage under way."""
+    update: int
+    """Updates of that stage done so far."""
+    tree: Any
+    """The state as saved."""
+    note: str | None
+    """One line to show the user where a newer state was damaged, else None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory, made by `create` and `open`. Its methods raise RunError where the disk or a file is at fault."""
+
+    path: Path
+    """The run directory."""
+    config: dict
+    """The whole resolved config, as plain JSON values."""
+    members: int
+    """Size of the population."""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; a second holder is refused. The kernel lets go when the process dies."""
+        with _lock(self.path):
+            yield
+
+    def checkpoints(self) -> list[str]:
+        """Names of the stored parameters: init, then per stage the intermediate ones by update, then its end."""
+        return _in_order(entry.name for entry in _entries(self.path / "checkpoints") if entry.is_dir())
+
+    def save_parameters(self, name: str, tree: Any) -> None:
+        """Store parameters as checkpoint `name`, replacing it.
+
+        Args:
+            name: as `checkpoint_name` makes it.
+            tree: nested dict of arrays, leading axis M (members), or 1 for a base that all members share.
+        """
+        path = self.path / "checkpoints" / name
+        if not _in_order([name]):
+            raise RunError(f"{path}: no name of a checkpoint; use init, a stage, or <stage>-<update>")
+        self._check_members(path, tree)
+        with _reporting(path, "write"):
+            self._folder("checkpoints")
+            checkpoints.save(path, tree)
+
+    def parameters(self, name: str) -> Any:
+        """Read checkpoint `name`: nested dict of numpy arrays, leading axis M (broadcast, read-only)."""
+        names = self.checkpoints()
+        if name not in names:
+            there = f"there are {', '.join(names)}" if names else "there is none yet"
+            raise RunError(f"{self.path}: no checkpoint {str(name)[:80]!r}; {there}")
+        path = self.path / "checkpoints" / name
+        with _reporting(path, "read"):
+            tree = checkpoints.load(path)
+        self._check_members(path, tree)
+        return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self.members, *leaf.shape[1:])), tree)
+
+    def save_state(self, stage: str, update: int, tree: Any) -> None:
+        """Store the whole training state after `update` updates of `stage`; any tree `checkpoints.save` takes.
+
+        Keeps this state and the one before it. Later ones, which training has gone back behind, are deleted.
+        """
+        folder, name = self.path / "checkpoints" / "state", checkpoint_name(stage, update)
+        with _reporting(folder / name, "write"):
+            self._folder("checkpoints", "state")
+            checkpoints.save(folder / name, tree)
+            names = self._states()
+            newest = names.index(name)
+            for other in (*names[: max(newest - 1, 0)], *names[newest + 1 :]):
+                checkpoints.remove(folder / other)
+
+    def load_state(self, like_for: Callable[[str], Any]) -> State | None:
+        """Read the newest intact training state, or None where none was saved.
+
+        Args:
+            like_for: from a stage to the abstract state expected there. A state that does not fit it is an error:
+                only a damaged one is passed over for the one before, which the result's `note` then says.
+        """
+        folder = self.path / "checkpoints" / "state"
+        damaged = []
+        with _reporting(folder, "read"):
+            for name in reversed(self._states()):
+                stage, _, update = name.partition("-")
+                try:
+                    tree = checkpoints.load(folder / name, like_for(stage))
+                except checkpoints.DamagedError:
+                    damaged.append(name)
+                    continue
+                note = f"{folder}: {', '.join(damaged)} damaged; resuming from {name}" if damaged else None
+                return State(stage, int(update), tree, note)
+        if damaged:
+            raise RunError(f"{folder}: {', '.join(damaged)} damaged; delete this folder to begin the run again")
+        return None
+
+    def write_metrics(self, stage: str, first_update: int, columns: Mapping[str, Any]) -> None:
+        """Write the metrics of one chunk as one Parquet part, named by `stage` and `first_update`.
+
+        The same chunk written again gives the same bytes. Parts that begin inside this chunk were written by an
+        abandoned continuation and are deleted.
+
+        Args:
+            stage: the chunk's stage.
+            first_update: number of its first update.
+            columns: metrics by name, each [updates, M]; float32 and float64 are kept, narrower floats become
+                float32, all else float64.
+        """
+        path = self.path / "metrics" / f"{checkpoint_name(stage, first_update)}.parquet"
+        arrays = {name: np.asarray(values) for name, values in columns.items()}
+        updates = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
+        for name, array in arrays.items():
+            if array.shape != (updates, self.members) or name in KEYS:
+                raise RunError(
+                    f"{path}: metric {name!r} has shape {list(array.shape)}; give each metric as [updates, members] = "
+                    f"[{updates}, {self.members}], under a name other than {', '.join(KEYS)}"
+                )
+        rows = {
+            "stage": pa.repeat(stage, updates * self.members),
+            "update": np.repeat(np.arange(first_update, first_update + updates, dtype=np.int32), self.members),
+            "member": np.tile(np.arange(self.members, dtype=np.int32), updates),
+            **{name: _as_float(array).reshape(-1) for name, array in arrays.items()},
+        }
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(rows), sink, write_page_checksum=True)
+        with _reporting(path, "write"):
+            self._folder("metrics")
+            for start, part in self._parts(stage):
+                if first_update < start < first_update + updates:
+                    part.unlink()
+            _write(path, sink.getvalue().to_pybytes())
+
+    def metrics(self, stage: str | None = None) -> pa.Table:
+        """All metrics, or one stage's, as rows sorted by stage, update and member, each of which occurs once.
+
+        Where parts overlap, the one that begins first counts. A metric that a part lacks is null there.
+        """
+        tables = [self._stage_metrics(name) for name in (STAGES if stage is None else [checkpoint_name(stage)])]
+        return pa.concat_tables(tables, promote_options="permissive")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`: dicts, lists, text, numbers and arrays; NaN and infinities become null."""
+        write_json(self.path / "summary.json", summary)
+
+    def summary(self) -> dict:
+        """Read `summary.json`."""
+        if not (self.path / "summary.json").exists():
+            raise RunError(f"{self.path}: no summary.json yet; finish the run with --resume {self.path}")
+        return _read_json(self.path / "summary.json")
+
+    def figure(self, name: str) -> Path:
+        """Path of the figure called `name` (with its ending), its folder made."""
+        return self._folder("figures") / name
+
+    def analysis(self, name: str) -> Path:
+        """Path of the analysis file called `name` (with its ending), its folder made."""
+        return self._folder("analysis") / name
+
+    def _folder(self, *names: str) -> Path:
+        """A folder of the run, made where it is not there; the run directory itself is not made anew."""
+        folder = self.path
+        for name in names:
+            folder = folder / name
+            with _reporting(folder, "make"):
+                folder.mkdir(exist_ok=True)
+        return folder
+
+    def _states(self) -> list[str]:
+        """Names of the training states, oldest first."""
+        entries = _entries(self.path / "checkpoints" / "state")
+        return _in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
+
+    def _parts(self, stage: str) -> list[tuple[int, Path]]:
+        """First update and path of a stage's metrics parts, in that order."""
+        stems = _in_order(entry.stem for entry in _entries(self.path / "metrics") if entry.suffix == ".parquet")
+        parts = [name.partition("-") for name in stems]
+        return [
+            (int(start), self.path / "metrics" / f"{name}-{start}.parquet")
+            for name, _, start in parts
+            if start and name == stage
+        ]
+
+    def _stage_metrics(self, stage: str) -> pa.Table:
+        columns = (pa.array([], pa.string()), pa.array([], pa.int32()), pa.array([], pa.int32()))
+        table = pa.table(dict(zip(KEYS, columns, strict=True)))
+        for _, part in self._parts(stage):
+            with _reporting(part, "read"):
+                data = part.read_bytes()
+            try:
+                rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+                if rows.schema.names[:3] != list(KEYS):
+                    raise pa.ArrowInvalid(f"its columns do not begin with {', '.join(KEYS)}")
+                table = pa.concat_tables([table, rows], promote_options="permissive")
+            except (pa.ArrowException, OSError) as error:
+                raise RunError(
+                    f"{part}: damaged metrics ({checkpoints.one_line(error)}); delete this file to read the others"
+                ) from error
+        update, member = (table[key].to_numpy().astype(np.int64) for key in KEYS[1:])
+        return table.take(np.unique(update * self.members + member, return_index=True)[1])
+
+    def _check_members(self, path: Path, tree: Any) -> None:
+        for key, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            if not np.ndim(leaf) or np.shape(leaf)[0] not in (1, self.members):
+                raise RunError(
+                    f"{path}: {jax.tree_util.keystr(key)} has shape {list(np.shape(leaf))}; its leading axis must be "
+                    f"the run's {self.members} members (or 1, shared by all)"
+                )
+
+
+def create(directory: str | Path, config: Mapping[str, Any], *, members: int) -> Run:
+    """Make a new run directory.
+
+    Args:
+        directory: must not exist, or be empty.
+        config: the whole resolved config, of dicts, lists, text and numbers (infinities and NaN are kept).
+        members: size of the population.
+
+    Raises:
+        RunError: the directory is in use or not empty, cannot be written, or the config holds other values.
+    """
+    path = Path(directory)
+    if not 0 < members < 2**31:
+        raise RunError(f"{path}: a population of {members}; use at least one member")
+    with _reporting(path, "make"):
+        path.mkdir(parents=True, exist_ok=True)
+    with _lock(path):
+        if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in _entries(path)):
+            raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
+        document = {
+            "schema": SCHEMA,
+            "members": members,
+            "config": _plain(config, "config"),
+            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "git": _git(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "device": {
+                "platform": jax.default_backend(),
+                "kind": jax.devices()[0].device_kind,
+                "devices": jax.device_count(),
+                "processes": jax.process_count(),
+            },
+        }
+        _write(path / "config.json", (json.dumps(document, indent=1) + "\n").encode())
+    return open(path)
+
+
+def open(directory: str | Path) -> Run:
+    """Open an existing run directory; raises RunError where it is none, or is newer than this code or damaged."""
+    path = Path(directory)
+    with _reporting(path, "open"):
+        if not path.is_dir():
+            raise RunError(f"{path}: no such run directory; check the path")
+        if not (path / "config.json").is_file():
+            raise RunError(f"{path}: not a run directory (no config.json); give the folder that train.py made")
+    document = _read_json(path / "config.json")
+    schema, members, config = (document.get(key) for key in ("schema", "members", "config"))
+    if type(schema) is int and schema > SCHEMA:
+        raise RunError(f"{path}: schema {schema} is newer than {SCHEMA}, known here; update emojimaze")
+    for key, good in (
+        ("schema", type(schema) is int and schema == SCHEMA),
+        ("members", type(members) is int and 0 < members < 2**31),
+        ("config", isinstance(config, dict)),
+    ):
+        if not good:
+            raise RunError(f"{path / 'config.json'}: {key} is missing or wrong; restore the file, or train again")
+    return Run(path, config, members)  # pyright: ignore[reportArgumentType]
+
+
+def fresh_name(root: str | Path = "runs", prefix: str = "maze") -> Path:
+    """A path for a new run that is not taken, such as `runs/maze-2026-11-21-1423`; nothing is created."""
+    first = Path(root) / f"{prefix}-{datetime.datetime.now():%Y-%m-%d-%H%M}"
+    path, count = first, 1
+    while path.exists():
+        count += 1
+        path = first.with_name(f"{first.name}-{count}")
+    return path
+
+
+def checkpoint_name(stage: str, update: int | None = None) -> str:
+    """Name of the checkpoint after `update` updates of `stage`, such as `rl-000004`, or of the stage's end."""
+    if stage not in STAGES or not (update is None or 0 <= update < 2**31):
+        raise RunError(f"{stage}-{update}: no update of a stage; the stages are {', '.join(STAGES)}")
+    return stage if update is None else f"{stage}-{update:06d}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write dicts, lists, text, numbers and arrays as JSON, at once and durably; NaN and infinities become null."""
+    text = json.dumps(_plain(value, path.name, finite=True), indent=1, allow_nan=False)
+    _write(path, (text + "\n").encode())
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Those that name checkpoints, in the order of training."""
+    order = {}
+    for name in names:
+        match = re.fullmatch(r"(init)|([a-z]+)(?:-([0-9]{6,10}))?", name)
+        if match and match[1]:
+            order[name] = (-1, 0)
+        elif match and match[2] in STAGES and (not match[3] or f"{int(match[3]):06d}" == match[3]):
+            order[name] = (STAGES.index(match[2]), int(match[3]) if match[3] else math.inf)
+    return sorted(order, key=order.__getitem__)
+
+
+def _as_float(array: np.ndarray) -> np.ndarray:
+    if array.dtype in (np.float32, np.float64):
+        return array
+    return array.astype(np.float32 if jnp.issubdtype(array.dtype, np.floating) else np.float64)
+
+
+def _plain(value: Any, where: str, finite: bool = False) -> Any:
+    """`value` as JSON values: tuples and arrays become lists and, with `finite`, what is not finite None."""
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{where}.{key}", finite) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]", finite) for i, item in enumerate(value)]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return _plain(np.asarray(value).tolist(), where, finite)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and finite and not math.isfinite(value):
+        return None
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise RunError(f"{where} is of type {type(value).__name__}, which JSON lacks; use text, numbers, lists and dicts")
+
+
+def _read_json(path: Path) -> dict:
+    with _reporting(path, "read"):
+        data = path.read_bytes()
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{path}: not readable as JSON ({checkpoints.one_line(error)}); restore it, or train again"
+        ) from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: holds a {type(value).__name__}, not an object; restore it, or train again")
+    return value
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is never seen half-written, and flush it to the disk."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with _reporting(path, "write"):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds; nothing where it does not exist."""
+    with _reporting(folder, "list"), contextlib.suppress(FileNotFoundError):
+        return list(folder.iterdir())
+    return []
+
+
+@contextlib.contextmanager
+def _reporting(path: Path, doing: str) -> Iterator[None]:
+    """Turn errors of the disk and of checkpoints into a RunError about `path`."""
+    try:
+        yield
+    except checkpoints.CheckpointError as error:
+        raise RunError(str(error)) from error
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another --run-dir")
+        raise RunError(f"{path}: cannot {doing} it ({checkpoints.one_line(error)}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    with _reporting(directory, "lock"):
+        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with _reporting(directory, "lock"):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{directory}: another process is using this run; wait for it to end, or choose another --run-dir"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _git() -> dict:
+    """Commit of this checkout and whether files differ from it; None where unknown."""
+    root = Path(__file__).resolve().parent.parent
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "--no-optional-locks", "-C", root, *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    if ask("rev-parse", "--show-toplevel") != str(root):  # a copy inside somebody else's repository
+        return {"commit": None, "dirty": None}
+    changes = ask("status", "--porcelain")
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,194 @@
+"""Running the stages of a run: compiled chunks on the device, and between them metrics, checkpoints and signals."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import hyperparameters, learner, ppo, pretrain, runs
+from agents.config import Config
+
+STAGES = ("pretrain", "rl")
+"""The stages of a run, in order."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; a checkpoint has been written."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_status = 128 + signum
+
+
+class Diverged(Exception):
+    """Training has no finite member left."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds and tokens of a stage, as far as this process ran it."""
+
+    compile_seconds: float = 0.0
+    run_seconds: float = 0.0
+    tokens: int = 0
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[], int]]:
+    """Catch the first SIGINT or SIGTERM; a second one ends the process at once.
+
+    Yields:
+        A function that gives the signal caught, or 0.
+    """
+    caught = 0
+    before: dict[int, Any] = {}
+
+    def handle(signum, frame):
+        nonlocal caught
+        caught = signum
+        for number, handler in before.items():
+            signal.signal(number, handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread: signals are somebody else's
+        before.clear()
+    try:
+        yield lambda: caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage of a run, ready to be compiled."""
+
+    name: str
+    updates: int
+    chunk: int
+    members: int
+    """Members that it trains; 1 where the population shares a base."""
+    tokens_per_update: int
+    """Tokens that one update reads, of all members."""
+    program: learner.Chunk
+    arguments: tuple[Any, Any]
+    """Config and world parameters per member."""
+    initial: Callable[[Any], learner.TrainState]
+    """Parameters before the stage, or None → state of all members before the first update."""
+
+
+def make_stage(config: Config, name: str) -> Stage:
+    """A stage of a run by name."""
+    policy, (world, params) = config.make_policy(), config.world.make()
+    members = len(config.members)
+    if name == "pretrain":
+        part = config.pretrain
+        members = 1 if part.shared else members
+        make, rows = pretrain.update_function, part.episodes
+    else:
+        part = config.rl
+        make, rows = ppo.update_function, part.episodes // part.minibatches
+    mesh = learner.population_mesh(members, rows)
+    microbatch = config.population.microbatch or (16 if learner.on_cpu(mesh) else 512)
+    update = make(policy, world, part, microbatch)
+    program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
+    if name == "pretrain" and part.shared:
+        arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
+        seeds = [part.seed]
+    else:
+        arguments = (config.per_member(name), config.world_params())
+        seeds = [member.seed for member in config.members]
+    keys = _keys(seeds, STAGES.index(name), config.pretrain.seed if name == "pretrain" else 0)
+
+    def initial(parameters: Any) -> learner.TrainState:
+        if parameters is None:
+            parameters = jax.vmap(policy.init)(_keys(seeds, len(STAGES), config.pretrain.seed))
+        return jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
+
+    return Stage(
+        name=name,
+        updates=part.updates,
+        chunk=part.chunk,
+        members=members,
+        tokens_per_update=members * part.episodes * world.episode_length(),
+        program=program,
+        arguments=arguments,
+        initial=initial,
+    )
+
+
+def _keys(seeds: list[int], purpose: int, salt: int) -> jax.Array:
+    """A key for each seed; different purposes and salts give unrelated keys."""
+    of_seed = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.int32))
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, purpose), salt))(of_seed)
+
+
+def run_stage(
+    run: runs.Run,
+    stage: Stage,
+    state: learner.TrainState,
+    caught: Callable[[], int],
+    report: Callable[[int, dict[str, np.ndarray]], None],
+) -> tuple[learner.TrainState, Timing]:
+    """Train from `state` to the end of the stage.
+
+    After every chunk its metrics are written; parameters are kept after 1, 2, 4, 8, … chunks of rl and at the end;
+    the whole state is saved as often as that costs less than a twentieth of the time.
+
+    Args:
+        run: where to write.
+        stage: what to train.
+        state: where to start.
+        caught: from `signals`.
+        report: called after each chunk with the updates done and the chunk's metrics [M, updates].
+
+    Raises:
+        Interrupted: after a signal, with the state saved.
+        Diverged: when no member's loss is finite.
+    """
+    timing = Timing()
+    program, arguments = stage.program, stage.program.place(stage.arguments)
+    state = program.place(state)
+    done = int(state.update[0])
+    if done < stage.updates:
+        start = time.perf_counter()
+        program.compile(state, *arguments)
+        timing.compile_seconds = time.perf_counter() - start
+    saved_at, save_seconds = time.perf_counter(), 0.05
+    while done < stage.updates:
+        start = time.perf_counter()
+        state, metrics = program(state, *arguments)
+        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+        timing.run_seconds += time.perf_counter() - start
+        timing.tokens += stage.tokens_per_update * stage.chunk
+        rows = {name: np.broadcast_to(x.T, (stage.chunk, run.members)) for name, x in metrics.items()}
+        run.write_metrics(stage.name, done, rows)
+        done += stage.chunk
+        report(done, metrics)
+        if not np.isfinite(metrics["loss"][:, -1]).any():
+            raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
+        chunks = done // stage.chunk
+        if done == stage.updates:
+            run.save_parameters(stage.name, _host(state.parameters))
+        elif stage.name == "rl" and chunks & (chunks - 1) == 0:
+            run.save_parameters(runs.checkpoint_name(stage.name, done), _host(state.parameters))
+        now = time.perf_counter()
+        if done == stage.updates or caught() or now - saved_at > 20 * save_seconds:
+            run.save_state(stage.name, done, _host(state))
+            saved_at = time.perf_counter()
+            save_seconds = saved_at - now
+        if caught():
+            raise Interrupted(caught())
+    return state, timing
+
+
+def _host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)

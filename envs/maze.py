@@ -1,0 +1,234 @@
+"""EmojiMaze-v0: the semantically neutral maze of arXiv 2605.30232, appendices J and K.
+
+Mold, Path and Gold tiles on a square grid whose outer ring is Mold. The agent sees its four neighbours, moves one
+tile a turn for a fixed number of turns, and is paid for the tile it lands on. Wind sometimes pushes it one tile
+further; tiles melt behind it. The authors' text also gives the agent's coordinates; they are left out here,
+because with melting they carry nothing that the view does not.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import spaces
+
+from envs import base, hashing, tokens
+from envs.layouts import LAYOUTS, Layout
+
+
+@struct.dataclass(kw_only=True)
+class MazeState(base.WorldState):
+    """One episode of an EmojiMaze; single-example shapes."""
+
+    ground: chex.Array
+    """int8[], role of the tile under the agent as it reads now."""
+    trail: chex.Array
+    """int32[2T+1], cells stood on: the start, then for each turn the cell after the move and the cell after the
+    wind; -1 where the episode has not come to. A cell is row * size + column."""
+    wind: chex.Array
+    """int32[], how the last turn's wind blew: 0 calm, 1..4 to North, East, South, West."""
+    payoff: chex.Array
+    """float32[], what the tiles of the last turn paid."""
+    clauses: chex.Array
+    """int32[4], order in which the observation names the directions."""
+    weather: chex.Array
+    """uint32[2], seed of the episode's wind."""
+    layout: chex.ArrayTree
+    """What the layout needs to know the tiles that nobody has touched: see `envs.layouts`."""
+
+
+@struct.dataclass(kw_only=True)
+class MazeParams(base.WorldParams):
+    """Everything of an EmojiMaze that is data; the defaults are METHODS of arXiv 2605.30232, appendix J."""
+
+    wind_probability: chex.Array
+    """float32[], chance of a gust after each move."""
+    gold_ratio: chex.Array
+    """float32[], Gold tiles per Mold tile of the interior."""
+    mold_range: chex.Array
+    """float32[2], bounds of the share of interior tiles that are Mold."""
+    melting: chex.Array
+    """bool[], whether a tile turns into Mold when the agent leaves it."""
+    narration: chex.Array
+    """bool[], whether the feeling slot tells how the last turn went; silent otherwise."""
+
+
+class EmojiMaze(base.World):
+    """The world `EmojiMaze-v0`.
+
+    Args:
+        size: rows and columns of the grid, ring included.
+        turns: turns of an episode.
+        layout: `scatter`, independent tiles that cost nothing to reset, or `walk`, the paper's generator.
+        shuffle: prompt shuffling: every tile is preceded by its direction, in an order drawn per episode.
+
+    Raises:
+        ValueError: for an unknown layout, no turns, or a grid so small that the border is within reach.
+    """
+
+    def __init__(self, size: int = 100, turns: int = 15, layout: str = "scatter", shuffle: bool = False):
+        super().__init__()
+        if turns < 1:
+            raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
+        if (size - 1) // 2 < max(turns, 2):
+            raise ValueError(
+                f"size={size}: too small for turns={turns}: the agent could walk off the grid; "
+                f"use size={2 * max(turns, 2) + 1} or more, or fewer turns"
+            )
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout={layout!r}: unknown; choose one of {', '.join(LAYOUTS)}")
+        self.size, self.turns, self.layout, self.shuffle = size, turns, layout, shuffle
+        self.prompt_length = 1
+        self.observation_length = 10 if shuffle else 6
+        self._layout: Layout = LAYOUTS[layout](size)
+
+    def options(self) -> dict[str, object]:
+        return {"size": self.size, "turns": self.turns, "layout": self.layout, "shuffle": self.shuffle}
+
+    @property
+    def name(self) -> str:
+        return "EmojiMaze-v0"
+
+    @property
+    def default_params(self) -> MazeParams:
+        return MazeParams(
+            max_steps_in_episode=jnp.int32(self.turns),
+            rewards=jnp.array([0.0, 20.0, -10.0, 0.0, 0.0], jnp.float32),
+            turn_reward=jnp.float32(-0.1),
+            tile_map=jnp.array(tokens.TILE_MAP, jnp.int32),
+            badge=jnp.int32(tokens.NULL_BADGE),
+            wind_probability=jnp.float32(0.1),
+            gold_ratio=jnp.float32(0.2),
+            mold_range=jnp.array([0.1, 0.5], jnp.float32),
+            melting=jnp.array(True),
+            narration=jnp.array(False),
+        )
+
+    def check(self, params: MazeParams) -> None:
+        wind = float(params.wind_probability)
+        if not 0 <= wind <= 1:
+            raise ValueError(f"wind_probability={wind:g}: not a probability; use a value from 0 to 1")
+        low, high = (float(bound) for bound in params.mold_range)
+        if not 0 < low <= high < 1:
+            raise ValueError(f"mold_range=({low:g}, {high:g}): use 0 < low <= high < 1")
+        gold = float(params.gold_ratio)
+        if not 0 <= gold or high * (1 + gold) > 1:
+            raise ValueError(f"gold_ratio={gold:g}: use a value from 0 to {1 / high - 1:g}, or Path tiles run out")
+        if not all(bool(jnp.isfinite(value).all()) for value in (params.rewards, params.turn_reward)):
+            raise ValueError("rewards: use finite numbers")
+        for field in ("tile_map", "badge"):
+            value = getattr(params, field)
+            if not bool(jnp.all((value >= 0) & (value < tokens.SIZE))):
+                raise ValueError(f"{field}={value}: use token ids from 0 to {tokens.SIZE - 1}")
+
+    def reset_env(self, key: jax.Array, params: MazeParams) -> tuple[jax.Array, MazeState]:
+        """A fresh maze. All of its chance comes from `key`; see `step_env` for the wind."""
+        seeds = jax.random.bits(key, (6,), jnp.uint32)
+        layout, start = self._layout.generate(key, seeds[:2], params.mold_range, params.gold_ratio)
+        clauses = jnp.argsort(hashing.bits(seeds[4:], jnp.arange(4))) if self.shuffle else jnp.arange(4)
+        state = MazeState(
+            time=jnp.int32(0),
+            position=start,
+            ground=jnp.int8(tokens.PATH),
+            trail=jnp.full(2 * self.turns + 1, -1, jnp.int32).at[0].set(self._cell(start)),
+            wind=jnp.int32(0),
+            payoff=jnp.float32(0),
+            clauses=clauses.astype(jnp.int32),
+            weather=seeds[2:4],
+            layout=layout,
+        )
+        return self.observe(key, state, None, params), state
+
+    def step_env(
+        self, key: jax.Array, state: MazeState, action: jax.Array, params: MazeParams
+    ) -> tuple[jax.Array, MazeState, jax.Array, jax.Array, dict[str, jax.Array]]:
+        """One turn: move, be paid for the tile, perhaps be blown one tile further and be paid for that too.
+
+        The wind is a hash of (weather of the episode, turn, key): a batch may share one key per turn and its
+        episodes still have winds of their own. A move off the grid, which only wind can bring within reach,
+        leaves the agent where it is.
+
+        Returns:
+            observation int32[O], state, reward float32[], terminated bool[] (always False: the episode ends by
+            its time limit), info with `wind` int32[] as in `MazeState.wind`.
+        """
+        gust_bits = hashing.bits(state.weather ^ hashing.key_word(key), state.time)
+        blows = hashing.uniform(gust_bits) < params.wind_probability
+        gust = (hashing.mix(gust_bits + jnp.uint32(1)) & 3).astype(jnp.int32)
+
+        state = state.replace(payoff=jnp.float32(0))
+        state = self._push(state, 2 * state.time + 1, jnp.asarray(action, jnp.int32), jnp.array(True), params)
+        state = self._push(state, 2 * state.time + 2, gust, blows, params)
+        state = state.replace(time=state.time + 1, wind=jnp.where(blows, gust + 1, 0))
+        obs = self.observe(key, state, action, params)
+        return obs, state, params.turn_reward + state.payoff, jnp.zeros((), bool), {"wind": state.wind}
+
+    def _push(
+        self, state: MazeState, slot: jax.Array, direction: jax.Array, moves: jax.Array, params: MazeParams
+    ) -> MazeState:
+        """The agent pushed one tile, if `moves` and if there is one; the cell goes to `slot` of the trail."""
+        target = state.position + jnp.array(tokens.STEPS, jnp.int32)[direction]
+        moves = moves & jnp.all((target >= 0) & (target < self.size))
+        role = self.roles(state, target, params)
+        position = jnp.where(moves, target, state.position)
+        return state.replace(
+            position=position,
+            ground=jnp.where(moves, jnp.where(role == tokens.GOLD, jnp.int8(tokens.PATH), role), state.ground),
+            trail=jnp.where(jnp.arange(state.trail.size) == slot, self._cell(position), state.trail),
+            payoff=state.payoff + jnp.where(moves, params.rewards[role], jnp.float32(0)),
+        )
+
+    def roles(self, state: MazeState, cells: jax.Array, params: MazeParams) -> jax.Array:
+        """Roles int8[...] of cells int32[..., 2] as they stand; the agent's own cell reads as if it had left."""
+        untouched = self._layout.roles(state.layout, cells)
+        visited = jnp.any(self._cell(cells)[..., None] == state.trail, axis=-1)
+        consumed = jnp.where(untouched == tokens.GOLD, jnp.int8(tokens.PATH), untouched)
+        return jnp.where(visited, jnp.where(params.melting, jnp.int8(tokens.MOLD), consumed), untouched)
+
+    def neighbours(self, state: MazeState, params: MazeParams) -> jax.Array:
+        return self.roles(state, state.position + jnp.array(tokens.STEPS, jnp.int32), params)
+
+    def tiles(self, state: MazeState, params: MazeParams) -> jax.Array:
+        cells = jnp.stack(jnp.meshgrid(*2 * [jnp.arange(self.size)], indexing="ij"), axis=-1)
+        return self.roles(state, cells, params).at[tuple(state.position)].set(state.ground)
+
+    def seen(self, state: MazeState, cells: jax.Array, memory: int) -> jax.Array:
+        """Whether the agent has seen each of cells int32[..., 2] now or in the last `memory` turns; bool[...].
+
+        It has seen the cells that it stood on, and those beside the cells where it ended a turn.
+        """
+        slot = jnp.arange(state.trail.size)
+        recent = (state.trail >= 0) & (slot >= 2 * (state.time - memory))
+        trail = jnp.stack([state.trail // self.size, state.trail % self.size], axis=-1)
+        distance = jnp.abs(cells[..., None, :] - trail).sum(-1)
+        return jnp.any(recent & ((distance == 0) | (distance == 1) & (slot % 2 == 0)), axis=-1)
+
+    def prompt(self, state: MazeState, params: MazeParams) -> jax.Array:
+        return jnp.asarray(params.badge, jnp.int32)[None]
+
+    def observe(self, key: jax.Array, state: MazeState, action, params: MazeParams) -> jax.Array:
+        """The turn's tokens, int32[O]: feeling, wind, then the tiles North, East, South, West.
+
+        With prompt shuffling each tile follows the token of its direction, in the episode's order.
+        """
+        feelings = jnp.array([tokens.BAD, tokens.NEUTRAL, tokens.GOOD], jnp.int32)
+        feeling = feelings[jnp.sign(state.payoff).astype(jnp.int32) + 1]
+        feeling = jnp.where(params.narration & (state.time > 0), feeling, tokens.SILENT)
+        wind = jnp.array([tokens.CALM, *tokens.GUSTS], jnp.int32)[state.wind]
+        tiles = params.tile_map[self.neighbours(state, params)]
+        if self.shuffle:
+            names = jnp.array(tokens.MOVES, jnp.int32)
+            tiles = jnp.stack([names, tiles], axis=-1)[state.clauses].reshape(-1)
+        return jnp.concatenate([jnp.stack([feeling, wind]), tiles]).astype(jnp.int32)
+
+    def state_space(self, params: MazeParams | None = None) -> spaces.Dict:
+        """What of the state is a number a Gymnasium user may ask for: time and position."""
+        return spaces.Dict(
+            {
+                "time": spaces.Discrete(self.turns + 1),
+                "position": spaces.Box(0, self.size - 1, (2,), jnp.int32),
+            }
+        )
+
+    def _cell(self, positions: jax.Array) -> jax.Array:
+        return positions[..., 0] * self.size + positions[..., 1]

@@ -1,0 +1,48 @@
+"""Settings and fixtures of every test."""
+
+import functools
+import os
+import zlib
+
+# Before anything imports matplotlib or starts a JAX backend. Tests say the same on every machine: they run on the
+# CPU and draw without a screen, unless the caller asks for something else.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import jax
+import optax
+import pytest
+from flax import nnx
+
+jax.config.update("jax_num_cpu_devices", 4)  # simulated, so that sharding is tested; costs no time
+jax.config.update("jax_numpy_dtype_promotion", "strict")  # int32 + float32 is an error; write the cast down
+jax.config.update("jax_numpy_rank_promotion", "raise")  # [3] + [2, 3] is an error; write the axis down
+jax.config.update("jax_legacy_prng_key", "error")  # typed keys only; a raw key passes for data under vmap
+
+
+def _promote(owner: object, name: str) -> None:
+    """Let one function of another library mix dtypes, so that strict promotion can hold for all of our code."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    setattr(owner, name, wrapper)
+
+
+_promote(nnx.RMSNorm, "__call__")  # statistics of bfloat16 in float32
+_promote(optax.tree, "bias_correction")  # Adam's decay**count, a float to the power of an int32
+
+# No deadline: the first example compiles. In CI the examples are the same in every run.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> jax.Array:
+    """A random key of the test's own: the same in every run, different between tests."""
+    return jax.random.key(zlib.crc32(request.node.nodeid.encode()))

@@ -1,0 +1,492 @@
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agents import runs
+from tests.test_checkpoints import Bomb, assert_same, files_of
+
+CONFIG = {"seed": 3, "stages": ["pretrain", "rl"], "rl": {"learning_rate": 1e-4, "clip_high": float("inf")}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> runs.Run:
+    return runs.create(tmp_path / "run", CONFIG, members=3)
+
+
+def chunk(updates: int, members: int = 3, start: int = 0) -> dict:
+    values = start * 10.0 + np.arange(updates * members, dtype=np.float32).reshape(updates, members)
+    return {"loss": values, "return": jnp.asarray(values + 0.5, jnp.bfloat16), "episodes": values.astype(np.int32)}
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in files_of(folder)}
+
+
+def assert_clear(error: BaseException, *words: object) -> None:
+    """One line that contains the words and offers a remedy."""
+    message = str(error)
+    assert "\n" not in message
+    assert "; " in message
+    assert [word for word in words if str(word) not in message] == []
+
+
+# Making and opening
+
+
+def test_create_then_open(run):
+    again = runs.open(run.path)
+    assert again == run
+    assert again.config == CONFIG
+    assert again.members == 3
+    document = json.loads((run.path / "config.json").read_text())
+    assert document["schema"] == 1
+    assert document["packages"]["jax"] == jax.__version__
+    assert document["device"]["platform"] == jax.default_backend()
+    assert set(document["git"]) == {"commit", "dirty"}
+    assert [entry.name for entry in run.path.iterdir() if not entry.name.startswith(".")] == ["config.json"]
+
+
+def test_create_refuses_what_exists(run, tmp_path):
+    before = snapshot(tmp_path)
+    with pytest.raises(runs.RunError) as caught:
+        runs.create(run.path, {}, members=1)
+    assert_clear(caught.value, f"{run.path}: exists", "--run-dir", "--resume")
+    (tmp_path / "file").touch()
+    with pytest.raises(runs.RunError, match="file: cannot make it"):
+        runs.create(tmp_path / "file", {}, members=1)
+    (tmp_path / "file").unlink()
+    assert snapshot(tmp_path) == before
+
+
+def test_create_in_what_a_killed_create_left(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / ".config.json.123.partial").write_text("{")
+    assert runs.create(tmp_path / "run", {}, members=1).members == 1
+
+
+def test_config_must_be_plain(tmp_path):
+    with pytest.raises(runs.RunError) as caught:
+        runs.create(tmp_path / "run", {"rl": {"advantages": [1, object()]}}, members=1)
+    assert_clear(caught.value, "config.rl.advantages[1] is of type object")
+    with pytest.raises(runs.RunError, match="at least one member"):
+        runs.create(tmp_path / "run", {}, members=0)
+    run = runs.create(tmp_path / "run", {"a": (1, np.float32(2)), "path": Path("x"), "none": None}, members=1)
+    assert run.config == {"a": [1, 2.0], "path": "x", "none": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not readable as JSON"),
+        (b"{", "not readable as JSON"),
+        (b"\xff\xfe{}", "not readable as JSON"),
+        (b"[" * 200_000, "not readable as JSON"),
+        (b'{"a":' * 200_000, "not readable as JSON"),
+        (b'{"schema": ' + b"9" * 10_000 + b"}", "not readable as JSON"),
+        (b"[]", "holds a list"),
+        (b"null", "holds a NoneType"),
+        (b"{}", "schema is missing"),
+        (b'{"schema": true, "members": 1, "config": {}}', "schema is missing or wrong"),
+        (b'{"schema": "1", "members": 1, "config": {}}', "schema is missing or wrong"),
+        (b'{"schema": 0, "members": 1, "config": {}}', "schema is missing or wrong"),
+        (b'{"schema": 2}', "schema 2 is newer"),
+        (b'{"schema": 1, "members": 1.0, "config": {}}', "members is missing or wrong"),
+        (b'{"schema": 1, "members": 0, "config": {}}', "members is missing or wrong"),
+        (b'{"schema": 1, "members": 99999999999, "config": {}}', "members is missing or wrong"),
+        (b'{"schema": 1, "members": NaN, "config": {}}', "members is missing or wrong"),
+        (b'{"schema": 1, "members": 1, "config": []}', "config is missing or wrong"),
+        (pickle.dumps(Bomb(Path("/nonexistent"))), "not readable as JSON"),
+    ],
+    ids=range(19),
+)
+def test_hostile_config(run, content, words):
+    (run.path / "config.json").write_bytes(content)
+    with pytest.raises(runs.RunError) as caught:
+        runs.open(run.path)
+    assert_clear(caught.value, run.path, words)
+    (run.path / "summary.json").write_bytes(content)
+    if b"{}" not in content and b"schema" not in content:
+        with pytest.raises(runs.RunError, match=r"summary\.json: "):
+            run.summary()
+
+
+def test_open_refuses_other_folders(tmp_path):
+    for path, words in (
+        (tmp_path / "gone", "no such run directory"),
+        (tmp_path, "no config.json"),
+        (tmp_path / ("x" * 300), "cannot open it"),
+        ("\0", "no such run directory"),
+    ):
+        with pytest.raises(runs.RunError) as caught:
+            runs.open(path)
+        assert_clear(caught.value, words)
+
+
+def test_fresh_names(tmp_path):
+    first = runs.fresh_name(tmp_path / "runs", "maze")
+    assert re.fullmatch(r"maze-\d{4}-\d\d-\d\d-\d{4}", first.name)
+    taken = {first}
+    for _ in range(3):
+        path = runs.fresh_name(tmp_path / "runs", "maze")
+        runs.create(path, {}, members=1)
+        taken.add(path)
+    assert runs.fresh_name(tmp_path / "runs", "maze") not in taken
+
+
+# Parameters
+
+
+def test_parameters_and_their_order(run):
+    tree = {"w": np.arange(6, dtype=np.float32).reshape(3, 2), "inner": {"b": jnp.ones((3,), jnp.bfloat16)}}
+    names = ["init", "pretrain-000010", "pretrain", "sft", "rl-000001", "rl-000010", "rl-1000000", "rl"]
+    for name in random.Random(0).sample(names, len(names)):
+        run.save_parameters(name, tree)
+    (run.path / "checkpoints" / "notes").mkdir()
+    (run.path / "checkpoints" / ".rl.partial-12").mkdir()
+    run.save_state("rl", 4, tree)
+    assert run.checkpoints() == names
+    loaded = run.parameters("rl-000010")
+    assert_same(loaded, tree)
+    assert isinstance(loaded["inner"]["b"], np.ndarray)
+    assert runs.checkpoint_name("rl", 10) == "rl-000010"
+    assert runs.checkpoint_name("sft") == "sft"
+
+
+def test_shared_base_is_broadcast(run):
+    run.save_parameters("pretrain", {"w": np.arange(4.0).reshape(1, 4), "s": np.ones((1,), jnp.bfloat16)})
+    loaded = run.parameters("pretrain")
+    assert loaded["s"].shape == (3,)
+    assert loaded["s"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(loaded["w"], np.tile(np.arange(4.0), (3, 1)))
+    for shape in ((2, 4), (), (0,)):
+        with pytest.raises(runs.RunError) as caught:
+            run.save_parameters("rl", {"w": np.zeros(shape)})
+        assert_clear(caught.value, "['w']", "3 members")
+    assert run.checkpoints() == ["pretrain"]
+
+
+@pytest.mark.parametrize(
+    "name", ["rl", "", "..", "../../etc", "state", "rl-4", "rl-٠٠٠٠٠٠", "pretrain-0000000", "x-000001"]
+)
+def test_unknown_checkpoints(run, name):
+    with pytest.raises(runs.RunError, match="there is none yet"):
+        run.parameters(name)
+    run.save_parameters("init", {"w": np.zeros(3)})
+    run.save_parameters("pretrain", {"w": np.zeros(3)})
+    with pytest.raises(runs.RunError) as caught:
+        run.parameters(name)
+    assert_clear(caught.value, "there are init, pretrain")
+    if name != "rl":
+        with pytest.raises(runs.RunError, match="no name of a checkpoint"):
+            run.save_parameters(name, {"w": np.zeros(3)})
+
+
+def test_damaged_parameters(run):
+    run.save_parameters("rl", {"w": np.zeros(3)})
+    next((run.path / "checkpoints" / "rl" / "arrays").rglob("*.ocdbt")).write_bytes(b"")
+    with pytest.raises(runs.RunError) as caught:
+        run.parameters("rl")
+    assert_clear(caught.value, "checkpoints/rl", "damaged")
+
+
+# Training states
+
+
+def state_tree(value: int) -> dict:
+    parameters = {"w": jnp.full((3, 4), value, jnp.float32)}
+    return {"p": parameters, "o": optax.adamw(1e-3).init(parameters), "key": np.array([1, value], np.uint32)}
+
+
+def abstract_state(stage: str) -> dict:
+    assert stage in runs.STAGES
+    return jax.eval_shape(lambda: state_tree(0))
+
+
+def damage(folder: Path) -> None:
+    file = next((folder / "arrays").rglob("*.ocdbt"))
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def test_states_keep_the_newest_two(run):
+    assert run.load_state(abstract_state) is None
+    for i, (stage, update) in enumerate([("pretrain", 10), ("pretrain", 20), ("rl", 5), ("rl", 10)]):
+        run.save_state(stage, update, state_tree(i))
+        state = run.load_state(abstract_state)
+        assert state is not None
+        assert (state.stage, state.update, state.note) == (stage, update, None)
+        assert_same(state.tree, state_tree(i))
+    assert sorted(entry.name for entry in (run.path / "checkpoints" / "state").iterdir()) == ["rl-000005", "rl-000010"]
+    assert run.checkpoints() == []
+
+
+def test_damaged_state_falls_back(run, capfd):
+    run.save_state("pretrain", 20, state_tree(1))
+    run.save_state("rl", 5, state_tree(2))
+    damage(run.path / "checkpoints" / "state" / "rl-000005")
+    state = run.load_state(abstract_state)
+    assert (state.stage, state.update) == ("pretrain", 20)
+    assert_same(state.tree, state_tree(1))
+    assert "rl-000005 damaged; resuming from pretrain-000020" in state.note
+    run.save_state("rl", 3, state_tree(3))  # the continuation forgets the damaged one
+    state = run.load_state(abstract_state)
+    assert (state.stage, state.update, state.note) == ("rl", 3, None)
+    for folder in (run.path / "checkpoints" / "state").iterdir():
+        damage(folder)
+    with pytest.raises(runs.RunError) as caught:
+        run.load_state(abstract_state)
+    assert_clear(caught.value, "rl-000003, pretrain-000020 damaged", "delete this folder")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_state_of_another_config_is_no_damage(run):
+    run.save_state("rl", 4, state_tree(1))
+    run.save_state("rl", 5, {"other": np.zeros(2)})
+    with pytest.raises(runs.RunError) as caught:
+        run.load_state(abstract_state)
+    assert_clear(caught.value, "rl-000005", "does not fit")
+
+
+def test_unknown_stage(run):
+    for call in (
+        lambda: run.save_state("play", 1, {}),
+        lambda: run.write_metrics("play", 1, {}),
+        lambda: run.metrics("x"),
+    ):
+        with pytest.raises(runs.RunError) as caught:
+            call()
+        assert_clear(caught.value, "the stages are pretrain, sft, rl")
+    with pytest.raises(runs.RunError):
+        run.save_state("rl", -1, {})
+
+
+# Metrics
+
+
+def rows(table: pa.Table) -> list[tuple]:
+    return list(zip(*(table[key].to_pylist() for key in runs.KEYS), strict=True))
+
+
+def test_metric_rows(run):
+    assert run.metrics().num_rows == 0
+    run.write_metrics("rl", 0, chunk(2))
+    run.write_metrics("rl", 2, chunk(2, start=2))
+    run.write_metrics("pretrain", 0, {"loss": np.full((1, 3), np.nan)})
+    table = run.metrics()
+    assert rows(table) == [("pretrain", 0, m) for m in range(3)] + [("rl", u, m) for u in range(4) for m in range(3)]
+    rl = run.metrics("rl")
+    assert rl.schema.types[3:] == [pa.float32(), pa.float32(), pa.float64()]
+    np.testing.assert_array_equal(rl["loss"].to_numpy().reshape(4, 3)[2:], chunk(2, start=2)["loss"])
+    np.testing.assert_array_equal(rl["episodes"].to_numpy()[:6], np.arange(6.0))
+    assert table["return"].null_count == 3
+    assert run.metrics("sft").num_rows == 0
+    assert run.metrics("sft").schema.names == list(runs.KEYS)
+
+
+def test_the_same_chunk_gives_the_same_bytes(run):
+    for start in (0, 2, 4):
+        run.write_metrics("rl", start, chunk(2, start=start))
+    before = snapshot(run.path)
+    for start in (0, 2, 4):
+        run.write_metrics("rl", start, chunk(2, start=start))
+        assert snapshot(run.path) == before
+
+
+def test_other_chunk_size_after_a_resume(run):
+    for start in (0, 4, 8):
+        run.write_metrics("rl", start, chunk(4, start=start))
+    for start in (4, 7, 10):
+        run.write_metrics("rl", start, chunk(3, start=100 + start))
+    table = run.metrics("rl")
+    assert rows(table) == [("rl", u, m) for u in range(13) for m in range(3)]
+    first = table["loss"].to_numpy().reshape(-1, 3)[:, 0]
+    np.testing.assert_array_equal(first[:4], [0, 3, 6, 9])
+    np.testing.assert_array_equal(first[[4, 7, 10]], [1040, 1070, 1100])
+
+
+def test_overlapping_parts_count_once(run):
+    run.write_metrics("rl", 2, chunk(4, start=2))
+    kept = (run.path / "metrics" / "rl-000002.parquet").read_bytes()
+    run.write_metrics("rl", 0, chunk(4))
+    (run.path / "metrics" / "rl-000002.parquet").write_bytes(kept)
+    table = run.metrics()
+    assert rows(table) == [("rl", u, m) for u in range(6) for m in range(3)]
+    np.testing.assert_array_equal(table["loss"].to_numpy()[:12], np.arange(12))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"loss": np.zeros((2, 4))},
+        {"loss": np.zeros(3)},
+        {"loss": np.zeros((2, 3)), "x": np.zeros((1, 3))},
+        {"update": np.zeros((2, 3))},
+        {"loss": 3.0},
+    ],
+)
+def test_wrong_metrics_are_refused(run, columns):
+    with pytest.raises(runs.RunError) as caught:
+        run.write_metrics("rl", 0, columns)
+    assert_clear(caught.value, "rl-000000.parquet", "[updates, members]")
+    assert run.metrics().num_rows == 0
+
+
+def test_damaged_and_foreign_parts(run):
+    run.write_metrics("rl", 0, chunk(20))
+    part = run.path / "metrics" / "rl-000000.parquet"
+    for name in (".rl-000001.parquet.77.partial", "notes.txt", "rl.parquet", "other-000000.parquet"):
+        (part.parent / name).write_bytes(b"not metrics")
+    good = run.metrics()
+    content = part.read_bytes()
+    rng = random.Random(0)
+    flips = [content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :] for i in rng.sample(range(len(content)), 60)]
+    noticed = 0
+    for bad in (b"", content[:-1], content[: len(content) // 2], pickle.dumps(1), *flips):
+        part.write_bytes(bad)
+        try:
+            run.metrics()
+        except runs.RunError as error:
+            noticed += "\n" not in str(error) and str(part) in str(error) and "delete this file" in str(error)
+    assert noticed > 20
+    pq.write_table(pa.table({"update": [1], "loss": ["text"]}), part)
+    with pytest.raises(runs.RunError, match="columns"):
+        run.metrics()
+    part.write_bytes(content)
+    assert run.metrics() == good
+
+
+# Summary and figures
+
+
+def test_summary(run):
+    with pytest.raises(runs.RunError) as caught:
+        run.summary()
+    assert_clear(caught.value, "no summary.json", "--resume")
+    summary = {
+        "schema": 1,
+        "return": {"greedy": float("nan"), "after_rl": np.array([1.5, np.inf, -np.inf], np.float32)},
+        "tokens": jnp.int32(4),
+        "text": "🟩",
+    }
+    run.write_summary(summary)
+    expected = {"schema": 1, "return": {"greedy": None, "after_rl": [1.5, None, None]}, "tokens": 4, "text": "🟩"}
+    assert run.summary() == expected
+    assert b"NaN" not in (run.path / "summary.json").read_bytes()
+    with pytest.raises(runs.RunError, match=r"summary\.json\.a is of type set"):
+        run.write_summary({"a": {1}})
+    assert run.summary() == expected
+
+
+def test_figure_and_analysis(run):
+    assert run.figure("curve.pdf") == run.path / "figures" / "curve.pdf"
+    assert run.analysis("updates.json") == run.path / "analysis" / "updates.json"
+    assert (run.path / "figures").is_dir()
+    assert (run.path / "analysis").is_dir()
+
+
+# The disk
+
+
+def test_vanished_directory(run):
+    shutil.rmtree(run.path)
+    for call in (
+        lambda: run.save_parameters("rl", {"w": np.zeros(3)}),
+        lambda: run.save_state("rl", 1, {"w": np.zeros(3)}),
+        lambda: run.write_metrics("rl", 0, chunk(2)),
+        lambda: run.write_summary({}),
+        lambda: run.figure("x.png"),
+        lambda: run.locked().__enter__(),
+    ):
+        with pytest.raises(runs.RunError) as caught:
+            call()
+        assert_clear(caught.value, run.path, "--run-dir")
+    assert not run.path.exists()
+
+
+def test_full_disk(run):
+    tree = {"w": np.random.default_rng(0).normal(size=(3, 50_000))}
+    run.save_parameters("init", {"w": np.zeros(3)})
+    run.save_state("rl", 1, {"w": np.zeros(3)})
+    run.write_metrics("rl", 0, chunk(1))
+    run.write_summary({"a": 1})
+    before = snapshot(run.path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        for call in (
+            lambda: run.save_parameters("init", tree),
+            lambda: run.save_state("rl", 2, tree),
+            lambda: run.write_metrics("rl", 0, {"x": tree["w"].T}),
+            lambda: run.write_summary(tree),
+        ):
+            with pytest.raises(runs.RunError) as caught:
+                call()
+            assert_clear(caught.value, run.path, "cannot write")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert snapshot(run.path) == before
+
+
+def test_failing_rename_says_what_to_do(run, monkeypatch):
+    def refuse(source, target):
+        raise OSError(28, "No space left on device", target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(runs.RunError) as caught:
+        run.write_summary({"a": 1})
+    assert_clear(caught.value, "summary.json", "No space left", "free some space")
+    assert [entry.name for entry in run.path.iterdir() if entry.name.endswith(".partial")] == []
+
+
+HOLD = """
+import sys, time
+from agents import runs
+run = runs.open(sys.argv[1])
+with run.locked():
+    print("locked", flush=True)
+    for update in range(10**9):
+        run.write_metrics("rl", update, {"loss": [[float(update)] * run.members]})
+        run.write_summary({"update": update})
+"""
+
+
+def test_lock_and_kill(run):
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", HOLD, run.path]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(runs.RunError) as caught, run.locked():
+            pass
+        assert_clear(caught.value, run.path, "another process", "--run-dir")
+        while not (run.path / "summary.json").exists():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        holder.kill()
+    with run.locked():
+        updates = run.metrics()["update"].to_pylist()
+        assert updates == sorted(updates)
+        assert run.summary()["update"] in (updates[-1], updates[-1] - 1)
+        with pytest.raises(runs.RunError, match="another process"), run.locked():
+            pass
+    with run.locked():
+        pass

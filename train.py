@@ -1,0 +1,268 @@
+"""The front door: one config, two stages, one run directory.
+
+    uv run train.py                                     pretrain on the personas, then PPO on EmojiMaze-v0
+    uv run train.py --scale smoke                       the same in seconds
+    uv run train.py --population.sweep rl.learning_rate=3e-4,1e-3
+    uv run train.py --resume runs/NAME                  go on where a run stopped, to the bit
+
+`train(config)` is what the command, the studies and the benchmarks call.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+
+from agents import devices
+
+if __name__ == "__main__":
+    devices.start()
+
+from agents import evaluation, learner, pictures, replays, reporting, runs, stages, statistics
+from agents import config as configs
+from agents.config import Config, ConfigError
+from envs import personas
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Train a population of maze policies."""
+
+    run_dir: Path | None = None
+    """Where to write the run; it must not exist. Default: a fresh name under runs/."""
+    resume: Path | None = None
+    """Go on with the run in this directory; its config is kept, so no other option may be given."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config()
+
+
+def train(config: Config, run_dir: str | Path | None = None, console: Console | None = None) -> runs.Run:
+    """Train a population and evaluate it.
+
+    Args:
+        config: what to train.
+        run_dir: the run directory to make; a fresh name under `runs/` by default.
+        console: where to report; silent by default.
+
+    Returns:
+        The run, with its summary and figures written.
+
+    Raises:
+        ConfigError: the config cannot run; nothing was written.
+        runs.RunError: the directory is taken or cannot be written.
+        stages.Interrupted: a signal came; a checkpoint was written.
+    """
+    configs.check(config)
+    directory = Path(run_dir) if run_dir else runs.fresh_name()
+    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
+    return _train(run, config, console or Console(quiet=True))
+
+
+def resume(run_dir: str | Path, console: Console | None = None) -> runs.Run:
+    """Go on with a run where it stopped; raises as `train` does."""
+    run = runs.open(run_dir)
+    config = configs.from_dict(run.config)
+    configs.check(config)
+    return _train(run, config, console or Console(quiet=True))
+
+
+def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
+    started = time.perf_counter()
+    with run.locked(), stages.signals() as caught:
+        reporting.header(console, config, run.path)
+        timings = _run_stages(run, config, console, caught)
+        summary = _evaluate(run, config, timings, started)
+        with console.status("drawing"):
+            written = _draw(run, config, summary)
+        run.write_summary(summary)
+        interval = statistics.bootstrap_interval(np.asarray(summary["return"]["after_rl"]))
+        reporting.results(console, summary, (float(interval[0]), float(interval[1])))
+        for path in (run.path / "summary.json", *written):
+            console.print(f"  {path}", highlight=False)
+    return run
+
+
+def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
+    """Bring every stage to its end, from wherever the run stands."""
+    stage_of = {name: stages.make_stage(config, name) for name in stages.STAGES}
+    saved = run.load_state(lambda name: jax.eval_shape(lambda: stage_of[name].initial(None)))
+    if saved and saved.note:
+        console.print(saved.note)
+    timings = {}
+    with reporting.progress(console) as bars:
+        for name, stage in stage_of.items():
+            timings[name] = stages.Timing()
+            bar = bars.add_task(name, total=stage.updates, reward="", speed="compiling")
+            if saved and stages.STAGES.index(saved.stage) > stages.STAGES.index(name):
+                bars.update(bar, completed=stage.updates, speed="done")
+                continue
+            if saved and saved.stage == name:
+                state = jax.tree.map(jnp.asarray, saved.tree)
+            else:
+                state = stage.initial(None if name == "pretrain" else run.parameters("pretrain"))
+                if name == "pretrain":
+                    run.save_parameters("init", jax.tree.map(np.asarray, state.parameters))
+            begun = time.perf_counter()
+
+            def report(done, metrics, *, bar=bar, stage=stage, begun=begun, first=int(state.update[0])):
+                seconds = time.perf_counter() - begun
+                tokens = (done - first) * stage.tokens_per_update
+                reward = f"{metrics['return'][:, -1].mean():+.1f}"
+                bars.update(bar, completed=done, reward=reward, speed=reporting.speed(tokens, seconds))
+
+            _, timings[name] = stages.run_stage(run, stage, state, caught, report)
+    return timings
+
+
+def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], started: float) -> dict:
+    """What `summary.json` holds: returns of the baselines and of every member before and after RL."""
+    begun = time.perf_counter()
+    policy, (world, params) = config.make_policy(), config.world.make()
+    episodes, slip = config.evaluation_episodes, jnp.float32(config.pretrain.slip)
+
+    def script(policy, slip):
+        return float(evaluation.script_returns(world, params, policy, slip, episodes).mean())
+
+    members = config.world_params()
+    swept = any(path.startswith("world.") for path in config.members[0].values)
+
+    def population(name):
+        parameters = jax.tree.map(jnp.asarray, run.parameters(name))
+        same = name == "pretrain" and config.pretrain.shared and not swept
+        rows = 1 if same else run.members
+        parameters, where = jax.tree.map(lambda x: x[:rows], (parameters, members))
+        mesh = learner.population_mesh(rows, episodes)
+        returns = evaluation.policy_returns(policy, parameters, world, where, mesh, episodes)
+        return np.broadcast_to(np.asarray(returns).mean(axis=1), (run.members,)).tolist()
+
+    base = jax.tree.map(lambda x: jnp.asarray(x[0]), run.parameters("pretrain"))
+    divergence = np.asarray(evaluation.badge_divergence(policy, base, world, params, slip))
+    names = list(personas.PERSONAS)
+    returns = {
+        "random": script(personas.random, jnp.float32(0)),
+        "personas": {name: script(persona, slip) for name, persona in personas.PERSONAS.items()},
+        "greedy": script(personas.greedy, jnp.float32(0)),
+        "before_rl": population("pretrain"),
+        "after_rl": population("rl"),
+    }
+    seconds = {
+        "compile": sum(timing.compile_seconds for timing in timings.values()),
+        **{name: timing.run_seconds for name, timing in timings.items()},
+        "evaluation": time.perf_counter() - begun,
+        "total": time.perf_counter() - started,
+    }
+    return {
+        "schema": 1,
+        "members": run.members,
+        "seconds": seconds,
+        "return": returns,
+        "tokens_per_second": {
+            name: timing.tokens / timing.run_seconds for name, timing in timings.items() if timing.run_seconds
+        },
+        "badge_kl": {name: float(divergence[i, i + 1]) for i, name in enumerate(names)},
+        "null_badge_kl": {name: float(divergence[i, 0]) for i, name in enumerate(names)},
+        "config_hash": config_hash(config),
+    }
+
+
+def _draw(run: runs.Run, config: Config, summary: dict) -> list[Path]:
+    """The learning curve and a maze replay; returns their paths."""
+    table = run.metrics("rl")
+    shape = (-1, run.members)
+    returns = table["return"].to_numpy().reshape(shape)
+    updates = table["update"].to_numpy().reshape(shape)[:, 0] + 1
+    found = summary["return"]
+    baselines = {
+        "random": found["random"],
+        **found["personas"],
+        "greedy one-step": found["greedy"],
+        "before RL": float(np.mean(found["before_rl"])),
+    }
+    curve = run.figure("learning_curve")
+    pictures.learning_curve(
+        curve,
+        updates,
+        returns,
+        baselines,
+        title=f"{config.world.name}: {run.members} members, PPO from a pretrained base",
+        config_hash=summary["config_hash"],
+        episodes_per_update=config.rl.episodes,
+    )
+    gif = run.figure("replay.gif")
+    replays.before_and_after(config, run.parameters("pretrain"), run.parameters("rl"), found["after_rl"], gif)
+    return [curve.with_suffix(".png"), gif]
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits that name a configuration."""
+    text = json.dumps(configs.to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command line as a `Command`.
+
+    Raises:
+        ConfigError: one line that says what is wrong and what would do.
+    """
+    scale = "laptop"
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--scale":
+            scale = value if equals else next(iter(arguments[index + 1 :]), "")
+    default = Command(config=configs.SCALES.get(scale, Config()))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            command = tyro.cli(Command, default=default, args=list(arguments))
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise ConfigError(one_line(errors.getvalue())) from None
+    if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
+        raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
+    return command
+
+
+def one_line(message: str) -> str:
+    """Tyro's boxed message as one line: what is wrong, and the first suggestion."""
+    sections = re.split(r"^[\s│├╭╰]*[-─]{5,}.*$", message, flags=re.MULTILINE)
+    sections = [" ".join(re.sub(r"[│╭╮╰╯]", " ", section).split()) for section in sections]
+    problem = next((text for text in sections[1:] if text), "unreadable command line")
+    close = next((text for text in sections if text.startswith("Perhaps you meant")), "")
+    suggestion = re.search(r"--[\w.-]+", close)
+    return f"{problem}; did you mean {suggestion[0]}?" if suggestion else f"{problem}; see --help"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    console = Console()
+    try:
+        command = parse(arguments)
+        if command.resume:
+            resume(command.resume, console)
+        else:
+            train(command.config, command.run_dir, console)
+    except (ConfigError, runs.RunError, stages.Diverged) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1 if isinstance(error, stages.Diverged) else 2
+    except stages.Interrupted as error:
+        print(f"train.py: {error}; go on with --resume", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
