@@ -131,31 +131,29 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
     begun = time.perf_counter()
     policy, (world, params) = config.make_policy(), config.world.make()
     episodes, slip = config.evaluation_episodes, jnp.float32(config.pretrain.slip)
+    played, exact = evaluation.script_episodes(world, params, slip, episodes)
+    scripts = dict(zip(evaluation.SCRIPTS, played.returns.mean(axis=1).tolist(), strict=True))
 
-    def script(policy, slip):
-        return float(evaluation.script_returns(world, params, policy, slip, episodes).mean())
+    # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
+    before, after = (run.parameters(name) for name in ("pretrain", "rl"))
+    alone = config.pretrain.shared and not any(path.startswith("world.") for path in config.members[0].values)
+    bases = 1 if alone else run.members
+    stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[:bases], a]), before, after)
+    worlds = jax.tree.map(lambda x: jnp.concatenate([x[:bases], x]), config.world_params())
+    mesh = learner.population_mesh(bases + run.members, episodes)
+    means = np.asarray(evaluation.policy_returns(policy, stacked, world, worlds, mesh, episodes).mean(axis=1))
 
-    members = config.world_params()
-    swept = any(path.startswith("world.") for path in config.members[0].values)
-
-    def population(name):
-        parameters = jax.tree.map(jnp.asarray, run.parameters(name))
-        same = name == "pretrain" and config.pretrain.shared and not swept
-        rows = 1 if same else run.members
-        parameters, where = jax.tree.map(lambda x: x[:rows], (parameters, members))
-        mesh = learner.population_mesh(rows, episodes)
-        returns = evaluation.policy_returns(policy, parameters, world, where, mesh, episodes)
-        return np.broadcast_to(np.asarray(returns).mean(axis=1), (run.members,)).tolist()
-
-    base = jax.tree.map(lambda x: jnp.asarray(x[0]), run.parameters("pretrain"))
-    divergence = np.asarray(evaluation.badge_divergence(policy, base, world, params, slip))
+    base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
+    sample = jax.tree.map(lambda x: x[:, :512], (played, exact))
+    divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
+    rows = {name: divergence[list(evaluation.SCRIPTS).index(name)] for name in personas.PERSONAS}
     names = list(personas.PERSONAS)
     returns = {
-        "random": script(personas.random, jnp.float32(0)),
-        "personas": {name: script(persona, slip) for name, persona in personas.PERSONAS.items()},
-        "greedy": script(personas.greedy, jnp.float32(0)),
-        "before_rl": population("pretrain"),
-        "after_rl": population("rl"),
+        "random": scripts["random"],
+        "personas": {name: scripts[name] for name in names},
+        "greedy": scripts["greedy"],
+        "before_rl": np.broadcast_to(means[:bases], (run.members,)).tolist(),
+        "after_rl": means[bases:].tolist(),
     }
     seconds = {
         "compile": sum(timing.compile_seconds for timing in timings.values()),
@@ -171,8 +169,8 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
         "tokens_per_second": {
             name: timing.tokens / timing.run_seconds for name, timing in timings.items() if timing.run_seconds
         },
-        "badge_kl": {name: float(divergence[i, i + 1]) for i, name in enumerate(names)},
-        "null_badge_kl": {name: float(divergence[i, 0]) for i, name in enumerate(names)},
+        "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
+        "null_badge_kl": {name: float(rows[name][0]) for name in names},
         "config_hash": config_hash(config),
     }
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from agents import learner, objectives, rollout
+from agents import learner, ppo, rollout
 from agents.transformer import Parameters, Transformer
 from envs import base, personas, tokens
 
@@ -21,21 +21,54 @@ _TAG = 0x5EED
 
 
 def _keys(episodes: int) -> tuple[jax.Array, jax.Array]:
+    """Keys [episodes] of the mazes, and the key of the turns."""
     maze_key, turn_key = jax.random.split(jax.random.fold_in(jax.random.key(0), _TAG))
     return jax.random.split(maze_key, episodes), turn_key
 
 
-@functools.partial(jax.jit, static_argnames=("world", "script", "episodes"))
-def script_returns(
-    world: base.World, params: base.WorldParams, script: personas.Policy, slip: jax.Array, episodes: int = EPISODES
-) -> jax.Array:
-    """Returns float32[episodes] of a persona or baseline."""
+SCRIPTS: dict[str, personas.Policy] = personas.BASELINES | personas.PERSONAS
+"""All scripted policies by name; baselines never slip."""
+
+
+def _script_log_probabilities(world, params, slip):
+    """(states of a batch) → log-probabilities float32[scripts, B, 4] of every script."""
+    slips = jnp.array([0.0] * len(personas.BASELINES) + [1.0] * len(personas.PERSONAS), jnp.float32) * slip
+
+    def every(state):
+        scores = jnp.stack([script(world, state, params) for script in SCRIPTS.values()])
+        return jax.vmap(personas.log_probabilities)(scores, slips)
+
+    return lambda states: jnp.moveaxis(jax.vmap(every)(states), 1, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("world", "episodes"))
+def script_episodes(
+    world: base.World, params: base.WorldParams, slip: jax.Array, episodes: int = EPISODES
+) -> tuple[rollout.Episodes, jax.Array]:
+    """Episodes of every scripted policy on the evaluation's mazes.
+
+    Args:
+        world, params: where they play.
+        slip: of the personas; baselines do not slip.
+        episodes: how many each plays.
+
+    Returns:
+        Episodes with axes [scripts, episodes, …] in the order of `SCRIPTS`, and the exact action log-probabilities
+        float32[scripts, episodes, T, 4].
+    """
     keys, turn_key = _keys(episodes)
-    driver = rollout.scripted_driver(
-        lambda state: personas.log_probabilities(script(world, state, params), slip)
-    )
-    played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
-    return played.returns
+    every = _script_log_probabilities(world, params, slip)
+
+    def of_script(index):
+        driver = rollout.Driver(
+            lambda prompt: None, lambda memory, turn, said, observation, states: (every(states)[index], memory)
+        )
+        played, exact, _ = rollout.play(
+            world, params, keys, turn_key, driver, rollout.gumbel(episodes), observe=lambda states, scores: scores
+        )
+        return played, jnp.moveaxis(exact, 0, 1)
+
+    return jax.lax.map(of_script, jnp.arange(len(SCRIPTS)))
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"))
@@ -73,51 +106,30 @@ def policy_returns(
     return learner.over_members(member, mesh)(parameters, params)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
+@functools.partial(jax.jit, static_argnames=("policy", "world"))
 def badge_divergence(
-    policy: Transformer,
-    parameters: Parameters,
-    world: base.World,
-    params: base.WorldParams,
-    slip: jax.Array,
-    episodes: int = 512,
+    policy: Transformer, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
 ) -> jax.Array:
-    """How far a model is from each persona, with every badge: mean KL(persona || model) per action in nats.
+    """How far a model is from each script, with every badge: mean KL(script || model) per action, in nats.
 
     Args:
         policy, parameters: of one member.
-        world, params: where; each persona plays `episodes` episodes by itself.
-        slip: of the personas.
+        world: where the episodes were played.
+        played, exact: from `script_episodes`; the scripts' own episodes.
 
     Returns:
-        float32[personas, personas + 1]; row i is persona i's episodes, column 0 the null badge, column 1 + j the
-        badge of persona j.
+        float32[scripts, personas + 1]; column 0 is the null badge, column 1 + j the badge of persona j.
     """
-    keys, turn_key = _keys(episodes)
-    scripts = list(personas.PERSONAS.values())
 
-    def of_persona(script):
-        def exact(state):
-            return personas.log_probabilities(script(world, state, params), slip)
+    def with_badge(arguments):
+        sequence, exactly, badge = arguments
 
-        played, exactly, _ = rollout.play(
-            world,
-            params,
-            keys,
-            turn_key,
-            rollout.scripted_driver(exact),
-            rollout.gumbel(episodes),
-            observe=lambda states, scores: scores,
-        )
-        exactly = jnp.moveaxis(exactly, 0, 1)
+        def part(rows):
+            log_probabilities, _ = ppo.read(policy, parameters, world, rows[0].at[:, 0].set(badge))
+            return jnp.sum(jnp.exp(rows[1]) * (rows[1] - log_probabilities), axis=-1)
 
-        def with_badge(badge):
-            sequence = played.tokens.at[:, 0].set(badge)[:, :-1]
-            hidden = policy.forward(parameters, sequence).hidden[:, world.action_positions() - 1]
-            logits, _ = policy.heads(parameters, hidden)
-            modelled = objectives.action_log_probabilities(logits)
-            return jnp.mean(jnp.sum(jnp.exp(exactly) * (exactly - modelled), axis=-1), where=played.played)
+        return jnp.mean(jax.lax.map(part, learner.microbatches((sequence, exactly), 64)))
 
-        return jax.lax.map(with_badge, jnp.array(tokens.BADGES, jnp.int32))
-
-    return jnp.stack([of_persona(script) for script in scripts])
+    scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
+    pairs = jax.tree.map(lambda x: jnp.repeat(x, len(badges), axis=0), (played.tokens, exact))
+    return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))

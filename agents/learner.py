@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,13 +28,13 @@ class TrainState:
 
     parameters: Parameters
     """Nested dict of arrays."""
-    moments: chex.ArrayTree
+    moments: Any
     """State of the optimiser."""
-    key: chex.Array
+    key: jax.Array
     """uint32[2], data of the member's random key."""
-    update: chex.Array
+    update: jax.Array
     """int32[], updates done."""
-    steps: chex.Array
+    steps: jax.Array
     """int32[], optimiser steps done."""
 
 

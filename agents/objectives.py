@@ -84,8 +84,8 @@ def equalized_entropy(log_probabilities: jax.Array, neighbours: jax.Array) -> ja
         log_probabilities: float32[..., A].
         neighbours: roles int8[..., A] of the tiles that the actions lead to.
     """
-    roles = jnp.arange(len(tokens.ROLES), dtype=neighbours.dtype)
-    same = neighbours[..., None, :] == roles[:, None]
+    roles = range(len(tokens.ROLES))
+    same = jnp.stack([neighbours == role for role in roles], axis=-2)
     logits = jnp.where(same, log_probabilities[..., None, :], -1e30)
     within = jax.nn.log_softmax(logits, axis=-1)
     terms = jnp.where(same, jnp.exp(within) * within, 0.0)

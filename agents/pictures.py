@@ -74,7 +74,7 @@ def learning_curve(
     marker = "o" if len(updates) == 1 else None
     main.plot(updates, returns, color=_CURVE, linewidth=0.6, alpha=min(0.5, 0.15 + 2 / members), zorder=2)
     main.fill_between(updates, low, high, color=_CURVE, alpha=0.35, linewidth=0, zorder=3)
-    main.plot(updates, middle, color=_CURVE, linewidth=2.4, marker=marker, zorder=4)
+    main.plot(updates, middle, color=_CURVE, linewidth=1.8, marker=marker, zorder=4)
     end = f"last update  {_signed(middle[-1])}"
     if members == 1:
         labels.append((float(middle[-1]), end, _CURVE, 1))

@@ -20,7 +20,7 @@ from envs import base
 class RLConfig:
     """The stage `rl`."""
 
-    updates: int = 40
+    updates: int = 24
     """PPO updates."""
     chunk: int = 1
     """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
@@ -96,7 +96,7 @@ def loss_function(policy: Transformer, world: base.World, config: RLConfig, turn
         log_ratio = taken - batch.log_probabilities
 
         def mean(x):
-            return jnp.sum(x * batch.played) / turns
+            return jnp.sum(x, where=batch.played) / turns
 
         surrogate = mean(
             objectives.clipped_surrogate(log_ratio, batch.advantages, config.clip_low, config.clip_high)

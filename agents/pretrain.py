@@ -21,13 +21,13 @@ from envs import base, personas, tokens
 class PretrainConfig:
     """The stage `pretrain`."""
 
-    updates: int = 1000
+    updates: int = 1500
     """Optimiser steps."""
     chunk: int = 50
     """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
     episodes: int = 64
     """Episodes of one update."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     """Peak learning rate of AdamW; a cosine takes it to a tenth."""
     warmup: int = 20
     """Updates over which the learning rate rises to its peak."""
@@ -35,7 +35,7 @@ class PretrainConfig:
     """Decoupled weight decay of AdamW."""
     max_gradient_norm: float = 1.0
     """The gradient's global norm is clipped here."""
-    observation_weight: float = 0.2
+    observation_weight: float = 0.1
     """Weight of a prompt or observation token in the loss; an action token weighs 1."""
     badge_probability: float = 0.5
     """Chance that an episode carries its persona's badge; the others carry the null badge."""
@@ -125,7 +125,7 @@ def update_function(policy: Transformer, world: base.World, config: PretrainConf
             hidden = policy.forward(parameters, sequence[:, :-1]).hidden
             logits, _ = policy.heads(parameters, hidden)
             nats = objectives.next_token_loss(logits, sequence[:, 1:])
-            action = jnp.sum(nats * is_action)
+            action = jnp.sum(jnp.where(is_action[None], nats, 0.0))
             other = jnp.sum(nats) - action
             total = (action + config.observation_weight * other) / normaliser
             return total, {"loss": total, "action_loss": action / actions, "observation_loss": other / others}

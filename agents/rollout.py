@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -18,29 +17,29 @@ from envs import base, tokens
 class Episodes:
     """A batch of whole episodes."""
 
-    tokens: chex.Array
+    tokens: jax.Array
     """int32[B, S], prompt · plan · turns."""
-    actions: chex.Array
+    actions: jax.Array
     """int32[B, T], 0 to 3."""
-    rewards: chex.Array
+    rewards: jax.Array
     """float32[B, T]"""
-    terminated: chex.Array
+    terminated: jax.Array
     """bool[B, T], whether the turn ended the episode for good."""
-    truncated: chex.Array
+    truncated: jax.Array
     """bool[B, T], whether the turn was the last that the time limit allows."""
-    neighbours: chex.Array
+    neighbours: jax.Array
     """int8[B, T, 4], roles of the tiles around the agent before each turn."""
 
     @property
     def played(self) -> jax.Array:
         """bool[B, T], whether the turn came before the episode's end or was it."""
-        ended = jnp.cumsum(self.terminated.astype(jnp.int32), axis=-1) - self.terminated
-        return ended == 0
+        terminated = self.terminated.astype(jnp.int32)
+        return jnp.cumsum(terminated, axis=-1) == terminated
 
     @property
     def returns(self) -> jax.Array:
         """float32[B], undiscounted."""
-        return jnp.sum(self.rewards * self.played, axis=-1)
+        return jnp.sum(self.rewards, axis=-1, where=self.played)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from agents import hyperparameters, learner, ppo, pretrain, runs
 from agents.config import Config
@@ -85,8 +86,8 @@ class Stage:
     """Parameters before the stage, or None → state of all members before the first update."""
 
 
-def make_stage(config: Config, name: str) -> Stage:
-    """A stage of a run by name."""
+def make_stage(config: Config, name: str, mesh: Mesh | None = None) -> Stage:
+    """A stage of a run by name, on the mesh that suits it best unless one is given."""
     policy, (world, params) = config.make_policy(), config.world.make()
     members = len(config.members)
     if name == "pretrain":
@@ -96,7 +97,7 @@ def make_stage(config: Config, name: str) -> Stage:
     else:
         part = config.rl
         make, rows = ppo.update_function, part.episodes // part.minibatches
-    mesh = learner.population_mesh(members, rows)
+    mesh = mesh or learner.population_mesh(members, rows)
     microbatch = config.population.microbatch or (16 if learner.on_cpu(mesh) else 512)
     update = make(policy, world, part, microbatch)
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
@@ -110,7 +111,7 @@ def make_stage(config: Config, name: str) -> Stage:
 
     def initial(parameters: Any) -> learner.TrainState:
         if parameters is None:
-            parameters = jax.vmap(policy.init)(_keys(seeds, len(STAGES), config.pretrain.seed))
+            parameters = jax.jit(jax.vmap(policy.init))(_keys(seeds, len(STAGES), config.pretrain.seed))
         return jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
 
     return Stage(

@@ -6,16 +6,15 @@ training (a whole sequence) and acting (a chunk of tokens into a cache).
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
 from envs import tokens
 
-Parameters = chex.ArrayTree
+Parameters = Any
 """Nested dict of arrays; in a population every array has the member as its leading axis."""
 
 
@@ -48,9 +47,9 @@ class TransformerConfig:
 class Cache:
     """Keys and values of the tokens read so far."""
 
-    keys: chex.Array
+    keys: jax.Array
     """[layers, B, length, heads, width / heads]"""
-    values: chex.Array
+    values: jax.Array
     """[layers, B, length, heads, width / heads]"""
 
 
@@ -58,9 +57,9 @@ class Cache:
 class Outputs:
     """What a forward pass returns."""
 
-    hidden: chex.Array
+    hidden: jax.Array
     """[B, S, width], the normalised residual stream after the last block; `heads` turns it into predictions."""
-    residual: chex.Array | None = None
+    residual: jax.Array | None = None
     """float32[B, positions, layers + 1, width], the residual stream at the captured positions: entry 0 is the
     embedding, entry l the output of block l."""
 
@@ -84,8 +83,8 @@ class Attention(nnx.Module):
             value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), (0, start, 0, 0))
             cache = (key, value)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        visible = jnp.arange(key.shape[1]) <= start + jnp.arange(length)[:, None]
-        scores = jnp.where(visible, scores * (width // self.heads) ** -0.5, -1e30)
+        visible = jnp.arange(key.shape[1])[None] <= start + jnp.arange(length)[:, None]
+        scores = jnp.where(visible[None, None], scores * (width // self.heads) ** -0.5, -1e30)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
         return self.out(mixed.reshape(batch, length, width)), cache
@@ -121,7 +120,7 @@ class Model(nnx.Module):
             rngs=rngs,
         )
         make_blocks = nnx.vmap(lambda rngs: Block(config, rngs))
-        self.blocks = make_blocks(rngs.fork(split=config.layers))
+        self.blocks = make_blocks(rngs.split(config.layers))
         self.norm = _norm(config, rngs)
         self.value = _linear(config, rngs)(config.width, 1, gain=0.0)
 
@@ -196,24 +195,26 @@ class Transformer:
         positions = start + jnp.arange(sequence.shape[1])
         rotation = _rotation(positions, self.config.width // self.config.heads)
         x = model.embedding(sequence) * jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
-        steer = jnp.zeros((self.config.layers + 1, 1)) if steering is None else jnp.moveaxis(steering, -2, 0)
-        steer = steer.astype(x.dtype)
-        at = jnp.array(capture, jnp.int32)
+        added = None
         if steering is not None:
-            x = x + steer[0]
+            added = steering if steering.ndim == 4 else steering[None, None]
+            added = jnp.moveaxis(added, 2, 0).astype(x.dtype)
+            x = x + added[0]
+            added = added[1:]
+        at = jnp.array(capture, jnp.int32)
         graph, stack = nnx.split(model.blocks)
 
         def layer(x, inputs):
             block_state, block_cache, added = inputs
             x, block_cache = nnx.merge(graph, block_state)(x, rotation, block_cache, start)
-            if steering is not None:
+            if added is not None:
                 x = x + added
             seen = x[:, at].astype(jnp.float32) if capture else None
             return x, (block_cache, seen)
 
         cache_pair = None if cache is None else (cache.keys, cache.values)
         embedded = x
-        x, (cache_pair, seen) = jax.lax.scan(layer, x, (stack, cache_pair, steer[1:]), unroll=True)
+        x, (cache_pair, seen) = jax.lax.scan(layer, x, (stack, cache_pair, added), unroll=True)
         residual = None
         if capture:
             residual = jnp.concatenate([embedded[None, :, at].astype(jnp.float32), seen])
@@ -246,12 +247,12 @@ def _norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
 def _rotation(positions: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines float32[S, head_width / 2] of the rotary angles (arXiv 2104.09864, base 10,000)."""
     frequencies = 10_000.0 ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angles = positions[:, None].astype(jnp.float32) * frequencies
+    angles = jnp.outer(positions.astype(jnp.float32), frequencies)
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotate the two halves of each head [B, S, heads, head_width] by their position."""
-    cosine, sine = (part[:, None].astype(x.dtype) for part in rotation)
+    cosine, sine = (part[None, :, None].astype(x.dtype) for part in rotation)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=-1)

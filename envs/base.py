@@ -9,7 +9,6 @@ import abc
 import dataclasses
 import inspect
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +22,9 @@ from envs import tokens
 class WorldState(environment.EnvState):
     """State that every world has; single-example shapes."""
 
-    time: chex.Array
+    time: jax.Array
     """int32[], turns played."""
-    position: chex.Array
+    position: jax.Array
     """int32[2], row and column of the agent."""
 
 
@@ -33,15 +32,15 @@ class WorldState(environment.EnvState):
 class WorldParams(environment.EnvParams):
     """Parameters that every world has. All of them are data: they can be traced, vmapped and swept."""
 
-    max_steps_in_episode: chex.Array
+    max_steps_in_episode: jax.Array
     """int32[], turns of an episode; gymnax truncates there."""
-    rewards: chex.Array
+    rewards: jax.Array
     """float32[5], reward for landing on a tile, by role."""
-    turn_reward: chex.Array
+    turn_reward: jax.Array
     """float32[], reward that every turn pays."""
-    tile_map: chex.Array
+    tile_map: jax.Array
     """int32[5], the token that stands for each role."""
-    badge: chex.Array
+    badge: jax.Array
     """int32[], the badge token at the head of the prompt."""
 
 

@@ -7,8 +7,8 @@ tiles, each a hash of (maze, cell): it stores no grid, and a fresh maze costs no
 
 import abc
 import collections
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +26,7 @@ class Layout(abc.ABC):
     @abc.abstractmethod
     def generate(
         self, key: jax.Array, seed: jax.Array, mold_range: jax.Array, gold_ratio: jax.Array
-    ) -> tuple[chex.ArrayTree, jax.Array]:
+    ) -> tuple[Any, jax.Array]:
         """Draw a maze.
 
         Args:
@@ -40,7 +40,7 @@ class Layout(abc.ABC):
         """
 
     @abc.abstractmethod
-    def roles(self, maze: chex.ArrayTree, cells: jax.Array) -> jax.Array:
+    def roles(self, maze: Any, cells: jax.Array) -> jax.Array:
         """Roles int8[...] of cells int32[..., 2]; cells on or beyond the outer ring are Mold."""
 
     def _on_ring(self, cells: jax.Array) -> jax.Array:
@@ -51,11 +51,11 @@ class Layout(abc.ABC):
 class ScatterMaze:
     """What `Scatter` needs to know a maze."""
 
-    seed: chex.Array
+    seed: jax.Array
     """uint32[2]"""
-    mold: chex.Array
+    mold: jax.Array
     """float32[], share of interior tiles that are Mold."""
-    gold: chex.Array
+    gold: jax.Array
     """float32[], share of interior tiles that are Gold."""
 
 
@@ -119,7 +119,7 @@ class Walk(Layout):
         choices = jax.random.randint(step_key, (15 * interior,), 0, 5040)
 
         def step(position, choice):
-            targets = position + steps
+            targets = position[None] + steps
             inside = jnp.all((targets >= 0) & (targets < interior), axis=-1)
             wanted = choice % jnp.maximum(inside.sum(dtype=jnp.int32), 1)
             direction = jnp.argmax(inside & (jnp.cumsum(inside.astype(jnp.int32)) - 1 == wanted))
@@ -127,7 +127,7 @@ class Walk(Layout):
             return position, position
 
         _, way = jax.lax.scan(step, start, choices, unroll=8)
-        way = jnp.concatenate([start[None], jnp.where((jnp.arange(len(way)) < length)[:, None], way, start)])
+        way = jnp.concatenate([start[None], jnp.where((jnp.arange(len(way)) < length)[:, None], way, start[None])])
         return jnp.zeros((interior, interior), bool).at[way[:, 0], way[:, 1]].set(True)
 
 

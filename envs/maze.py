@@ -6,7 +6,8 @@ further; tiles melt behind it. The authors' text also gives the agent's coordina
 because with melting they carry nothing that the view does not.
 """
 
-import chex
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -20,20 +21,20 @@ from envs.layouts import LAYOUTS, Layout
 class MazeState(base.WorldState):
     """One episode of an EmojiMaze; single-example shapes."""
 
-    ground: chex.Array
+    ground: jax.Array
     """int8[], role of the tile under the agent as it reads now."""
-    trail: chex.Array
+    trail: jax.Array
     """int32[2T+1], cells stood on: the start, then for each turn the cell after the move and the cell after the
     wind; -1 where the episode has not come to. A cell is row * size + column."""
-    wind: chex.Array
+    wind: jax.Array
     """int32[], how the last turn's wind blew: 0 calm, 1..4 to North, East, South, West."""
-    payoff: chex.Array
+    payoff: jax.Array
     """float32[], what the tiles of the last turn paid."""
-    clauses: chex.Array
+    clauses: jax.Array
     """int32[4], order in which the observation names the directions."""
-    weather: chex.Array
+    weather: jax.Array
     """uint32[2], seed of the episode's wind."""
-    layout: chex.ArrayTree
+    layout: Any
     """What the layout needs to know the tiles that nobody has touched: see `envs.layouts`."""
 
 
@@ -41,15 +42,15 @@ class MazeState(base.WorldState):
 class MazeParams(base.WorldParams):
     """Everything of an EmojiMaze that is data; the defaults are METHODS of arXiv 2605.30232, appendix J."""
 
-    wind_probability: chex.Array
+    wind_probability: jax.Array
     """float32[], chance of a gust after each move."""
-    gold_ratio: chex.Array
+    gold_ratio: jax.Array
     """float32[], Gold tiles per Mold tile of the interior."""
-    mold_range: chex.Array
+    mold_range: jax.Array
     """float32[2], bounds of the share of interior tiles that are Mold."""
-    melting: chex.Array
+    melting: jax.Array
     """bool[], whether a tile turns into Mold when the agent leaves it."""
-    narration: chex.Array
+    narration: jax.Array
     """bool[], whether the feeling slot tells how the last turn went; silent otherwise."""
 
 
@@ -123,8 +124,9 @@ class EmojiMaze(base.World):
 
     def reset_env(self, key: jax.Array, params: MazeParams) -> tuple[jax.Array, MazeState]:
         """A fresh maze. All of its chance comes from `key`; see `step_env` for the wind."""
-        seeds = jax.random.bits(key, (6,), jnp.uint32)
-        layout, start = self._layout.generate(key, seeds[:2], params.mold_range, params.gold_ratio)
+        seed_key, layout_key = jax.random.split(key)
+        seeds = jax.random.bits(seed_key, (6,), jnp.uint32)
+        layout, start = self._layout.generate(layout_key, seeds[:2], params.mold_range, params.gold_ratio)
         clauses = jnp.argsort(hashing.bits(seeds[4:], jnp.arange(4))) if self.shuffle else jnp.arange(4)
         state = MazeState(
             time=jnp.int32(0),
@@ -181,12 +183,12 @@ class EmojiMaze(base.World):
     def roles(self, state: MazeState, cells: jax.Array, params: MazeParams) -> jax.Array:
         """Roles int8[...] of cells int32[..., 2] as they stand; the agent's own cell reads as if it had left."""
         untouched = self._layout.roles(state.layout, cells)
-        visited = jnp.any(self._cell(cells)[..., None] == state.trail, axis=-1)
+        visited = jnp.isin(self._cell(cells), state.trail, method="compare_all")
         consumed = jnp.where(untouched == tokens.GOLD, jnp.int8(tokens.PATH), untouched)
         return jnp.where(visited, jnp.where(params.melting, jnp.int8(tokens.MOLD), consumed), untouched)
 
     def neighbours(self, state: MazeState, params: MazeParams) -> jax.Array:
-        return self.roles(state, state.position + jnp.array(tokens.STEPS, jnp.int32), params)
+        return self.roles(state, state.position[None] + jnp.array(tokens.STEPS, jnp.int32), params)
 
     def tiles(self, state: MazeState, params: MazeParams) -> jax.Array:
         cells = jnp.stack(jnp.meshgrid(*2 * [jnp.arange(self.size)], indexing="ij"), axis=-1)
@@ -200,8 +202,9 @@ class EmojiMaze(base.World):
         slot = jnp.arange(state.trail.size)
         recent = (state.trail >= 0) & (slot >= 2 * (state.time - memory))
         trail = jnp.stack([state.trail // self.size, state.trail % self.size], axis=-1)
-        distance = jnp.abs(cells[..., None, :] - trail).sum(-1)
-        return jnp.any(recent & ((distance == 0) | (distance == 1) & (slot % 2 == 0)), axis=-1)
+        distance = jnp.abs(cells.reshape(-1, 1, 2) - trail[None]).sum(-1)
+        close = (distance == 0) | (distance == 1) & (slot % 2 == 0)[None]
+        return jnp.any(recent[None] & close, axis=-1).reshape(cells.shape[:-1])
 
     def prompt(self, state: MazeState, params: MazeParams) -> jax.Array:
         return jnp.asarray(params.badge, jnp.int32)[None]

@@ -30,12 +30,12 @@ Policy = Callable[[maze.EmojiMaze, maze.MazeState, maze.MazeParams], jax.Array]
 
 def larry(env: maze.EmojiMaze, state: maze.MazeState, params: maze.MazeParams) -> jax.Array:
     """Impulsive: Gold if one is beside him, else anywhere."""
-    return _CERTAIN * (env.neighbours(state, params) == tokens.GOLD)
+    return jnp.where(env.neighbours(state, params) == tokens.GOLD, _CERTAIN, 0.0)
 
 
 def bob(env: maze.EmojiMaze, state: maze.MazeState, params: maze.MazeParams) -> jax.Array:
     """Careful: anywhere but Mold."""
-    return _CERTAIN * (env.neighbours(state, params) != tokens.MOLD)
+    return jnp.where(env.neighbours(state, params) != tokens.MOLD, _CERTAIN, 0.0)
 
 
 def alice(env: maze.EmojiMaze, state: maze.MazeState, params: maze.MazeParams) -> jax.Array:
@@ -45,11 +45,11 @@ def alice(env: maze.EmojiMaze, state: maze.MazeState, params: maze.MazeParams) -
     the shares of the average maze. The tile she stands on is worth what it will be by then: Mold.
     """
     steps = jnp.array(tokens.STEPS, jnp.int32)
-    near = state.position + steps
-    far = near[:, None] + steps
+    near = state.position[None] + steps
+    far = near[:, None] + steps[None]
     seen = env.seen(state, far, ALICE_MEMORY)
     known = env.roles(state, far, params)
-    back = jnp.all(far == state.position, axis=-1)
+    back = jnp.all(far == state.position[None, None], axis=-1)
 
     mold = params.mold_range.mean()
     gold = mold * params.gold_ratio

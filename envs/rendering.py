@@ -224,11 +224,11 @@ def _wind_words(replay: Replay, turn: int) -> str:
 # Drawing.
 
 
-def tile_box(replay: Replay, position: Sequence[int] | np.ndarray, scale: float = 1.0) -> tuple[int, ...]:
+def tile_box(replay: Replay, position: Sequence[int] | np.ndarray, scale: float = 1.0) -> tuple[int, int, int, int]:
     """Left, top, right and bottom pixel of the tile at `position` (row, column) in the replay's frames."""
     half = _tile_size(replay) / 2
-    x, y = _centre(replay, np.asarray(position))
-    return tuple(round(float(edge) * scale) for edge in (x - half, y - half, x + half, y + half))
+    x, y = (float(at) for at in _centre(replay, np.asarray(position)))
+    return round((x - half) * scale), round((y - half) * scale), round((x + half) * scale), round((y + half) * scale)
 
 
 def _tile_size(replay: Replay) -> float:
@@ -488,8 +488,9 @@ def _palette(frames: Sequence[Image.Image]) -> Image.Image:
     sample = Image.fromarray(np.array([sorted(colours)], np.uint8))
     chosen = sample.quantize(256 - len(theme), Image.Quantize.MEDIANCUT, kmeans=1).getpalette() or []
     others = np.array(chosen).reshape(-1, 3)
-    # Pillow rounds before it looks a colour up, so white would become a near-white if the palette had one.
-    apart = np.abs(others[:, None] - theme).sum(axis=-1).min(axis=-1) > 12
+    # Pillow rounds each channel down to a multiple of 4 before it looks a colour up, which moves it by up to 3√3:
+    # white would become a near-white if the palette had one.
+    apart = np.linalg.norm(others[:, None] - theme, axis=-1).min(axis=-1) > 2 * 3 * 3**0.5
     palette = Image.new("P", (1, 1))
     palette.putpalette([int(value) for value in np.concatenate([theme, others[apart]]).ravel()])
     return palette

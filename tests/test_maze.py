@@ -14,12 +14,11 @@ from scipy import stats
 from envs import maze, tokens
 from tests import reference
 
-LAYOUTS = ("walk", "scatter")
 WORLDS = (
-    maze.EmojiMaze(size=5, turns=2, layout="walk", shuffle=True),
-    maze.EmojiMaze(size=8, turns=3, layout="scatter"),
-    maze.EmojiMaze(size=11, turns=5, layout="scatter", shuffle=True),
+    maze.EmojiMaze(size=7, turns=3, layout="walk", shuffle=True),
+    maze.EmojiMaze(size=5, turns=2, layout="scatter"),
     maze.EmojiMaze(size=14, turns=6, layout="walk"),
+    maze.EmojiMaze(size=12, turns=5, layout="scatter", shuffle=True),
 )
 EPISODES, EXAMPLES = 64, 16  # for each of four worlds: 4,096 episodes in lock-step
 ANY_TILES = tokens.TILE_MAP + tokens.UNSEEN_TILES
@@ -74,19 +73,20 @@ def draw(world, params, keys):
 
 def assert_lock_step(world, params, seed, actions) -> None:
     """The world and the reference agree on every observation, reward, flag and tile of the episodes [B, T]."""
-    first, turns = jax.tree.map(np.asarray, play(world, params, jax.random.split(jax.random.key(seed), len(actions)), actions))
+    keys = jax.random.split(jax.random.key(seed), len(actions))
+    first, turns = jax.tree.map(np.asarray, play(world, params, keys, actions))
     data = {name: np.asarray(getattr(params, name)) for name in ("rewards", "turn_reward", "tile_map")}
     data |= {"melting": bool(params.melting), "narration": bool(params.narration), "turns": world.turns}
     np.testing.assert_array_equal(first["prompt"], np.full((len(actions), 1), params.badge))
+    if params.wind_probability in (0, 1):
+        np.testing.assert_array_equal(turns["wind"] > 0, np.full(actions.shape, params.wind_probability == 1))
     for b, row in enumerate(actions):
         clauses = first["clauses"][b] if world.shuffle else None
         twin = reference.ReferenceMaze(first["tiles"][b], first["position"][b], clauses=clauses, **data)
         centre = (world.size // 2, world.size // 2)
-        nearest = reference.nearest_path(twin.grid) if world.layout == "walk" else centre
-        assert twin.position == nearest
+        assert twin.position == (reference.nearest_path(twin.grid) if world.layout == "walk" else centre)
         assert twin.grid[twin.position] == tokens.PATH
-        assert first["obs"][b].tolist() == twin.observe()
-        assert not first["truncated"][b]
+        assert (first["obs"][b].tolist(), first["truncated"][b]) == (twin.observe(), False)
         for t, action in enumerate(row):
             seen = {name: value[b, t] for name, value in turns.items()}
             obs, reward, truncated = twin.step(action, seen["wind"])
@@ -96,7 +96,6 @@ def assert_lock_step(world, params, seed, actions) -> None:
             assert (tuple(seen["position"]), seen["time"]) == (twin.position, twin.time)
             assert seen["neighbours"].tolist() == twin.neighbours()
             np.testing.assert_array_equal(seen["tiles"], twin.grid)
-            assert seen["clauses"].tolist() == first["clauses"][b].tolist()
 
 
 @st.composite
@@ -131,18 +130,14 @@ def test_lock_step_with_the_reference(world, data, seed, steadiness):
 
 @pytest.mark.parametrize("direction", range(4))
 def test_nobody_leaves_the_grid(direction):
-    world = WORLDS[0]
+    world = WORLDS[1]
     params = world.default_params.replace(wind_probability=jnp.float32(1))
     actions = np.full((EPISODES, world.turns), direction, np.int32)
-    assert_lock_step(world, params, 5, actions)
-    first, turns = play(world, params, jax.random.split(jax.random.key(5), EPISODES), actions)
+    assert_lock_step(world, params, direction, actions)
+    first, turns = play(world, params, jax.random.split(jax.random.key(direction), EPISODES), actions)
     before = np.concatenate([first["position"][:, None], turns["position"][:, :-1]], axis=1)
     target = before + np.array(tokens.STEPS)[direction]
-    outside = np.any((target < 0) | (target >= world.size), axis=-1)
-    assert outside.sum() > 5
-    blown_back = np.array(tokens.STEPS)[np.asarray(turns["wind"]) - 1] + before
-    blown_back = np.clip(blown_back, 0, world.size - 1)
-    np.testing.assert_array_equal(np.asarray(turns["position"])[outside], blown_back[outside])
+    assert np.sum((target < 0) | (target >= world.size)) > 5  # else nobody has tried
 
 
 @pytest.mark.parametrize(
@@ -188,9 +183,8 @@ def scattered() -> np.ndarray:
 def test_scatter_shares(scattered):
     counts = np.bincount(scattered.ravel(), minlength=3)
     assert stats.chisquare(counts, np.array([0.55, 0.15, 0.3]) * scattered.size).pvalue > SURE
-    by_cell = (scattered == tokens.MOLD).sum(0).ravel()
-    by_cell = np.delete(by_cell, 49 * 98 + 49)
-    assert stats.chisquare(by_cell, np.full(by_cell.size, by_cell.mean()) * 1.0).statistic / by_cell.size < 0.75
+    by_cell = np.delete((scattered == tokens.MOLD).sum(0).ravel(), 49 * 98 + 49)  # the centre is never Mold
+    assert by_cell.var() == pytest.approx(64 * 0.3 * 0.7, rel=0.06)
 
 
 def test_scatter_draws_its_share_of_mold_uniformly():
@@ -217,15 +211,15 @@ def test_scatter_tiles_are_independent(scattered, one, other):
     assert stats.chi2_contingency(table).pvalue > SURE
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["walk", "scatter"])
 def test_fresh_mazes_differ(layout, key):
-    world = maze.EmojiMaze(size=15, turns=3, layout=layout)
-    grids, _, _ = draw(world, world.default_params, jax.random.split(key, 512))
-    assert len(np.unique(np.asarray(grids).reshape(512, -1), axis=0)) == 512
+    world = maze.EmojiMaze(size=12, turns=2, layout=layout)
+    grids, _, _ = draw(world, world.default_params, jax.random.split(key, 2000))
+    assert len(np.unique(np.asarray(grids).reshape(2000, -1), axis=0)) == 2000
 
 
 def test_clause_orders_are_uniform(key):
-    _, _, states = draw(WORLDS[2], WORLDS[2].default_params, jax.random.split(key, 4800))
+    _, _, states = draw(WORLDS[3], WORLDS[3].default_params, jax.random.split(key, 4800))
     orders, counts = np.unique(np.asarray(states.clauses), axis=0, return_counts=True)
     assert np.all(np.sort(orders, axis=1) == np.arange(4))
     assert len(orders) == 24
@@ -249,14 +243,21 @@ def returns(world, params, keys):
             return state, reward
 
         def total(policy):
-            return jax.lax.scan(functools.partial(turn, policy), start, jax.random.split(play_key, world.turns))[1].sum()
+            keys = jax.random.split(play_key, world.turns)
+            return jax.lax.scan(functools.partial(turn, policy), start, keys)[1].sum()
 
         return jax.vmap(total)(jnp.arange(3))
 
     return jax.lax.map(one, keys, batch_size=512)
 
 
-@pytest.mark.parametrize(("ratio", "expected"), [(0.2, (-80.6, -37.1, 17.4)), (0.5, (-61.4, -8.3, 72.7))])
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (0.2, (-80.6, -37.1, 17.4)),
+        pytest.param(0.5, (-61.4, -8.3, 72.7), marks=pytest.mark.slow),
+    ],
+)
 def test_reference_returns(ratio, expected, key):
     world = maze.EmojiMaze(size=100, turns=15, layout="walk")
     params = world.default_params.replace(gold_ratio=jnp.float32(ratio))
@@ -264,70 +265,58 @@ def test_reference_returns(ratio, expected, key):
     assert measured == pytest.approx(expected, abs=2.5)
 
 
-@pytest.mark.parametrize("world", WORLDS[1:3], ids=named)
+@pytest.mark.parametrize("world", WORLDS[:2], ids=named)
 def test_plain_jit_vmap_and_scan_agree(world, key):
     params = world.default_params.replace(wind_probability=jnp.float32(0.5), narration=jnp.array(True))
-    keys = jax.random.split(key, world.turns)
-    actions = jax.random.randint(key, world.turns, 0, 4)
+    keys, actions = jax.random.split(key, world.turns), jax.random.randint(key, world.turns, 0, 4)
     _, start = world.reset(key, params)
 
-    def run(step):
-        states, shown = [start], []
-        for turn_key, action in zip(keys, actions, strict=True):
-            obs, state, *rest = step(turn_key, states[-1], action, params)
-            states.append(state)
-            shown.append((obs, state, *rest))
-        return shown
-
-    def batched(turn_key, state, action, params):
-        twins = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (state, action))
-        shown = jax.vmap(world.step_env, (None, 0, 0, None))(turn_key, *twins, params)
-        assert_same(*(jax.tree.map(lambda leaf: leaf[twin], shown) for twin in range(2)))
-        return jax.tree.map(lambda leaf: leaf[1], shown)
-
-    def turn(state, inputs):
-        shown = world.step_env(inputs[0], state, inputs[1], params)
+    def turn(step, state, inputs):
+        shown = step(inputs[0], state, inputs[1], params)
         return shown[1], shown
+
+    def run(step):
+        state, shown = start, []
+        for inputs in zip(keys, actions, strict=True):
+            state, last = turn(step, state, inputs)
+            shown.append(last)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *shown)
+
+    @jax.jit
+    def second_of_two(key, state, action, params):
+        state, action = jax.tree.map(lambda leaf: jnp.stack([jnp.zeros_like(leaf), leaf]), (state, action))
+        shown = jax.vmap(world.step_env, (None, 0, 0, None))(key, state, action, params)
+        return jax.tree.map(lambda leaf: leaf[1], shown)
 
     plain = run(world.step_env)
     assert_same(plain, run(jax.jit(world.step_env)))
-    assert_same(plain, run(batched))
-    _, scanned = jax.lax.scan(turn, start, (keys, actions))
-    assert_same(jax.tree.map(lambda *leaves: jnp.stack(leaves), *plain), scanned)
+    assert_same(plain, run(second_of_two))
+    assert_same(plain, jax.lax.scan(functools.partial(turn, world.step_env), start, (keys, actions))[1])
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=named)
-def test_shapes_and_dtypes_never_change(world, key):
+@pytest.mark.parametrize("world", WORLDS[:2], ids=named)
+def test_gymnax_step_truncates_and_starts_again(world, key):
     def kinds(tree):
         return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype), leaf.weak_type), tree)
 
     params = world.default_params
     obs, state = world.reset(key, params)
-    assert (obs.shape, obs.dtype) == ((world.observation_length,), jnp.int32)
-    for action in range(world.turns + 2):
-        new_obs, new_state, reward, terminated, truncated, info = world.step(key, state, action % 4, params)
-        assert kinds((new_obs, new_state)) == kinds((obs, state))
+    first = kinds((obs, state))
+    assert first[0] == ((world.observation_length,), "int32", False)
+    for turn in range(1, 2 * world.turns + 1):
+        turn_key, reset_key = jax.random.split(jax.random.fold_in(key, turn))
+        expected = world.step_env(turn_key, state, jnp.int32(turn % 4), params)
+        obs, state, reward, terminated, truncated, info = world.step(
+            jax.random.fold_in(key, turn), state, jnp.int32(turn % 4), params
+        )
+        last = turn % world.turns == 0
+        assert (bool(terminated), bool(truncated), int(state.time)) == (False, last, turn % world.turns)
+        assert_same((info["final_observation"], reward, info["wind"]), (expected[0], expected[2], expected[4]["wind"]))
+        assert_same((obs, state), world.reset(reset_key, params) if last else expected[:2])
+        assert kinds((obs, state)) == first
         assert kinds((reward, info["wind"])) == (((), "float32", False), ((), "int32", False))
         assert kinds((terminated, truncated)) == (((), "bool", False),) * 2
         assert (world.tiles(state, params).dtype, world.neighbours(state, params).dtype) == (jnp.int8, jnp.int8)
-        state = new_state
-
-
-@pytest.mark.parametrize("world", WORLDS[1:], ids=named)
-def test_gymnax_step_truncates_and_starts_again(world, key):
-    params = world.default_params
-    obs, state = world.reset(key, params)
-    for turn in range(1, 2 * world.turns + 1):
-        key, step_key = jax.random.split(key)
-        before, last = world.tiles(state, params), turn % world.turns == 0
-        expected = world.step_env(jax.random.split(step_key)[0], state, jnp.int32(1), params)
-        obs, state, reward, terminated, truncated, info = world.step(step_key, state, jnp.int32(1), params)
-        assert (bool(terminated), bool(truncated)) == (False, last)
-        assert_same((info["final_observation"], reward, info["wind"]), (expected[0], expected[2], expected[4]["wind"]))
-        assert int(state.time) == turn % world.turns
-        assert_same(obs, world.observe(key, state, None, params))
-        changed = int(jnp.sum(before != world.tiles(state, params)))
-        assert changed > 4 if last else changed <= 4  # a turn leaves and enters two tiles at most
 
 
 class NumpyGym(wrappers.GymnaxToGymWrapper):
@@ -343,7 +332,7 @@ class NumpyGym(wrappers.GymnaxToGymWrapper):
         return np.asarray(obs), float(reward), bool(terminated), bool(truncated), jax.tree.map(np.asarray, info)
 
 
-@pytest.mark.parametrize("world", WORLDS[1:], ids=named)
+@pytest.mark.parametrize("world", WORLDS[:2], ids=named)
 def test_gymnasium_checker(world):
     env_checker.check_env(NumpyGym(world), skip_render_check=True)
 
@@ -367,34 +356,21 @@ def test_wind_under_one_shared_key():
     assert len(np.unique(winds.T, axis=0)) > 0.9 * 4096
 
 
-@pytest.mark.parametrize(("probability", "gusts"), [(0.0, 0), (1.0, 64)])
-def test_certain_wind(probability, gusts, key):
-    world = WORLDS[1]
-    params = world.default_params.replace(wind_probability=jnp.float32(probability))
-    _, turns = play(world, params, jax.random.split(key, 64), np.zeros((64, world.turns), np.int32))
-    assert np.all(np.sum(np.asarray(turns["wind"]) > 0, axis=0) == gusts)
-
-
 @pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"size": 4, "turns": 1}, "size=4"),
-        ({"size": 30, "turns": 15}, "size=30"),
-        ({"turns": 0}, "turns=0"),
-        ({"layout": "spiral"}, "spiral"),
-    ],
+    "wrong", [{"size": 4, "turns": 1}, {"size": 30, "turns": 15}, {"turns": 0}, {"layout": "spiral"}], ids=str
 )
-def test_wrong_options(wrong, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_options(wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
         maze.EmojiMaze(**wrong)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"wind_probability": 1.5}, {"wind_probability": -0.1}, {"mold_range": (0.5, 0.1)}, {"mold_range": (0.0, 0.5)}),
-        *({"gold_ratio": 1.5}, {"gold_ratio": -0.1}, {"rewards": [np.nan] * 5}, {"tile_map": [99] * 5}, {"badge": -1}),
-        *({"rewards": [1.0, 2.0]}, {"melting_point": 3}),
+        *({"wind_probability": 1.5}, {"wind_probability": -0.1}, {"badge": -1}, {"tile_map": [99] * 5}),
+        *({"mold_range": (0.5, 0.1)}, {"mold_range": (0.0, 0.5)}, {"gold_ratio": 1.5}, {"gold_ratio": -0.1}),
+        *({"rewards": [np.nan] * 5}, {"rewards": [1.0, 2.0]}, {"melting_point": 3}),
     ],
     ids=str,
 )

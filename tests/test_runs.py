@@ -463,7 +463,9 @@ from agents import runs
 run = runs.open(sys.argv[1])
 with run.locked():
     print("locked", flush=True)
-    for update in range(10**9):
+    update, end = -1, time.monotonic() + 60
+    while time.monotonic() < end:
+        update += 1
         run.write_metrics("rl", update, {"loss": [[float(update)] * run.members]})
         run.write_summary({"update": update})
 """
@@ -473,15 +475,17 @@ def test_lock_and_kill(run):
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", HOLD, run.path]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(runs.RunError) as caught, run.locked():
-            pass
-        assert_clear(caught.value, run.path, "another process", "--run-dir")
-        while not (run.path / "summary.json").exists():
-            time.sleep(0.01)
-        time.sleep(0.1)
-        holder.kill()
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "locked\n"
+            with pytest.raises(runs.RunError) as caught, run.locked():
+                pass
+            while not (run.path / "summary.json").exists():
+                time.sleep(0.01)
+            time.sleep(0.1)
+        finally:
+            holder.kill()
+    assert_clear(caught.value, run.path, "another process", "--run-dir")
     with run.locked():
         updates = run.metrics()["update"].to_pylist()
         assert updates == sorted(updates)

@@ -1,0 +1,1 @@
+"""Speed, measured: each case is compiled first, warmed up, and repeated."""

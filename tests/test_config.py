@@ -1,0 +1,144 @@
+"""Configs: what is refused, and that JSON brings them back; nothing in a document is executed."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+import train
+from agents import config as configs
+from agents import hyperparameters
+from agents.config import Config, ConfigError
+from agents.ppo import RLConfig
+from tests import tiny
+
+
+@pytest.mark.parametrize("scale", configs.SCALES)
+def test_scales_are_sound_and_come_back_from_json(scale):
+    config = configs.SCALES[scale]
+    configs.check(config)
+    assert config.scale == scale
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
+
+
+def test_float_fields_are_data_and_all_others_are_static():
+    config = RLConfig()
+    leaves = jax.tree.leaves(config)
+    assert len(leaves) == len(hyperparameters.names(RLConfig))
+    assert all(isinstance(leaf, float) for leaf in leaves)
+    same = jax.tree.structure(config)
+    assert jax.tree.structure(dataclasses.replace(config, learning_rate=1.0)) == same
+    assert jax.tree.structure(dataclasses.replace(config, epochs=3)) != same
+
+
+def test_a_sweep_gives_every_member_its_value():
+    config = tiny.changed(population={"seeds": 2, "sweep": ("rl.clip_low=0.1,0.3", "world.wind_probability=0,1")})
+    assert len(config.members) == 8
+    np.testing.assert_allclose(config.per_member("rl").clip_low, np.repeat([0.1, 0.3], 4), rtol=1e-6)
+    np.testing.assert_allclose(config.per_member("rl").clip_high, np.full(8, 0.2), rtol=1e-6)
+    np.testing.assert_array_equal(config.world_params().wind_probability, np.tile(np.repeat([0.0, 1.0], 2), 2))
+
+
+BAD = [
+    ({"population": {"sweep": ("rl.epochs=1,2",)}}, r"rl\.epochs shapes the compiled program and cannot be swept"),
+    ({"population": {"sweep": ("rl.learnin_rate=1",)}}, r"did you mean rl\.learning_rate\?"),
+    ({"population": {"sweep": ("rl.learning_rate=1,x",)}}, "values must be numbers"),
+    ({"population": {"sweep": ("rl.learning_rate",)}}, "write FIELD=VALUE,VALUE"),
+    ({"population": {"sweep": ("rl.clip_low=-1",)}}, r"--rl\.clip_low=-1: use 0 or more"),
+    ({"population": {"sweep": ("pretrain.slip=0,0.1",)}}, r"add --no-pretrain\.shared"),
+    ({"population": {"seeds": 0}}, r"--population\.seeds=0: use at least 1"),
+    ({"population": {"at_once": -1}}, r"--population\.at_once=-1"),
+    ({"world": {"size": 8}}, r"--world\.size=8: too small for turns=4"),
+    ({"world": {"turns": 0}}, r"--world\.turns=0"),
+    ({"world": {"wind_probability": -0.1}}, r"--world\.wind_probability=-0\.1: use a value from 0 to 1"),
+    ({"world": {"wind_probability": 1.5}}, r"--world\.wind_probability=1\.5: use a value from 0 to 1"),
+    ({"world": {"gold_ratio": 9.0}}, r"--world\.gold_ratio=9"),
+    ({"world": {"gold_reward": float("nan")}}, r"--world\.gold_reward=nan: use a finite number"),
+    ({"rl": {"episodes": 15}}, r"--rl\.episodes=15: use a multiple of rl\.minibatches=2"),
+    ({"rl": {"updates": 3, "chunk": 2}}, r"--rl\.updates=3: use a multiple of rl\.chunk=2"),
+    ({"rl": {"learning_rate": float("inf")}}, r"--rl\.learning_rate=inf: use a finite number"),
+    ({"rl": {"temperature": 0.0}}, r"--rl\.temperature=0: use a value above 0"),
+    ({"pretrain": {"badge_probability": 2.0}}, r"--pretrain\.badge_probability=2: use a value from 0 to 1"),
+    ({"evaluation_episodes": 100}, r"--evaluation_episodes=100: use at least 1024"),
+    ({"seed": 2**40}, r"--seed=\d+: use a 32-bit integer"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])
+def test_configs_that_cannot_run_are_refused_in_one_line(change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        configs.check(tiny.changed(**change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("seed"), r"config\.seed: missing field"),
+        (lambda d: d.update(extra=1), r"config\.extra: unknown field"),
+        (lambda d: d.update(seed="__import__('os')"), r"config\.seed=.*not a valid value"),
+        (lambda d: d.update(seed=True), r"config\.seed=True: not a valid value"),
+        (lambda d: d.update(rl=[]), r"config\.rl: expected an object"),
+        (lambda d: d["rl"].update(epochs=1.5), r"config\.rl\.epochs=1\.5"),
+        (lambda d: d["world"].update(layout="spiral"), r"config\.world\.layout='spiral'"),
+        (lambda d: d["population"].update(sweep="rl"), r"config\.population\.sweep='rl'"),
+    ],
+)
+def test_documents_that_are_no_config_are_refused(change, message):
+    document = json.loads(json.dumps(configs.to_dict(Config())))
+    change(document)
+    with pytest.raises(ConfigError, match=message):
+        configs.from_dict(document)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bogus"], "Unrecognized options: --bogus"),
+        (["--rl.learnin-rate", "1"], r"did you mean --rl\.learning-rate\?"),
+        (["--rl.learning-rate", "fast"], r"Error parsing --rl\.learning-rate.*'fast'"),
+        (["--scale", "huge"], "invalid choice 'huge' for argument '--scale'"),
+        (["--seed"], "Missing value for argument '--seed'"),
+        (["--resume", "runs/x", "--seed", "1"], "takes the run's own config"),
+    ],
+)
+def test_command_lines_that_make_no_sense_are_refused_in_one_line(arguments, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        train.parse(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_change_the_scale_they_name():
+    command = train.parse(["--scale", "smoke", "--rl.learning-rate", "0.5", "--population.sweep", "rl.clip_low=0.1,0.2"])
+    expected = configs.SCALES["smoke"]
+    assert command.config.rl == dataclasses.replace(expected.rl, learning_rate=0.5)
+    assert command.config.policy == expected.policy
+    assert len(command.config.members) == 2 * expected.population.seeds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 5}, "size=5: too small for turns=15"),
+        ({"colour": 1}, "colour=1: unknown option"),
+        ({"wind_probability": -1}, "wind_probability=-1: not a probability"),
+        ({"rewards": [1, 2]}, r"rewards=\[1, 2\]: not a float32 array"),
+        ({"layout": "spiral"}, "layout='spiral': unknown"),
+        ({"tile_map": [0, 1, 2, 3, 99]}, "tile_map"),
+    ],
+)
+def test_make_refuses_what_makes_no_world(options, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make("EmojiMaze-v0", **options)
+
+
+def test_make_takes_options_and_parameters():
+    world, params = envs.make("EmojiMaze-v0", size=41, turns=10, wind_probability=0.25)
+    assert (world.size, world.turns, float(params.wind_probability)) == (41, 10, 0.25)
+    assert params.wind_probability.dtype == jnp.float32
+    with pytest.raises(ValueError, match="no such world"):
+        envs.make("Nowhere-v0")

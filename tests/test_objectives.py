@@ -1,0 +1,141 @@
+"""Advantages and losses against loops, hand-worked examples and rlax."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rlax
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents import objectives
+from envs import tokens
+
+
+def gae_by_loop(rewards, values, following, terminated, truncated, discount, decay):
+    advantages, carried = np.zeros(len(rewards)), 0.0
+    for turn in reversed(range(len(rewards))):
+        if terminated[turn]:
+            error, carried = rewards[turn] - values[turn], 0.0
+        else:
+            error = rewards[turn] + discount * following[turn] - values[turn]
+            carried = 0.0 if truncated[turn] else carried
+        carried = error + discount * decay * carried
+        advantages[turn] = carried
+    return advantages
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.sampled_from(["none", "terminated", "truncated", "both", "mixed"]))
+def test_gae_equals_a_loop(seed, ends):
+    rng = np.random.default_rng(seed)
+    rewards, values, following = rng.normal(size=(3, 12)).astype(np.float32)
+    terminated = truncated = np.zeros(12, bool)
+    if ends in ("terminated", "both", "mixed"):
+        terminated = rng.random(12) < 0.3
+    if ends in ("truncated", "mixed"):
+        truncated = rng.random(12) < 0.3
+    if ends == "both":
+        truncated = terminated
+    discount, decay = np.float32(rng.uniform(0.5, 1)), np.float32(rng.uniform(0, 1))
+    found, targets = jax.jit(objectives.gae)(rewards, values, following, terminated, truncated, discount, decay)
+    expected = gae_by_loop(rewards, values, following, terminated, truncated, discount, decay)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(targets, expected + values, atol=1e-5)
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_gae_equals_rlax(terminates):
+    rng = np.random.default_rng(5)
+    rewards, values = rng.normal(size=10).astype(np.float32), rng.normal(size=11).astype(np.float32)
+    terminated = np.zeros(10, bool)
+    terminated[-1] = terminates
+    found, _ = objectives.gae(
+        rewards, values[:-1], values[1:], terminated, np.zeros(10, bool), jnp.float32(0.97), jnp.float32(0.9)
+    )
+    discounts = jnp.float32(0.97) * (1 - terminated.astype(np.float32))
+    expected = rlax.truncated_generalized_advantage_estimation(rewards, discounts, 0.9, values)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_truncated_turn_bootstraps_and_a_terminated_one_does_not():
+    one, off, on = jnp.ones(1), jnp.zeros(1, bool), jnp.ones(1, bool)
+    arguments = (one, 2 * one, 5 * one)
+    cut, _ = objectives.gae(*arguments, off, on, jnp.float32(0.5), jnp.float32(0.9))
+    over, _ = objectives.gae(*arguments, on, off, jnp.float32(0.5), jnp.float32(0.9))
+    assert (float(cut[0]), float(over[0])) == (1 + 0.5 * 5 - 2, 1 - 2)
+
+
+@pytest.mark.parametrize("roles", sorted(itertools.combinations_with_replacement(range(3), 4)))
+def test_equalized_entropy_by_hand_for_every_pattern_of_tiles(roles):
+    logits = np.array([0.3, -1.2, 0.8, 2.0])
+    expected = 0.0
+    for role in set(roles):
+        members = [logits[i] for i in range(4) if roles[i] == role]
+        if len(members) >= 2:
+            total = sum(math.exp(x) for x in members)
+            expected -= sum(math.exp(x) / total * math.log(math.exp(x) / total) for x in members)
+    log_probabilities = jax.nn.log_softmax(jnp.array(logits, jnp.float32))
+    found = objectives.equalized_entropy(log_probabilities, jnp.array(roles, jnp.int8))
+    assert float(found) == pytest.approx(expected, abs=1e-5)
+
+
+def test_equalized_entropy_does_not_touch_the_choice_between_tiles():
+    """Moving probability from one kind of tile to another leaves it unchanged; singletons get no gradient."""
+    neighbours = jnp.array([tokens.PATH, tokens.PATH, tokens.GOLD, tokens.MOLD], jnp.int8)
+
+    def bonus(logits):
+        return objectives.equalized_entropy(jax.nn.log_softmax(logits), neighbours)
+
+    gradient = jax.grad(bonus)(jnp.array([0.5, -0.5, 2.0, 1.0]))
+    np.testing.assert_allclose(gradient[2:], 0.0, atol=1e-6)
+    np.testing.assert_allclose(gradient[0] + gradient[1], 0.0, atol=1e-6)
+    assert float(gradient[0]) < 0 < float(gradient[1])
+
+
+def test_entropy_of_four_equal_actions_is_log_four():
+    assert float(objectives.entropy(jnp.full(4, -math.log(4.0)))) == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [(1.0, 2.0, 2.0), (1.5, 2.0, 2.4), (0.5, 2.0, 1.0), (1.5, -2.0, -3.0), (0.5, -2.0, -1.6), (1.25, 1.0, 1.2)],
+)
+def test_clipped_surrogate_by_hand(ratio, advantage, expected):
+    found = objectives.clipped_surrogate(
+        jnp.log(jnp.float32(ratio)), jnp.float32(advantage), jnp.float32(0.2), jnp.float32(0.2)
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_estimate_is_unbiased_and_never_negative():
+    old = jax.nn.log_softmax(jnp.array([0.1, 0.9, -0.4, 0.0]))
+    new = jax.nn.log_softmax(jnp.array([0.4, 0.2, -0.1, 0.3]))
+    estimates = objectives.kl_estimate(new - old)
+    assert estimates.min() >= 0
+    exact = jnp.sum(jnp.exp(old) * (old - new))
+    assert float(jnp.sum(jnp.exp(old) * estimates)) == pytest.approx(float(exact), rel=1e-4)
+
+
+def test_normalise_ignores_what_is_masked():
+    x = jnp.array([[1.0, 2.0, 1e6], [3.0, 6.0, -1e6]])
+    mask = jnp.array([[True, True, False], [True, True, False]])
+    found = np.asarray(objectives.normalise(x, mask))
+    assert found[mask].mean() == pytest.approx(0, abs=1e-6)
+    assert found[mask].std() == pytest.approx(1, rel=1e-4)
+    np.testing.assert_array_equal(found[:, 2], 0.0)
+
+
+def test_action_log_probabilities_are_the_vocabulary_restricted_to_moves():
+    logits = jax.random.normal(jax.random.key(0), (7, tokens.SIZE))
+    found = objectives.action_log_probabilities(logits)
+    moves = np.exp(np.asarray(logits)[:, list(tokens.MOVES)])
+    np.testing.assert_allclose(np.exp(found), moves / moves.sum(-1, keepdims=True), rtol=1e-5)
+
+
+def test_next_token_loss_by_hand():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    assert float(objectives.next_token_loss(logits, jnp.array([1]))[0]) == pytest.approx(math.log(4), rel=1e-6)

@@ -1,0 +1,123 @@
+"""Populations: one program, members that equal runs of their own, any number of devices, one trace."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from agents import hyperparameters, learner, ppo, stages
+from agents.config import Config
+from tests import tiny
+
+GRID = tiny.changed(population={"seeds": 4, "sweep": ("rl.learning_rate=3e-4,1e-2",)})
+
+
+@pytest.fixture(scope="module")
+def base():
+    state, _ = tiny.train_stage(tiny.CONFIG, "pretrain")
+    return state.parameters
+
+
+def close(one, other, tolerance=2e-4):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), one, other)
+
+
+def test_members_are_the_grid_by_seeds():
+    assert [(member.seed, member.values["rl.learning_rate"]) for member in GRID.members] == [
+        (seed, rate) for rate in (3e-4, 1e-2) for seed in range(4)
+    ]
+
+
+def test_each_of_eight_members_equals_its_own_run(base):
+    shared = jax.tree.map(lambda x: np.broadcast_to(x, (8, *x.shape[1:])), base)
+    together, metrics = tiny.train_stage(GRID, "rl", shared)
+    assert metrics["return"].shape == (8, GRID.rl.updates)
+    assert len({tuple(row) for row in metrics["return"].tolist()}) == 8
+    program = None
+    for index, member in enumerate(GRID.members):
+        config = tiny.changed(
+            seed=member.seed,
+            rl={"learning_rate": member.values["rl.learning_rate"]},
+            population={"seeds": 1},
+        )
+        program = program or stages.make_stage(config, "rl").program
+        alone, own = tiny.train_stage(config, "rl", base, program=program)
+        for mine, other in zip(jax.tree.leaves(together.parameters), jax.tree.leaves(alone.parameters), strict=True):
+            np.testing.assert_allclose(mine[index], other[0], atol=2e-4)
+        np.testing.assert_allclose(metrics["return"][index], own["return"][0], atol=1e-3)
+
+
+def test_members_at_once_bound_memory_and_change_nothing(base):
+    shared = jax.tree.map(lambda x: np.broadcast_to(x, (8, *x.shape[1:])), base)
+    found = []
+    for at_once in (1, 3, 8):
+        population = dataclasses.replace(GRID.population, at_once=at_once)
+        config = dataclasses.replace(GRID, population=population)
+        found.append(tiny.train_stage(config, "rl", shared, chunks=2, mesh=tiny.mesh(8, 8, 1))[0].parameters)
+    close(found[0], found[1])
+    close(found[0], found[2])
+
+
+@pytest.mark.parametrize(("stage", "members", "devices"), [("pretrain", 1, 4), ("rl", 1, 2), ("rl", 2, 4)])
+def test_any_number_of_devices_trains_the_same_policy(base, stage, members, devices):
+    config = tiny.changed(population={"seeds": members}, pretrain={"shared": False})
+    start = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape[1:])), base)
+    one, metrics = tiny.train_stage(config, stage, start, mesh=tiny.mesh(members, 8, 1))
+    mesh = tiny.mesh(members, 8, devices)
+    assert mesh.size == devices
+    many, others = tiny.train_stage(config, stage, start, mesh=mesh)
+    close(one.parameters, many.parameters)
+    np.testing.assert_allclose(metrics["return"], others["return"], rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], others["loss"], atol=1e-4)
+
+
+def test_new_seeds_and_hyperparameters_never_recompile(base):
+    config = tiny.changed(population={"seeds": 4})
+    traces = 0
+    policy, (world, _) = config.make_policy(), config.world.make()
+    inner = ppo.update_function(policy, world, config.rl, 4)
+
+    def counted(*arguments):
+        nonlocal traces
+        traces += 1
+        return inner(*arguments)
+
+    program = learner.Chunk(counted, learner.population_mesh(4, 8), 1)
+    start = jax.tree.map(lambda x: np.broadcast_to(x, (4, *x.shape[1:])), base)
+    counts = []
+    for seed in (0, 10, 20):
+        changes: Config = dataclasses.replace(config, seed=seed)
+        values = {"learning_rate": 1e-3 * (seed + 1), "clip_low": 0.1 + seed / 100, "discount": 0.9}
+        rates = hyperparameters.per_member(changes.rl, 4, values)
+        state = program.place(stages.make_stage(changes, "rl").initial(start))
+        for _ in range(3):
+            state, _ = program(state, *program.place((rates, changes.world_params())))
+        counts.append(traces)
+    assert len(set(counts)) == 1
+
+
+def test_a_chunk_moves_nothing_between_host_and_device(base):
+    stage = stages.make_stage(tiny.CONFIG, "rl")
+    arguments = stage.program.place(stage.arguments)
+    start = jax.tree.map(lambda x: np.broadcast_to(x, (2, *x.shape[1:])), base)
+    state = stage.program.place(stage.initial(start))
+    state, _ = stage.program(state, *arguments)
+    with jax.transfer_guard("disallow"):
+        state, metrics = stage.program(state, *arguments)
+        jax.block_until_ready(metrics)
+
+
+def test_the_state_given_to_a_chunk_is_donated(base):
+    stage = stages.make_stage(tiny.CONFIG, "rl")
+    start = jax.tree.map(lambda x: np.broadcast_to(x, (2, *x.shape[1:])), base)
+    state = stage.program.place(stage.initial(start))
+    stage.program(state, *stage.program.place(stage.arguments))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.parameters))
+
+
+def test_worlds_can_differ_between_members(base):
+    config = tiny.changed(population={"seeds": 1, "sweep": ("world.mold_reward=-10,-1000",)})
+    start = jax.tree.map(lambda x: np.broadcast_to(x, (2, *x.shape[1:])), base)
+    _, metrics = tiny.train_stage(config, "rl", start, chunks=1)
+    assert metrics["return"][1, 0] < 5 * metrics["return"][0, 0] < 0

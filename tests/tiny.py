@@ -1,0 +1,52 @@
+"""A run so small that a test can afford several: 4 turns, 16 units, 2 updates."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from agents import learner, stages
+from agents.config import Config, PopulationConfig, WorldConfig
+from agents.ppo import RLConfig
+from agents.pretrain import PretrainConfig
+from agents.transformer import TransformerConfig
+
+CONFIG = Config(
+    scale="smoke",
+    world=WorldConfig(size=11, turns=4),
+    policy=TransformerConfig(width=16, layers=1, heads=2, hidden=16),
+    pretrain=PretrainConfig(updates=8, chunk=2, episodes=16, warmup=2),
+    rl=RLConfig(updates=4, chunk=1, episodes=16, minibatches=2),
+    population=PopulationConfig(seeds=2, microbatch=4),
+    evaluation_episodes=1024,
+)
+
+
+def changed(**sections) -> Config:
+    """`CONFIG` with fields of its sections changed, for example `changed(rl={"updates": 3}, seed=1)`."""
+    changes = {
+        name: dataclasses.replace(getattr(CONFIG, name), **value) if isinstance(value, dict) else value
+        for name, value in sections.items()
+    }
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def train_stage(config: Config, name: str, parameters=None, chunks: int | None = None, mesh=None, program=None):
+    """Run a stage without a run directory; the state on the host, and metrics [M, updates].
+
+    A `program` compiled for a config that differs only in numbers saves compiling.
+    """
+    stage = stages.make_stage(config, name, mesh)
+    program = program or stage.program
+    arguments = program.place(stage.arguments)
+    state, parts = program.place(stage.initial(parameters)), []
+    for _ in range(stage.updates // stage.chunk if chunks is None else chunks):
+        state, metrics = program(state, *arguments)
+        parts.append(jax.tree.map(np.asarray, metrics))
+    metrics = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
+    return jax.tree.map(np.asarray, state), metrics
+
+
+def mesh(members: int, episodes: int, devices: int):
+    """A mesh over the first few devices."""
+    return learner.population_mesh(members, episodes, jax.devices()[:devices])
