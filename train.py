@@ -31,8 +31,8 @@ from agents import devices
 if __name__ == "__main__":
     devices.start()
 
-from agents import evaluation, learner, pictures, replays, reporting, runs, stages, statistics
 from agents import config as configs
+from agents import evaluation, learner, pictures, replays, reporting, runs, stages, statistics
 from agents.config import Config, ConfigError
 from envs import personas
 
@@ -87,8 +87,7 @@ def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
         with console.status("drawing"):
             written = _draw(run, config, summary)
         run.write_summary(summary)
-        interval = statistics.bootstrap_interval(np.asarray(summary["return"]["after_rl"]))
-        reporting.results(console, summary, (float(interval[0]), float(interval[1])))
+        reporting.results(console, summary)
         for path in (run.path / "summary.json", *written):
             console.print(f"  {path}", highlight=False)
     return run
@@ -148,12 +147,15 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
     divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
     rows = {name: divergence[list(evaluation.SCRIPTS).index(name)] for name in personas.PERSONAS}
     names = list(personas.PERSONAS)
+    after_rl = means[bases:]
+    low, high = statistics.bootstrap_interval(after_rl, statistic=np.mean)
     returns = {
         "random": scripts["random"],
         "personas": {name: scripts[name] for name in names},
         "greedy": scripts["greedy"],
         "before_rl": np.broadcast_to(means[:bases], (run.members,)).tolist(),
-        "after_rl": means[bases:].tolist(),
+        "after_rl": after_rl.tolist(),
+        "after_rl_interval": [float(low), float(high)],
     }
     seconds = {
         "compile": sum(timing.compile_seconds for timing in timings.values()),
@@ -236,7 +238,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def one_line(message: str) -> str:
     """Tyro's boxed message as one line: what is wrong, and the first suggestion."""
-    sections = re.split(r"^[\s│├╭╰]*[-─]{5,}.*$", message, flags=re.MULTILINE)
+    sections = re.split(r"^.*[-─]{5,}.*$", message, flags=re.MULTILINE)
     sections = [" ".join(re.sub(r"[│╭╮╰╯]", " ", section).split()) for section in sections]
     problem = next((text for text in sections[1:] if text), "unreadable command line")
     close = next((text for text in sections if text.startswith("Perhaps you meant")), "")

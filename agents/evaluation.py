@@ -79,7 +79,7 @@ def policy_returns(
     params: base.WorldParams,
     mesh: Mesh,
     episodes: int = EPISODES,
-    batch: int = 256,
+    batch: int = 64,
 ) -> jax.Array:
     """Returns float32[M, episodes] of a population.
 

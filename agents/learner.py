@@ -104,7 +104,7 @@ def descend(
         return (parameter.astype(jnp.float32) - learning_rate * decayed).astype(parameter.dtype)
 
     parameters = jax.tree.map(move, state.parameters, updates)
-    return state.replace(parameters=parameters, moments=moments, steps=state.steps + 1), norm
+    return dataclasses.replace(state, parameters=parameters, moments=moments, steps=state.steps + 1), norm
 
 
 def cosine(step: jax.Array, total: int, final: jax.Array, warmup: int = 0) -> jax.Array:
@@ -148,7 +148,7 @@ def accumulate(
     return shards.total(jax.lax.scan(add, zero, parts)[0])
 
 
-def population_mesh(members: int, episodes: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def population_mesh(members: int, episodes: int, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh (member, episode) over the devices: members first, the rest splits each member's episodes.
 
     Devices that would leave members or `episodes` unequally divided are not used.

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from envs import tokens
 
+Scalar = float | jax.Array
+"""A number, or float32[] of one member."""
+
 
 def gae(
     rewards: jax.Array,
@@ -16,8 +19,8 @@ def gae(
     next_values: jax.Array,
     terminated: jax.Array,
     truncated: jax.Array,
-    discount: jax.Array,
-    trace_decay: jax.Array,
+    discount: Scalar,
+    trace_decay: Scalar,
 ) -> tuple[jax.Array, jax.Array]:
     """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over one episode or several in a row.
 
@@ -52,7 +55,7 @@ def normalise(x: jax.Array, mask: jax.Array) -> jax.Array:
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), where=mask) + 1e-8)
 
 
-def clipped_surrogate(log_ratio: jax.Array, advantage: jax.Array, clip_low: jax.Array, clip_high: jax.Array):
+def clipped_surrogate(log_ratio: jax.Array, advantage: jax.Array, clip_low: Scalar, clip_high: Scalar):
     """PPO's objective to be maximised (arXiv 1707.06347, eq. 7), elementwise.
 
     Args:

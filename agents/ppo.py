@@ -6,13 +6,15 @@ decoding that played, so that the ratio starts at exactly 1. The time limit is p
 the turns it has read), so nothing is bootstrapped beyond the last turn.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from agents import learner, objectives, rollout
 from agents.hyperparameters import stage_config
-from agents.transformer import Transformer
+from agents.transformer import Parameters, Transformer
 from envs import base
 
 
@@ -80,7 +82,9 @@ class Batch:
     """float32[B, T], of the value head."""
 
 
-def read(policy: Transformer, parameters, world: base.World, sequence: jax.Array) -> tuple[jax.Array, jax.Array]:
+def read(
+    policy: Transformer, parameters: Parameters, world: base.World, sequence: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Action log-probabilities float32[B, T, 4] and values float32[B, T] before each action of episodes [B, S]."""
     hidden = policy.forward(parameters, sequence[:, :-1]).hidden[:, world.action_positions() - 1]
     logits, values = policy.heads(parameters, hidden)
@@ -98,9 +102,7 @@ def loss_function(policy: Transformer, world: base.World, config: RLConfig, turn
         def mean(x):
             return jnp.sum(x, where=batch.played) / turns
 
-        surrogate = mean(
-            objectives.clipped_surrogate(log_ratio, batch.advantages, config.clip_low, config.clip_high)
-        )
+        surrogate = mean(objectives.clipped_surrogate(log_ratio, batch.advantages, config.clip_low, config.clip_high))
         value_loss = mean(0.5 * jnp.square(values - batch.targets))
         entropy = mean(objectives.entropy(every))
         equalized = mean(objectives.equalized_entropy(every, batch.neighbours))
@@ -126,7 +128,16 @@ def loss_function(policy: Transformer, world: base.World, config: RLConfig, turn
     return loss
 
 
-def collect(policy, world, config: RLConfig, params, parameters, key, microbatch, shards) -> tuple[Batch, learner.Metrics]:
+def collect(
+    policy: Transformer,
+    world: base.World,
+    config: RLConfig,
+    params: base.WorldParams,
+    parameters: Parameters,
+    key: jax.Array,
+    microbatch: int,
+    shards: learner.Shards,
+) -> tuple[Batch, learner.Metrics]:
     """Play a batch, score it and estimate advantages; every device gets the whole batch."""
     maze_key, turn_key, shuffle_key = jax.random.split(key, 3)
     episodes, _, _ = rollout.play(
@@ -181,9 +192,7 @@ def update_function(policy: Transformer, world: base.World, config: RLConfig, mi
 
     def update(state, config, params, shards):
         key, collect_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-        batch, collected = collect(
-            policy, world, config, params, state.parameters, collect_key, microbatch, shards
-        )
+        batch, collected = collect(policy, world, config, params, state.parameters, collect_key, microbatch, shards)
 
         def minibatch(state, rows):
             turns = batch.played[rows].sum().astype(jnp.float32)
@@ -200,7 +209,7 @@ def update_function(policy: Transformer, world: base.World, config: RLConfig, mi
         state, metrics = jax.lax.scan(minibatch, state, order.reshape(-1, size))
         first = {f"first_{name}": metrics[name][0] for name in ("ratio_error", "kl")}
         metrics = jax.tree.map(jnp.mean, metrics)
-        state = state.replace(key=jax.random.key_data(key), update=state.update + 1)
+        state = dataclasses.replace(state, key=jax.random.key_data(key), update=state.update + 1)
         return state, collected | metrics | first
 
     return update

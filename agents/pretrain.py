@@ -5,7 +5,7 @@ loss is the cross-entropy of the next token, observations included, so that the 
 well as its speakers.
 """
 
-import math
+import dataclasses
 from typing import Literal
 
 import jax
@@ -64,10 +64,12 @@ def draw_params(config: PretrainConfig, params: base.WorldParams, persona: jax.A
         others = jnp.array(tokens.UNSEEN_TILES, jnp.int32)
         tile_map = jax.random.choice(tile_key, others, tile_map.shape, replace=False)
     narrated = params.narration | jax.random.bernoulli(narration_key, config.narration)
-    return params.replace(badge=badge, tile_map=tile_map, narration=narrated)
+    return dataclasses.replace(params, badge=badge, tile_map=tile_map, narration=narrated)
 
 
-def persona_driver(world: base.World, params: base.WorldParams, chosen: jax.Array, slip: jax.Array) -> rollout.Driver:
+def persona_driver(
+    world: base.World, params: base.WorldParams, chosen: jax.Array, slip: float | jax.Array
+) -> rollout.Driver:
     """Plays each episode as its persona.
 
     Args:
@@ -139,12 +141,6 @@ def update_function(policy: Transformer, world: base.World, config: PretrainConf
             "gradient_norm": norm,
             "learning_rate": rate,
         }
-        return state.replace(key=jax.random.key_data(key), update=state.update + 1), metrics
+        return dataclasses.replace(state, key=jax.random.key_data(key), update=state.update + 1), metrics
 
     return update
-
-
-def action_entropy(slip: float) -> float:
-    """Entropy in nats of an action that has one best direction: a floor for the action loss."""
-    best, other = 1 - 0.75 * slip, 0.25 * slip
-    return -best * math.log(best) - (3 * other * math.log(other) if other else 0.0)

@@ -85,5 +85,3 @@ def before_and_after(
         for title, parameters in (("before RL", before), (f"after RL, member {member}", after))
     ]
     rendering.side_by_side(shown, path)
-
-

@@ -9,7 +9,6 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-
 from agents.config import Config
 
 # Arithmetic that training sustains per device, measured for this policy on a 2-core AVX-512 CPU; a guess elsewhere.
@@ -68,7 +67,7 @@ def progress(console: Console) -> Progress:
     )
 
 
-def results(console: Console, summary: Mapping[str, Any], interval: tuple[float, float] | None) -> None:
+def results(console: Console, summary: Mapping[str, Any]) -> None:
     """Show the returns that the run found."""
     returns = summary["return"]
     table = Table(title="Return per episode", title_justify="left")
@@ -80,15 +79,12 @@ def results(console: Console, summary: Mapping[str, Any], interval: tuple[float,
         table.add_row(f"{name} (persona)", f"{value:+.1f}", "")
     table.add_row("greedy one-step planner", f"{returns['greedy']:+.1f}", "")
     for label, key in (("model before RL", "before_rl"), ("model after RL", "after_rl")):
-        values = returns[key]
-        if values:
-            shown = f"[{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval and key == "after_rl" else ""
-            table.add_row(f"[bold]{label}[/]", f"[bold]{sum(values) / len(values):+.1f}[/]", shown)
+        values, interval = returns[key], returns.get(f"{key}_interval")
+        shown = "{:+.1f} to {:+.1f}".format(*interval) if interval else ""
+        table.add_row(f"[bold]{label}[/]", f"[bold]{sum(values) / len(values):+.1f}[/]", shown)
     console.print(table)
-    badges = summary.get("badge_kl")
-    if badges:
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in badges.items())
-        console.print(f"KL from the persona to the model with its badge, nats per action: {shown}")
+    badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
+    console.print(f"KL from persona to model with its badge, nats per action: {badges}")
     seconds, speed = summary["seconds"], summary["tokens_per_second"]
     console.print(
         "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
@@ -99,6 +95,3 @@ def results(console: Console, summary: Mapping[str, Any], interval: tuple[float,
 def speed(tokens: int, seconds: float) -> str:
     """Tokens per second for a progress bar."""
     return f"{tokens / max(seconds, 1e-9) / 1000:,.0f} k tok/s"
-
-
-

@@ -89,25 +89,29 @@ class Stage:
 def make_stage(config: Config, name: str, mesh: Mesh | None = None) -> Stage:
     """A stage of a run by name, on the mesh that suits it best unless one is given."""
     policy, (world, params) = config.make_policy(), config.world.make()
-    members = len(config.members)
+    members, microbatch = len(config.members), config.population.microbatch
+    part: pretrain.PretrainConfig | ppo.RLConfig
     if name == "pretrain":
         part = config.pretrain
-        members = 1 if part.shared else members
-        make, rows = pretrain.update_function, part.episodes
+        shared, salt, rows = part.shared, part.seed, part.episodes
     else:
         part = config.rl
-        make, rows = ppo.update_function, part.episodes // part.minibatches
+        shared, salt, rows = False, 0, part.episodes // part.minibatches
+    members = 1 if shared else members
     mesh = mesh or learner.population_mesh(members, rows)
-    microbatch = config.population.microbatch or (16 if learner.on_cpu(mesh) else 512)
-    update = make(policy, world, part, microbatch)
+    microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
+    if isinstance(part, pretrain.PretrainConfig):
+        update = pretrain.update_function(policy, world, part, microbatch)
+    else:
+        update = ppo.update_function(policy, world, part, microbatch)
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
-    if name == "pretrain" and part.shared:
+    if shared:
         arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
-        seeds = [part.seed]
+        seeds = [0]
     else:
         arguments = (config.per_member(name), config.world_params())
         seeds = [member.seed for member in config.members]
-    keys = _keys(seeds, STAGES.index(name), config.pretrain.seed if name == "pretrain" else 0)
+    keys = _keys(seeds, STAGES.index(name), salt)
 
     def initial(parameters: Any) -> learner.TrainState:
         if parameters is None:

@@ -1,7 +1,7 @@
 """The transformer policy: decoder-only, RMSNorm, rotary positions, squared ReLU, tied embedding, a value head.
 
 The modules are `flax.nnx`; `Transformer` splits them once and offers pure functions of a parameter tree, so that a
-population is a `vmap` over parameters. Layers are stacked on a leading axis and scanned. One forward serves
+population is a `vmap` over parameters. The parameters of the layers are stacked on a leading axis. One forward serves
 training (a whole sequence) and acting (a chunk of tokens into a cache).
 """
 
@@ -47,10 +47,10 @@ class TransformerConfig:
 class Cache:
     """Keys and values of the tokens read so far."""
 
-    keys: jax.Array
-    """[layers, B, length, heads, width / heads]"""
-    values: jax.Array
-    """[layers, B, length, heads, width / heads]"""
+    keys: tuple[jax.Array, ...]
+    """For each layer [B, heads, length, width / heads]; apart, so that each is updated in place."""
+    values: tuple[jax.Array, ...]
+    """For each layer [B, heads, length, width / heads]."""
 
 
 @struct.dataclass
@@ -76,18 +76,18 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, rotation, cache, start):
         batch, length, width = x.shape
         qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = (qkv[:, :, i] for i in range(3))
+        query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
         query, key = _rotate(query, rotation), _rotate(key, rotation)
         if cache is not None:
-            key = jax.lax.dynamic_update_slice(cache[0], key.astype(cache[0].dtype), (0, start, 0, 0))
-            value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), (0, start, 0, 0))
+            key = jax.lax.dynamic_update_slice(cache[0], key.astype(cache[0].dtype), (0, 0, start, 0))
+            value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), (0, 0, start, 0))
             cache = (key, value)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        visible = jnp.arange(key.shape[1])[None] <= start + jnp.arange(length)[:, None]
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        visible = jnp.arange(key.shape[2])[None] <= start + jnp.arange(length)[:, None]
         scores = jnp.where(visible[None, None], scores * (width // self.heads) ** -0.5, -1e30)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return self.out(mixed.reshape(batch, length, width)), cache
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+        return self.out(jnp.moveaxis(mixed, 1, 2).reshape(batch, length, width)), cache
 
 
 class Block(nnx.Module):
@@ -139,8 +139,9 @@ class Transformer:
     def empty_cache(self, batch: int, length: int) -> Cache:
         """A cache for `batch` sequences of up to `length` tokens."""
         config = self.config
-        shape = (config.layers, batch, length, config.heads, config.width // config.heads)
-        return Cache(*2 * [jnp.zeros(shape, config.compute_dtype)])
+        shape = (batch, config.heads, length, config.width // config.heads)
+        empty = tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
+        return Cache(empty, empty)
 
     def forward(
         self,
@@ -195,31 +196,24 @@ class Transformer:
         positions = start + jnp.arange(sequence.shape[1])
         rotation = _rotation(positions, self.config.width // self.config.heads)
         x = model.embedding(sequence) * jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
-        added = None
         if steering is not None:
-            added = steering if steering.ndim == 4 else steering[None, None]
-            added = jnp.moveaxis(added, 2, 0).astype(x.dtype)
-            x = x + added[0]
-            added = added[1:]
+            steering = (steering if steering.ndim == 4 else steering[None, None]).astype(x.dtype)
+            x = x + steering[:, :, 0]
         at = jnp.array(capture, jnp.int32)
+        seen = [x[:, at]]
         graph, stack = nnx.split(model.blocks)
-
-        def layer(x, inputs):
-            block_state, block_cache, added = inputs
-            x, block_cache = nnx.merge(graph, block_state)(x, rotation, block_cache, start)
-            if added is not None:
-                x = x + added
-            seen = x[:, at].astype(jnp.float32) if capture else None
-            return x, (block_cache, seen)
-
-        cache_pair = None if cache is None else (cache.keys, cache.values)
-        embedded = x
-        x, (cache_pair, seen) = jax.lax.scan(layer, x, (stack, cache_pair, added), unroll=True)
-        residual = None
-        if capture:
-            residual = jnp.concatenate([embedded[None, :, at].astype(jnp.float32), seen])
-            residual = jnp.moveaxis(residual, 0, 2)
-        return Outputs(model.norm(x), residual), cache_pair and Cache(*cache_pair)
+        keys, values = [], []
+        for layer in range(self.config.layers):
+            block = nnx.merge(graph, jax.tree.map(lambda parameter, layer=layer: parameter[layer], stack))
+            x, pair = block(x, rotation, cache and (cache.keys[layer], cache.values[layer]), start)
+            if steering is not None:
+                x = x + steering[:, :, layer + 1]
+            seen.append(x[:, at])
+            if pair:
+                keys.append(pair[0])
+                values.append(pair[1])
+        residual = jnp.stack(seen, axis=2).astype(jnp.float32) if capture else None
+        return Outputs(model.norm(x), residual), cache and Cache(tuple(keys), tuple(values))
 
 
 def _linear(config: TransformerConfig, rngs: nnx.Rngs):
@@ -252,7 +246,7 @@ def _rotation(positions: jax.Array, head_width: int) -> tuple[jax.Array, jax.Arr
 
 
 def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate the two halves of each head [B, S, heads, head_width] by their position."""
-    cosine, sine = (part[None, :, None].astype(x.dtype) for part in rotation)
+    """Rotate the two halves of each head [B, heads, S, head_width] by their position."""
+    cosine, sine = (part[None, None].astype(x.dtype) for part in rotation)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=-1)

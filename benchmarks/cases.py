@@ -54,7 +54,8 @@ def train(repeats: int = 5, config: Config = SCALES["laptop"]) -> list[Result]:
         arguments = stage.program.place(stage.arguments)
         first = stages.make_stage(config, "pretrain").initial(None).parameters
         if name == "rl":
-            first = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (stage.members, *x.shape[1:])), first)
+            members = stage.members
+            first = jax.tree.map(lambda x, m=members: jnp.broadcast_to(x[:1], (m, *x.shape[1:])), first)
         state = [stage.program.place(stage.initial(first))]
 
         def compile(stage=stage, arguments=arguments, state=state):

@@ -32,9 +32,7 @@ class Result:
         return dataclasses.asdict(self) | {"median": self.median, "low": min(self.rates), "high": max(self.rates)}
 
 
-def measure(
-    case: str, unit: str, count: int, compile: Callable[[], Callable[[], Any]], repeats: int = 5
-) -> Result:
+def measure(case: str, unit: str, count: int, compile: Callable[[], Callable[[], Any]], repeats: int = 5) -> Result:
     """Compile a program, call it once unmeasured, then time it.
 
     Args:

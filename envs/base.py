@@ -32,7 +32,7 @@ class WorldState(environment.EnvState):
 class WorldParams(environment.EnvParams):
     """Parameters that every world has. All of them are data: they can be traced, vmapped and swept."""
 
-    max_steps_in_episode: jax.Array
+    max_steps_in_episode: jax.Array | int = 1
     """int32[], turns of an episode; gymnax truncates there."""
     rewards: jax.Array
     """float32[5], reward for landing on a tile, by role."""
@@ -42,6 +42,8 @@ class WorldParams(environment.EnvParams):
     """int32[5], the token that stands for each role."""
     badge: jax.Array
     """int32[], the badge token at the head of the prompt."""
+    narration: jax.Array
+    """bool[], whether the feeling slot tells how the last turn went; silent otherwise."""
 
 
 class World(environment.Environment, abc.ABC):
@@ -58,6 +60,11 @@ class World(environment.Environment, abc.ABC):
     """Prompt tokens, P."""
     observation_length: int
     """Observation tokens of a turn, O."""
+
+    @property
+    @abc.abstractmethod
+    def default_params(self) -> WorldParams:
+        """The parameters that the world's source describes."""
 
     @abc.abstractmethod
     def prompt(self, state: WorldState, params: WorldParams) -> jax.Array:
@@ -100,10 +107,8 @@ class World(environment.Environment, abc.ABC):
             try:
                 changes[name] = jnp.broadcast_to(jnp.asarray(value, default.dtype), default.shape)
             except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{name}={value!r}: not a {default.dtype} array of shape {default.shape}"
-                ) from error
-        params = params.replace(**changes)
+                raise ValueError(f"{name}={value!r}: not a {default.dtype} array of shape {default.shape}") from error
+        params = dataclasses.replace(params, **changes)
         world.check(params)
         return world, params
 
@@ -138,7 +143,7 @@ class World(environment.Environment, abc.ABC):
         return jnp.zeros((), bool)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.options() == other.options()
+        return isinstance(other, World) and type(self) is type(other) and self.options() == other.options()
 
     def __hash__(self) -> int:
         return hash((type(self), *sorted(self.options().items())))

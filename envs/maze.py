@@ -6,6 +6,7 @@ further; tiles melt behind it. The authors' text also gives the agent's coordina
 because with melting they carry nothing that the view does not.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -50,8 +51,6 @@ class MazeParams(base.WorldParams):
     """float32[2], bounds of the share of interior tiles that are Mold."""
     melting: jax.Array
     """bool[], whether a tile turns into Mold when the agent leaves it."""
-    narration: jax.Array
-    """bool[], whether the feeling slot tells how the last turn went; silent otherwise."""
 
 
 class EmojiMaze(base.World):
@@ -158,10 +157,10 @@ class EmojiMaze(base.World):
         blows = hashing.uniform(gust_bits) < params.wind_probability
         gust = (hashing.mix(gust_bits + jnp.uint32(1)) & 3).astype(jnp.int32)
 
-        state = state.replace(payoff=jnp.float32(0))
+        state = dataclasses.replace(state, payoff=jnp.float32(0))
         state = self._push(state, 2 * state.time + 1, jnp.asarray(action, jnp.int32), jnp.array(True), params)
         state = self._push(state, 2 * state.time + 2, gust, blows, params)
-        state = state.replace(time=state.time + 1, wind=jnp.where(blows, gust + 1, 0))
+        state = dataclasses.replace(state, time=state.time + 1, wind=jnp.where(blows, gust + 1, 0))
         obs = self.observe(key, state, action, params)
         return obs, state, params.turn_reward + state.payoff, jnp.zeros((), bool), {"wind": state.wind}
 
@@ -173,7 +172,8 @@ class EmojiMaze(base.World):
         moves = moves & jnp.all((target >= 0) & (target < self.size))
         role = self.roles(state, target, params)
         position = jnp.where(moves, target, state.position)
-        return state.replace(
+        return dataclasses.replace(
+            state,
             position=position,
             ground=jnp.where(moves, jnp.where(role == tokens.GOLD, jnp.int8(tokens.PATH), role), state.ground),
             trail=jnp.where(jnp.arange(state.trail.size) == slot, self._cell(position), state.trail),

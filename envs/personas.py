@@ -7,11 +7,12 @@ and log-likelihood ratios stay finite. `greedy` and `random` are baselines, not 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from envs import maze, tokens
+from envs import base, maze, tokens
 
 SLIP = 0.05
 """Chance that a persona's action is drawn uniformly from the four directions instead."""
@@ -24,7 +25,7 @@ ALICE_MEMORY = 1
 
 _CERTAIN = 100.0
 
-Policy = Callable[[maze.EmojiMaze, maze.MazeState, maze.MazeParams], jax.Array]
+Policy = Callable[[Any, Any, Any], jax.Array]
 """World, state, parameters → scores of the actions, float32[4]; actions are drawn from the scores' softmax."""
 
 
@@ -88,7 +89,7 @@ def log_probabilities(scores: jax.Array, slip: float | jax.Array) -> jax.Array:
 
 
 def persona_log_probabilities(
-    env: maze.EmojiMaze, state: maze.MazeState, params: maze.MazeParams, slip: float | jax.Array = SLIP
+    env: base.World, state: base.WorldState, params: base.WorldParams, slip: float | jax.Array = SLIP
 ) -> jax.Array:
     """Exact action log-probabilities of all personas in one state, float32[personas, 4]."""
     scores = jnp.stack([persona(env, state, params) for persona in PERSONAS.values()])

@@ -2,12 +2,21 @@
 
 import functools
 import os
+import tempfile
 import zlib
 
 # Before anything imports matplotlib or starts a JAX backend. Tests say the same on every machine: they run on the
 # CPU and draw without a screen, unless the caller asks for something else.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# Programs that several tests or their subprocesses share are compiled once a session.
+_cache = tempfile.TemporaryDirectory(prefix="emojimaze-tests-")
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": _cache.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import hypothesis
 import jax

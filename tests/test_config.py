@@ -113,7 +113,9 @@ def test_command_lines_that_make_no_sense_are_refused_in_one_line(arguments, mes
 
 
 def test_options_change_the_scale_they_name():
-    command = train.parse(["--scale", "smoke", "--rl.learning-rate", "0.5", "--population.sweep", "rl.clip_low=0.1,0.2"])
+    command = train.parse(
+        ["--scale", "smoke", "--rl.learning-rate", "0.5", "--population.sweep", "rl.clip_low=0.1,0.2"]
+    )
     expected = configs.SCALES["smoke"]
     assert command.config.rl == dataclasses.replace(expected.rl, learning_rate=0.5)
     assert command.config.policy == expected.policy

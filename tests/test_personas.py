@@ -22,9 +22,7 @@ def at(*rows: str) -> maze.MazeState:
     grid[[0, -1]] = grid[:, [0, -1]] = tokens.MOLD
     grid[3:8, 3:8] = [[BOARD[cell] for cell in row] for row in rows]
     _, state = WORLD.reset_env(jax.random.key(0), PARAMS)
-    return state.replace(
-        layout=jnp.asarray(grid), position=jnp.array([5, 5]), trail=state.trail.at[0].set(5 * 11 + 5)
-    )
+    return state.replace(layout=jnp.asarray(grid), position=jnp.array([5, 5]), trail=state.trail.at[0].set(5 * 11 + 5))
 
 
 def probabilities(state, slip=0.0):
@@ -136,7 +134,7 @@ def test_half_of_the_episodes_carry_a_badge():
 
 
 def test_balanced_tile_maps_give_every_emoji_every_role_equally_often():
-    world, params = envs.make("EmojiMaze-v0")
+    _, params = envs.make("EmojiMaze-v0")
     config = pretrain.PretrainConfig(tile_maps="balanced")
     keys = jax.random.split(jax.random.key(2), 3000)
     maps = jax.vmap(lambda key: pretrain.draw_params(config, params, jnp.int32(0), key).tile_map)(keys)

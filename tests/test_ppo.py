@@ -72,14 +72,10 @@ def test_actions_are_drawn_from_the_policy_that_the_training_forward_sees(key):
 def test_microbatches_add_up_to_the_whole_batch(size, key):
     parameters = POLICY.init(key)
     config = CONFIG.rl
-    batch, _ = jax.jit(
-        lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards())
-    )()
+    batch, _ = jax.jit(lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
     turns = jnp.float32(batch.played.sum())
     loss = ppo.loss_function(POLICY, WORLD, config, turns)
-    gradient, metrics = jax.jit(
-        lambda: learner.accumulate(loss, parameters, batch, size, learner.Shards())
-    )()
+    gradient, metrics = jax.jit(lambda: learner.accumulate(loss, parameters, batch, size, learner.Shards()))()
     whole, expected = jax.jit(lambda: jax.grad(loss, has_aux=True)(parameters, batch))()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, whole)
     for name, value in expected.items():
@@ -113,9 +109,7 @@ def test_shuffled_rewards_keep_the_batch_and_break_the_pairing(key):
 
     def targets(shuffled):
         config = dataclasses.replace(CONFIG.rl, shuffle_rewards=shuffled, trace_decay=1.0)
-        batch, _ = jax.jit(
-            lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards())
-        )()
+        batch, _ = jax.jit(lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
         return np.asarray(batch.targets)
 
     true, shuffled = targets(False), targets(True)
