@@ -80,13 +80,14 @@ def resume(run_dir: str | Path, console: Console | None = None) -> runs.Run:
 
 def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
     started = time.perf_counter()
-    with run.locked(), stages.signals() as caught:
+    with run.locked():
         reporting.header(console, config, run.path)
-        timings = _run_stages(run, config, console, caught)
-        summary = _evaluate(run, config, timings, started)
-        with console.status("drawing"):
+        with stages.signals() as caught:
+            timings = _run_stages(run, config, console, caught)
+        with stages.signals(at_once=True), console.status("evaluating and drawing"):
+            summary = _evaluate(run, config, timings, started)
             written = _draw(run, config, summary)
-        run.write_summary(summary)
+            run.write_summary(summary)
         reporting.results(console, summary)
         for path in (run.path / "summary.json", *written):
             console.print(f"  {path}", highlight=False)
@@ -113,13 +114,11 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
                 state = stage.initial(None if name == "pretrain" else run.parameters("pretrain"))
                 if name == "pretrain":
                     run.save_parameters("init", jax.tree.map(np.asarray, state.parameters))
-            begun = time.perf_counter()
 
-            def report(done, metrics, *, bar=bar, stage=stage, begun=begun, first=int(state.update[0])):
-                seconds = time.perf_counter() - begun
-                tokens = (done - first) * stage.tokens_per_update
+            def report(done, metrics, timing, bar=bar):
                 reward = f"{metrics['return'][:, -1].mean():+.1f}"
-                bars.update(bar, completed=done, reward=reward, speed=reporting.speed(tokens, seconds))
+                speed = reporting.speed(timing.tokens, timing.run_seconds)
+                bars.update(bar, completed=done, reward=reward, speed=speed)
 
             _, timings[name] = stages.run_stage(run, stage, state, caught, report)
     return timings
@@ -201,7 +200,8 @@ def _draw(run: runs.Run, config: Config, summary: dict) -> list[Path]:
         episodes_per_update=config.rl.episodes,
     )
     gif = run.figure("replay.gif")
-    replays.before_and_after(config, run.parameters("pretrain"), run.parameters("rl"), found["after_rl"], gif)
+    before, after = run.parameters("pretrain"), run.parameters("rl")
+    replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
     return [curve.with_suffix(".png"), gif]
 
 

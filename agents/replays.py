@@ -13,75 +13,98 @@ from agents.config import Config
 from agents.transformer import Parameters, Transformer
 from envs import base, rendering
 
+CANDIDATES = 32
+"""Mazes among which the most typical one is shown."""
+
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
-def _play(policy: Transformer, parameters: Parameters, world: base.World, params: base.WorldParams, key: jax.Array):
-    maze_key, turn_key = jax.random.split(key)
-    episodes, before, end = rollout.play(
-        world,
-        params,
-        maze_key[None],
-        turn_key,
-        rollout.policy_driver(policy, parameters, world),
-        rollout.gumbel(1),
-        observe=lambda states, scores: states,
-    )
-    states = jax.tree.map(lambda turns, last: jnp.concatenate([turns[:, 0], last]), before, end)
-    tiles = jax.vmap(world.tiles, in_axes=(0, None))(states, params)
-    log_probabilities, values = ppo.read(policy, parameters, world, episodes.tokens)
-    return jax.tree.map(lambda x: x[0], episodes), states, tiles, log_probabilities[0], values[0]
+def _play(policy: Transformer, parameters: Parameters, world: base.World, params: base.WorldParams, keys: jax.Array):
+    def one(key):
+        maze_key, turn_key = jax.random.split(key)
+        episodes, before, end = rollout.play(
+            world,
+            params,
+            maze_key[None],
+            turn_key,
+            rollout.policy_driver(policy, parameters, world),
+            rollout.gumbel(1),
+            observe=lambda states, scores: states,
+        )
+        states = jax.tree.map(lambda turns, last: jnp.concatenate([turns[:, 0], last]), before, end)
+        tiles = jax.vmap(world.tiles, in_axes=(0, None))(states, params)
+        log_probabilities, values = ppo.read(policy, parameters, world, episodes.tokens)
+        return jax.tree.map(lambda x: x[0], episodes), states, tiles, log_probabilities[0], values[0]
+
+    return jax.lax.map(one, keys)
 
 
 def record(
-    config: Config, parameters: Parameters, params: base.WorldParams, key: jax.Array, title: str
-) -> rendering.Replay:
-    """Play one episode with a policy.
+    config: Config, parameters: Parameters, params: base.WorldParams, keys: jax.Array, title: str
+) -> list[rendering.Replay]:
+    """Play an episode for each key with a policy.
 
     Args:
         config: of the run.
         parameters: of one member.
         params: the world's, of that member.
-        key: the maze, its weather and the policy's chance.
+        keys: keys [N]; each is a maze, its weather and the policy's chance.
         title: what the picture says above the episode; the return is added.
     """
     policy, (world, _) = config.make_policy(), config.world.make()
-    episode, states, tiles, log_probabilities, values = jax.tree.map(
-        np.asarray, _play(policy, parameters, world, params, key)
-    )
-    midpoints = states.trail[-1][1::2]
-    return rendering.Replay(
-        tiles=tiles,
-        tile_map=np.asarray(params.tile_map),
-        positions=states.position,
-        midpoints=np.stack([midpoints // world.size, midpoints % world.size], axis=-1),
-        actions=episode.actions,
-        winds=states.wind[1:],
-        rewards=episode.rewards,
-        probabilities=np.exp(log_probabilities),
-        values=values / config.rl.reward_scale,
-        title=f"{title}, return {episode.rewards.sum():+.1f}",
-        tokens=episode.tokens,
-        prompt_length=world.prompt_length,
-        observation_length=world.observation_length,
-    )
+    played = jax.tree.map(np.asarray, _play(policy, parameters, world, params, keys))
+
+    def replay(index):
+        episode, states, tiles, log_probabilities, values = jax.tree.map(lambda x: x[index], played)
+        midpoints = states.trail[-1][1::2]
+        return rendering.Replay(
+            tiles=tiles,
+            tile_map=np.asarray(params.tile_map),
+            positions=states.position,
+            midpoints=np.stack([midpoints // world.size, midpoints % world.size], axis=-1),
+            actions=episode.actions,
+            winds=states.wind[1:],
+            rewards=episode.rewards,
+            probabilities=np.exp(log_probabilities),
+            values=values / config.rl.reward_scale,
+            title=f"{title}, return {episode.rewards.sum():+.1f}",
+            tokens=episode.tokens,
+            prompt_length=world.prompt_length,
+            observation_length=world.observation_length,
+        )
+
+    return [replay(index) for index in range(len(keys))]
 
 
 def before_and_after(
-    config: Config, before: Parameters, after: Parameters, returns: Sequence[float], path: Path
+    config: Config,
+    before: Parameters,
+    after: Parameters,
+    returns_before: Sequence[float],
+    returns_after: Sequence[float],
+    path: Path,
 ) -> None:
     """Write a GIF of one member on one maze, before and after RL.
+
+    The member is the one nearest the median after RL; of a few mazes, the one whose two returns are nearest that
+    member's means is shown, so that the picture is typical and not picked.
 
     Args:
         config: of the run.
         before, after: parameters with the member as axis 0.
-        returns: mean return of each member after RL; the member nearest the median is shown.
+        returns_before, returns_after: mean return of each member.
         path: of the GIF.
     """
-    member = int(np.argmin(np.abs(np.asarray(returns) - np.median(returns))))
+    member = int(np.argmin(np.abs(np.asarray(returns_after) - np.median(returns_after))))
     params = jax.tree.map(lambda x: x[member], config.world_params())
-    key = jax.random.key(2026)
-    shown = [
-        record(config, jax.tree.map(lambda x: jnp.asarray(x[member]), parameters), params, key, title)
+    keys = jax.random.split(jax.random.key(2026), CANDIDATES)
+    sides = [
+        record(config, jax.tree.map(lambda x: jnp.asarray(x[member]), parameters), params, keys, title)
         for title, parameters in (("before RL", before), (f"after RL, member {member}", after))
     ]
-    rendering.side_by_side(shown, path)
+    typical = (returns_before[member], returns_after[member])
+    distances = [
+        sum(abs(replay.returns[-1] - mean) for replay, mean in zip(pair, typical, strict=True))
+        for pair in zip(*sides, strict=True)
+    ]
+    chosen = int(np.argmin(distances))
+    rendering.side_by_side([side[chosen] for side in sides], path)

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from agents.config import Config
 
-# Arithmetic that training sustains per device, measured for this policy on a 2-core AVX-512 CPU; a guess elsewhere.
-_SUSTAINED_FLOPS = {"cpu": 15e9, "gpu": 20e12, "tpu": 20e12}
+# Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
+_SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
 
 
 def parameter_count(config: Config) -> int:

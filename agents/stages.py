@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,8 +42,11 @@ class Timing:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[Callable[[], int]]:
-    """Catch the first SIGINT or SIGTERM; a second one ends the process at once.
+def signals(*, at_once: bool = False) -> Iterator[Callable[[], int]]:
+    """Catch the first SIGINT or SIGTERM; a second one ends the process on the spot.
+
+    Args:
+        at_once: raise `Interrupted` where the signal finds the program, instead of only taking note of it.
 
     Yields:
         A function that gives the signal caught, or 0.
@@ -53,14 +57,14 @@ def signals() -> Iterator[Callable[[], int]]:
     def handle(signum, frame):
         nonlocal caught
         caught = signum
-        for number, handler in before.items():
-            signal.signal(number, handler if number == signal.SIGINT else signal.SIG_DFL)
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        if at_once:
+            raise Interrupted(signum)
 
-    try:
+    if threading.current_thread() is threading.main_thread():  # elsewhere, signals are somebody else's
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, handle)
-    except ValueError:  # not the main thread: signals are somebody else's
-        before.clear()
     try:
         yield lambda: caught
     finally:
@@ -141,7 +145,7 @@ def run_stage(
     stage: Stage,
     state: learner.TrainState,
     caught: Callable[[], int],
-    report: Callable[[int, dict[str, np.ndarray]], None],
+    report: Callable[[int, dict[str, np.ndarray], Timing], None],
 ) -> tuple[learner.TrainState, Timing]:
     """Train from `state` to the end of the stage.
 
@@ -153,7 +157,7 @@ def run_stage(
         stage: what to train.
         state: where to start.
         caught: from `signals`.
-        report: called after each chunk with the updates done and the chunk's metrics [M, updates].
+        report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
 
     Raises:
         Interrupted: after a signal, with the state saved.
@@ -177,7 +181,7 @@ def run_stage(
         rows = {name: np.broadcast_to(x.T, (stage.chunk, run.members)) for name, x in metrics.items()}
         run.write_metrics(stage.name, done, rows)
         done += stage.chunk
-        report(done, metrics)
+        report(done, metrics, timing)
         if not np.isfinite(metrics["loss"][:, -1]).any():
             raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
         chunks = done // stage.chunk

@@ -142,7 +142,7 @@ def test_replays_show_the_episode_that_was_played(whole):
     config = tiny.CONFIG
     _, params = config.world.make()
     parameters = jax.tree.map(lambda x: x[0], whole.parameters("rl"))
-    replay = replays.record(config, parameters, params, jax.random.key(1), "x")
+    replay = replays.record(config, parameters, params, jax.random.split(jax.random.key(1), 3), "x")[2]
     moves = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
     np.testing.assert_array_equal(replay.midpoints, replay.positions[:-1] + moves[replay.actions])
     pushed = np.where((replay.winds > 0)[:, None], moves[replay.winds - 1], 0)
