@@ -12,6 +12,7 @@ from agents import ppo, rollout
 from agents.config import Config
 from agents.transformer import Parameters, Transformer
 from envs import base, rendering
+from envs.replay import Replay
 
 CANDIDATES = 32
 """Mazes among which the most typical one is shown."""
@@ -40,7 +41,7 @@ def _play(policy: Transformer, parameters: Parameters, world: base.World, params
 
 def record(
     config: Config, parameters: Parameters, params: base.WorldParams, keys: jax.Array, title: str
-) -> list[rendering.Replay]:
+) -> list[Replay]:
     """Play an episode for each key with a policy.
 
     Args:
@@ -56,7 +57,7 @@ def record(
     def replay(index):
         episode, states, tiles, log_probabilities, values = jax.tree.map(lambda x: x[index], played)
         midpoints = states.trail[-1][1::2]
-        return rendering.Replay(
+        return Replay(
             tiles=tiles,
             tile_map=np.asarray(params.tile_map),
             positions=states.position,

@@ -6,12 +6,9 @@ Every file is written under a hidden name, flushed and renamed, so a kill at any
 import contextlib
 import dataclasses
 import datetime
-import errno
-import fcntl
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -25,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agents import checkpoints
+from agents import checkpoints, files
+from agents.files import RunError
 
 SCHEMA = 1
 """Version of the run directory; `open` refuses newer ones."""
@@ -35,19 +33,6 @@ KEYS = ("stage", "update", "member")
 """The columns that identify a row of metrics."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "chex", "numpy", "pyarrow")
 """Packages whose versions `config.json` records."""
-
-_REMEDIES = {
-    errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
-    errno.ENOSPC: "free some space on this disk, then --resume the run",
-    errno.EDQUOT: "free some of your quota, then --resume the run",
-    errno.EROFS: "choose a --run-dir on a disk that can be written",
-    errno.EACCES: "change its access rights, or choose another --run-dir",
-    errno.EPERM: "change its access rights, or choose another --run-dir",
-}
-
-
-class RunError(ValueError):
-    """What is wrong with a run directory, in one line with the path and the remedy."""
 
 
 class State(NamedTuple):
@@ -77,12 +62,12 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; a second holder is refused. The kernel lets go when the process dies."""
-        with _lock(self.path):
+        with files.lock(self.path):
             yield
 
     def checkpoints(self) -> list[str]:
         """Names of the stored parameters: init, then per stage the intermediate ones by update, then its end."""
-        return _in_order(entry.name for entry in _entries(self.path / "checkpoints") if entry.is_dir())
+        return _in_order(entry.name for entry in files.entries(self.path / "checkpoints") if entry.is_dir())
 
     def save_parameters(self, name: str, tree: Any) -> None:
         """Store parameters as checkpoint `name`, replacing it.
@@ -95,7 +80,7 @@ class Run:
         if not _in_order([name]):
             raise RunError(f"{path}: no name of a checkpoint; use init, a stage, or <stage>-<update>")
         self._check_members(path, tree)
-        with _reporting(path, "write"):
+        with files.reporting(path, "write"):
             self._folder("checkpoints")
             checkpoints.save(path, tree)
 
@@ -106,7 +91,7 @@ class Run:
             there = f"there are {', '.join(names)}" if names else "there is none yet"
             raise RunError(f"{self.path}: no checkpoint {str(name)[:80]!r}; {there}")
         path = self.path / "checkpoints" / name
-        with _reporting(path, "read"):
+        with files.reporting(path, "read"):
             tree = checkpoints.load(path)
         self._check_members(path, tree)
         return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self.members, *leaf.shape[1:])), tree)
@@ -117,7 +102,7 @@ class Run:
         Keeps this state and the one before it. Later ones, which training has gone back behind, are deleted.
         """
         folder, name = self.path / "checkpoints" / "state", checkpoint_name(stage, update)
-        with _reporting(folder / name, "write"):
+        with files.reporting(folder / name, "write"):
             self._folder("checkpoints", "state")
             checkpoints.save(folder / name, tree)
             names = self._states()
@@ -134,7 +119,7 @@ class Run:
         """
         folder = self.path / "checkpoints" / "state"
         damaged = []
-        with _reporting(folder, "read"):
+        with files.reporting(folder, "read"):
             for name in reversed(self._states()):
                 stage, _, update = name.partition("-")
                 try:
@@ -177,12 +162,12 @@ class Run:
         }
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(rows), sink, write_page_checksum=True)
-        with _reporting(path, "write"):
+        with files.reporting(path, "write"):
             self._folder("metrics")
             for start, part in self._parts(stage):
                 if first_update < start < first_update + updates:
                     part.unlink()
-            _write(path, sink.getvalue().to_pybytes())
+            files.write(path, sink.getvalue().to_pybytes())
 
     def metrics(self, stage: str | None = None) -> pa.Table:
         """All metrics, or one stage's, as rows sorted by stage, update and member, each of which occurs once.
@@ -194,13 +179,13 @@ class Run:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`: dicts, lists, text, numbers and arrays; NaN and infinities become null."""
-        write_json(self.path / "summary.json", summary)
+        files.write_json(self.path / "summary.json", summary)
 
     def summary(self) -> dict:
         """Read `summary.json`."""
         if not (self.path / "summary.json").exists():
             raise RunError(f"{self.path}: no summary.json yet; finish the run with --resume {self.path}")
-        return _read_json(self.path / "summary.json")
+        return files.read_json(self.path / "summary.json")
 
     def figure(self, name: str) -> Path:
         """Path of the figure called `name` (with its ending), its folder made."""
@@ -215,18 +200,18 @@ class Run:
         folder = self.path
         for name in names:
             folder = folder / name
-            with _reporting(folder, "make"):
+            with files.reporting(folder, "make"):
                 folder.mkdir(exist_ok=True)
         return folder
 
     def _states(self) -> list[str]:
         """Names of the training states, oldest first."""
-        entries = _entries(self.path / "checkpoints" / "state")
+        entries = files.entries(self.path / "checkpoints" / "state")
         return _in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
 
     def _parts(self, stage: str) -> list[tuple[int, Path]]:
         """First update and path of a stage's metrics parts, in that order."""
-        stems = _in_order(entry.stem for entry in _entries(self.path / "metrics") if entry.suffix == ".parquet")
+        stems = _in_order(entry.stem for entry in files.entries(self.path / "metrics") if entry.suffix == ".parquet")
         parts = [name.partition("-") for name in stems]
         return [
             (int(start), self.path / "metrics" / f"{name}-{start}.parquet")
@@ -238,7 +223,7 @@ class Run:
         columns = (pa.array([], pa.string()), pa.array([], pa.int32()), pa.array([], pa.int32()))
         table = pa.table(dict(zip(KEYS, columns, strict=True)))
         for _, part in self._parts(stage):
-            with _reporting(part, "read"):
+            with files.reporting(part, "read"):
                 data = part.read_bytes()
             try:
                 rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
@@ -275,15 +260,15 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
     path = Path(directory)
     if not 0 < members < 2**31:
         raise RunError(f"{path}: a population of {members}; use at least one member")
-    with _reporting(path, "make"):
+    with files.reporting(path, "make"):
         path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in _entries(path)):
+    with files.lock(path):
+        if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in files.entries(path)):
             raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
         document = {
             "schema": SCHEMA,
             "members": members,
-            "config": _plain(config, "config"),
+            "config": files.plain(config, "config"),
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "git": _git(),
             "python": platform.python_version(),
@@ -296,19 +281,19 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
                 "processes": jax.process_count(),
             },
         }
-        _write(path / "config.json", (json.dumps(document, indent=1) + "\n").encode())
+        files.write(path / "config.json", (json.dumps(document, indent=1) + "\n").encode())
     return open(path)
 
 
 def open(directory: str | Path) -> Run:
     """Open an existing run directory; raises RunError where it is none, or is newer than this code or damaged."""
     path = Path(directory)
-    with _reporting(path, "open"):
+    with files.reporting(path, "open"):
         if not path.is_dir():
             raise RunError(f"{path}: no such run directory; check the path")
         if not (path / "config.json").is_file():
             raise RunError(f"{path}: not a run directory (no config.json); give the folder that train.py made")
-    document = _read_json(path / "config.json")
+    document = files.read_json(path / "config.json")
     schema, members, config = (document.get(key) for key in ("schema", "members", "config"))
     if type(schema) is int and schema > SCHEMA:
         raise RunError(f"{path}: schema {schema} is newer than {SCHEMA}, known here; update emojimaze")
@@ -339,12 +324,6 @@ def checkpoint_name(stage: str, update: int | None = None) -> str:
     return stage if update is None else f"{stage}-{update:06d}"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write dicts, lists, text, numbers and arrays as JSON, at once and durably; NaN and infinities become null."""
-    text = json.dumps(_plain(value, path.name, finite=True), indent=1, allow_nan=False)
-    _write(path, (text + "\n").encode())
-
-
 def _in_order(names: Iterable[str]) -> list[str]:
     """Those that name checkpoints, in the order of training."""
     order = {}
@@ -361,93 +340,6 @@ def _as_float(array: np.ndarray) -> np.ndarray:
     if array.dtype in (np.float32, np.float64):
         return array
     return array.astype(np.float32 if jnp.issubdtype(array.dtype, np.floating) else np.float64)
-
-
-def _plain(value: Any, where: str, finite: bool = False) -> Any:
-    """`value` as JSON values: tuples and arrays become lists and, with `finite`, what is not finite None."""
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, f"{where}.{key}", finite) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{i}]", finite) for i, item in enumerate(value)]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _plain(np.asarray(value).tolist(), where, finite)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and finite and not math.isfinite(value):
-        return None
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise RunError(f"{where} is of type {type(value).__name__}, which JSON lacks; use text, numbers, lists and dicts")
-
-
-def _read_json(path: Path) -> dict:
-    with _reporting(path, "read"):
-        data = path.read_bytes()
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path}: not readable as JSON ({checkpoints.one_line(error)}); restore it, or train again"
-        ) from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: holds a {type(value).__name__}, not an object; restore it, or train again")
-    return value
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is never seen half-written, and flush it to the disk."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with _reporting(path, "write"):
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What a folder holds; nothing where it does not exist."""
-    with _reporting(folder, "list"), contextlib.suppress(FileNotFoundError):
-        return list(folder.iterdir())
-    return []
-
-
-@contextlib.contextmanager
-def _reporting(path: Path, doing: str) -> Iterator[None]:
-    """Turn errors of the disk and of checkpoints into a RunError about `path`."""
-    try:
-        yield
-    except checkpoints.CheckpointError as error:
-        raise RunError(str(error)) from error
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another --run-dir")
-        raise RunError(f"{path}: cannot {doing} it ({checkpoints.one_line(error)}); {remedy}") from error
-
-
-@contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    with _reporting(directory, "lock"):
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with _reporting(directory, "lock"):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{directory}: another process is using this run; wait for it to end, or choose another --run-dir"
-                ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _git() -> dict:

@@ -50,6 +50,9 @@ def test_shuffled_rewards_do_not_improve_on_pretraining(run):
     mesh = learner.population_mesh(8, 4096)
     parameters = jax.tree.map(jnp.asarray, state.parameters)
     returns = evaluation.policy_returns(control.make_policy(), parameters, world, control.world_params(), mesh, 4096)
-    _, high = statistics.bootstrap_interval(np.asarray(returns).mean(axis=1), statistic=np.mean)
-    print(f"shuffled rewards: {np.asarray(returns).mean(axis=1).round(1)}")
-    assert high < run.summary()["return"]["before_rl"][0] + 1.0
+    means = np.asarray(returns).mean(axis=1)
+    low, high = statistics.bootstrap_interval(means, statistic=np.mean)
+    found = run.summary()["return"]
+    assert low < found["before_rl"][0], f"{means}: improved without a reward to learn from"
+    assert means.mean() < found["before_rl"][0] + 1.0
+    assert high < found["greedy"] < found["after_rl_interval"][0]
