@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 Stage = TypeVar("Stage")
 
+Scalar = float | jax.Array
+"""A hyper-parameter: a number, or inside a program float32[] of one member."""
+
 
 def names(cls: type) -> tuple[str, ...]:
     """Names of a config's float fields."""

@@ -17,6 +17,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from agents.hyperparameters import Scalar
 from agents.transformer import Parameters
 
 Metrics = dict[str, jax.Array]
@@ -70,16 +71,18 @@ class Shards:
 Update = Callable[[TrainState, Any, Any, Shards], tuple[TrainState, Metrics]]
 
 
-def optimiser(adam_b2: float = 0.999) -> optax.GradientTransformation:
+def optimiser() -> optax.GradientTransformation:
     """Adam without its learning rate, which is data and applied by `descend`."""
-    return optax.scale_by_adam(b1=0.9, b2=adam_b2, eps=1e-8, mu_dtype=jnp.float32)
+    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
 def fresh(parameters: Parameters, seed_key: jax.Array) -> TrainState:
     """The state of a member before its first update of a stage."""
+    # Moments stay float32 where parameters are stored in less: squares of small gradients would vanish.
+    precise = jax.tree.map(lambda parameter: parameter.astype(jnp.float32), parameters)
     return TrainState(
         parameters=parameters,
-        moments=optimiser().init(parameters),
+        moments=optimiser().init(precise),
         key=jax.random.key_data(seed_key),
         update=jnp.int32(0),
         steps=jnp.int32(0),
@@ -87,7 +90,7 @@ def fresh(parameters: Parameters, seed_key: jax.Array) -> TrainState:
 
 
 def descend(
-    state: TrainState, gradient: Parameters, learning_rate: jax.Array, max_norm: jax.Array, weight_decay: jax.Array
+    state: TrainState, gradient: Parameters, learning_rate: Scalar, max_norm: Scalar, weight_decay: Scalar
 ) -> tuple[TrainState, jax.Array]:
     """One AdamW step (arXiv 1711.05101) after clipping the gradient's global norm.
 
@@ -107,7 +110,7 @@ def descend(
     return dataclasses.replace(state, parameters=parameters, moments=moments, steps=state.steps + 1), norm
 
 
-def cosine(step: jax.Array, total: int, final: jax.Array, warmup: int = 0) -> jax.Array:
+def cosine(step: jax.Array, total: int, final: Scalar, warmup: int = 0) -> jax.Array:
     """Factor of the learning rate: linear warm-up, then a cosine from 1 to `final` at step `total`."""
     now = step.astype(jnp.float32)
     progress = jnp.clip((now - warmup) / max(total - warmup, 1), 0.0, 1.0)

@@ -7,10 +7,8 @@ has ended early) has `played` False and takes no part in any sum.
 import jax
 import jax.numpy as jnp
 
+from agents.hyperparameters import Scalar
 from envs import tokens
-
-Scalar = float | jax.Array
-"""A number, or float32[] of one member."""
 
 
 def gae(

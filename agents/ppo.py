@@ -181,16 +181,16 @@ def collect(
     return batch, metrics
 
 
-def update_function(policy: Transformer, world: base.World, config: RLConfig, microbatch: int) -> learner.Update:
+def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member.
 
     Metrics are means over the turns of all epochs, but for `return`, of the episodes played, and for
     `first_ratio_error` and `first_kl`, of the first minibatch, which are 0 when scoring and training agree.
     """
-    size = config.episodes // config.minibatches
-    total_steps = config.updates * config.epochs * config.minibatches
 
-    def update(state, config, params, shards):
+    def update(state, config: RLConfig, params, shards):
+        size = config.episodes // config.minibatches
+        total_steps = config.updates * config.epochs * config.minibatches
         key, collect_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
         batch, collected = collect(policy, world, config, params, state.parameters, collect_key, microbatch, shards)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from agents import learner, objectives, rollout
-from agents.hyperparameters import stage_config
+from agents.hyperparameters import Scalar, stage_config
 from agents.transformer import Transformer
 from envs import base, personas, tokens
 
@@ -67,9 +67,7 @@ def draw_params(config: PretrainConfig, params: base.WorldParams, persona: jax.A
     return dataclasses.replace(params, badge=badge, tile_map=tile_map, narration=narrated)
 
 
-def persona_driver(
-    world: base.World, params: base.WorldParams, chosen: jax.Array, slip: float | jax.Array
-) -> rollout.Driver:
+def persona_driver(world: base.World, params: base.WorldParams, chosen: jax.Array, slip: Scalar) -> rollout.Driver:
     """Plays each episode as its persona.
 
     Args:
@@ -111,14 +109,14 @@ def persona_episodes(
     return played
 
 
-def update_function(policy: Transformer, world: base.World, config: PretrainConfig, microbatch: int) -> learner.Update:
+def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member; its metrics are means over tokens, in nats."""
     action_at = world.action_positions()
     is_action = jnp.zeros(world.episode_length(), bool).at[action_at].set(True)[1:]
-    actions = config.episodes * world.turns
-    others = config.episodes * (world.episode_length() - 1 - world.turns)
 
-    def update(state, config, params, shards):
+    def update(state, config: PretrainConfig, params, shards):
+        actions = config.episodes * world.turns
+        others = config.episodes * (world.episode_length() - 1 - world.turns)
         key, episode_key = jax.random.split(jax.random.wrap_key_data(state.key))
         episodes = persona_episodes(config, world, params, episode_key, config.episodes, shards)
         normaliser = actions + others * config.observation_weight

@@ -94,7 +94,6 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None) -> Stage:
     """A stage of a run by name, on the mesh that suits it best unless one is given."""
     policy, (world, params) = config.make_policy(), config.world.make()
     members, microbatch = len(config.members), config.population.microbatch
-    part: pretrain.PretrainConfig | ppo.RLConfig
     if name == "pretrain":
         part = config.pretrain
         shared, salt, rows = part.shared, part.seed, part.episodes
@@ -104,10 +103,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None) -> Stage:
     members = 1 if shared else members
     mesh = mesh or learner.population_mesh(members, rows)
     microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
-    if isinstance(part, pretrain.PretrainConfig):
-        update = pretrain.update_function(policy, world, part, microbatch)
-    else:
-        update = ppo.update_function(policy, world, part, microbatch)
+    update = (pretrain if name == "pretrain" else ppo).update_function(policy, world, microbatch)
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
     if shared:
         arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))

@@ -93,7 +93,14 @@ class World(environment.Environment, abc.ABC):
         Raises:
             ValueError: for an unknown option or a value out of range.
         """
-        static = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        static = {
+            name: parameter.default
+            for name, parameter in inspect.signature(cls.__init__).parameters.items()
+            if name != "self"
+        }
+        for name, default in static.items():
+            if type(options.get(name, default)) is not type(default):
+                raise ValueError(f"{name}={options[name]!r}: use a value of type {type(default).__name__}")
         world = cls(**{name: value for name, value in options.items() if name in static})
         params = world.default_params
         changes = {}

@@ -130,6 +130,8 @@ def test_options_change_the_scale_they_name():
         ({"wind_probability": -1}, "wind_probability=-1: not a probability"),
         ({"rewards": [1, 2]}, r"rewards=\[1, 2\]: not a float32 array"),
         ({"layout": "spiral"}, "layout='spiral': unknown"),
+        ({"size": "big"}, "size='big': use a value of type int"),
+        ({"shuffle": 1}, "shuffle=1: use a value of type bool"),
         ({"tile_map": [0, 1, 2, 3, 99]}, "tile_map"),
     ],
 )

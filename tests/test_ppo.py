@@ -99,6 +99,19 @@ def test_descend_is_optax_adamw(key):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.parameters, expected)
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "rl"])
+def test_parameters_stored_in_bfloat16_stay_so_and_learn(stage):
+    policy = dataclasses.replace(tiny.CONFIG.policy, parameter_dtype="bfloat16", compute_dtype="bfloat16")
+    config = dataclasses.replace(tiny.CONFIG, policy=policy)
+    start, _ = tiny.train_stage(config, stage, chunks=0)
+    state, metrics = tiny.train_stage(config, stage, chunks=1)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.moments)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert np.isfinite(metrics["loss"]).all()
+    pairs = zip(jax.tree.leaves(start.parameters), jax.tree.leaves(state.parameters), strict=True)
+    assert any((one != other).any() for one, other in pairs)
+
+
 def test_the_learning_rate_is_a_cosine_after_a_warm_up():
     found = [float(learner.cosine(jnp.int32(step), 110, jnp.float32(0.1), 10)) for step in (0, 4, 9, 10, 60, 110, 500)]
     assert found == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.55, 0.1, 0.1], abs=1e-5)

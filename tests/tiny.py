@@ -43,7 +43,8 @@ def train_stage(config: Config, name: str, parameters=None, chunks: int | None =
     for _ in range(stage.updates // stage.chunk if chunks is None else chunks):
         state, metrics = program(state, *arguments)
         parts.append(jax.tree.map(np.asarray, metrics))
-    metrics = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
+    names = parts[0] if parts else ()
+    metrics = {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
     return jax.tree.map(np.asarray, state), metrics
 
 
