@@ -57,7 +57,7 @@ class RLConfig:
     equalized_entropy_weight: float = 0.01
     """Weight of the entropy within each kind of tile (arXiv 2605.30232, appendix J.3)."""
     temperature: float = 1.0
-    """Sampling temperature of the actions."""
+    """Sampling temperature of the actions; the loss sees them at temperature 1, as in arXiv 2605.30232."""
     shuffle_rewards: bool = False
     """Control: every episode is paid with the rewards of another one."""
 
