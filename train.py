@@ -165,6 +165,7 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
     return {
         "schema": 1,
         "members": run.members,
+        "population": [{"seed": member.seed, "values": member.values} for member in config.members],
         "seconds": seconds,
         "return": returns,
         "tokens_per_second": {

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from agents import statistics
 from agents.config import Config
 
 # Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
@@ -78,10 +80,16 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
     for name, value in returns["personas"].items():
         table.add_row(f"{name} (persona)", f"{value:+.1f}", "")
     table.add_row("greedy one-step planner", f"{returns['greedy']:+.1f}", "")
-    for label, key in (("model before RL", "before_rl"), ("model after RL", "after_rl")):
-        values, interval = returns[key], returns.get(f"{key}_interval")
-        shown = "{:+.1f} to {:+.1f}".format(*interval) if interval else ""
-        table.add_row(f"[bold]{label}[/]", f"[bold]{sum(values) / len(values):+.1f}[/]", shown)
+    before = returns["before_rl"]
+    table.add_row("[bold]model before RL[/]", f"[bold]{sum(before) / len(before):+.1f}[/]", "")
+    points: dict[str, list[float]] = {}
+    for member, value in zip(summary["population"], returns["after_rl"], strict=True):
+        point = "".join(f", {path}={setting:g}" for path, setting in member["values"].items())
+        points.setdefault(f"model after RL{point}", []).append(value)
+    for label, values in points.items():
+        low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
+        shown = f"{low:+.1f} to {high:+.1f}" if len(values) > 1 else ""
+        table.add_row(f"[bold]{label}[/]", f"[bold]{np.mean(values):+.1f}[/]", shown)
     console.print(table)
     badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
     console.print(f"KL from persona to model with its badge, nats per action: {badges}")

@@ -65,6 +65,7 @@ def test_a_run_leaves_what_the_design_promises(whole):
     }  # fmt: skip
     assert list(summary["return"]["personas"]) == ["Larry", "Bob", "Alice"]
     assert len(summary["return"]["before_rl"]) == len(summary["return"]["after_rl"]) == 2
+    assert summary["population"] == [{"seed": 0, "values": {}}, {"seed": 1, "values": {}}]
     assert set(summary["tokens_per_second"]) == {"pretrain", "rl"}
     table = whole.metrics()
     expected = [

@@ -1,0 +1,65 @@
+"""What the terminal says of a run."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from agents import reporting
+from agents.config import SCALES
+from tests import tiny
+
+
+def told(function, *arguments) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    function(console, *arguments)
+    return console.export_text()
+
+
+def summary(population, after):
+    return {
+        "return": {
+            "random": -80.0, "personas": {"Larry": -56.0}, "greedy": 17.0, "before_rl": [-10.0] * len(after),
+            "after_rl": after,
+        },
+        "population": population,
+        "badge_kl": {"Larry": 0.01},
+        "seconds": {"total": 3.0},
+        "tokens_per_second": {"rl": 1000.0},
+    }  # fmt: skip
+
+
+def test_a_swept_population_gets_a_row_per_point_of_the_grid():
+    config = tiny.changed(population={"seeds": 2, "sweep": ("rl.learning_rate=1e-4,0.5",)})
+    population = [{"seed": member.seed, "values": member.values} for member in config.members]
+    text = told(reporting.results, summary(population, [1.0, 3.0, 20.0, 40.0]))
+    rows = {line.split("│")[1].strip(): line.split("│")[2:4] for line in text.splitlines() if "after RL" in line}
+    assert list(rows) == [
+        "model after RL, rl.learning_rate=0.0001",
+        "model after RL, rl.learning_rate=0.5",
+    ]
+    means = [float(cells[0]) for cells in rows.values()]
+    assert means == [2.0, 30.0]
+    assert [cell.strip() for cell in rows["model after RL, rl.learning_rate=0.5"]][1] == "+20.0 to +40.0"
+
+
+def test_one_member_has_no_interval():
+    text = told(reporting.results, summary([{"seed": 0, "values": {}}], [5.0]))
+    assert "+5.0" in text
+    assert " to " not in text.split("model after RL")[1].splitlines()[0]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_header_says_what_will_run(scale):
+    config = SCALES[scale]
+    text = told(reporting.header, config, "runs/x")
+    assert scale in text
+    assert "runs/x" in text
+    assert f"{reporting.parameter_count(config):,} each" in text
+    assert str(len(config.members)) in text
+
+
+def test_the_forecast_grows_with_the_work_and_shrinks_with_devices():
+    smoke, laptop = (reporting.expected_minutes(SCALES[scale], 2, "cpu") for scale in ("smoke", "laptop"))
+    assert smoke < 1 < laptop
+    assert reporting.expected_minutes(SCALES["laptop"], 4, "cpu") < laptop
