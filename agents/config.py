@@ -187,7 +187,7 @@ def check(config: Config) -> None:
         for path in members[0].values:
             if path.startswith("pretrain."):
                 raise ConfigError(
-                    f"--population.sweep {path}: all members share one base; add --no-pretrain.shared to sweep it"
+                    f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
                 )
     for member in members:
         for section in ("world", "pretrain", "rl"):

@@ -49,7 +49,7 @@ BAD = [
     ({"population": {"sweep": ("rl.learning_rate=1,x",)}}, "values must be numbers"),
     ({"population": {"sweep": ("rl.learning_rate",)}}, "write FIELD=VALUE,VALUE"),
     ({"population": {"sweep": ("rl.clip_low=-1",)}}, r"--rl\.clip_low=-1: use 0 or more"),
-    ({"population": {"sweep": ("pretrain.slip=0,0.1",)}}, r"add --no-pretrain\.shared"),
+    ({"population": {"sweep": ("pretrain.slip=0,0.1",)}}, r"add --pretrain\.no-shared"),
     ({"population": {"seeds": 0}}, r"--population\.seeds=0: use at least 1"),
     ({"population": {"at_once": -1}}, r"--population\.at_once=-1"),
     ({"world": {"size": 8}}, r"--world\.size=8: too small for turns=4"),
