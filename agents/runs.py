@@ -262,9 +262,9 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
         raise RunError(f"{path}: a population of {members}; use at least one member")
     with files.reporting(path, "make"):
         path.mkdir(parents=True, exist_ok=True)
+    _refuse_what_is_used(path)  # before the lock, which would leave a file in somebody's folder
     with files.lock(path):
-        if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in files.entries(path)):
-            raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
+        _refuse_what_is_used(path)
         document = {
             "schema": SCHEMA,
             "members": members,
@@ -283,6 +283,11 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
         }
         files.write(path / "config.json", (json.dumps(document, indent=1) + "\n").encode())
     return open(path)
+
+
+def _refuse_what_is_used(path: Path) -> None:
+    if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in files.entries(path)):
+        raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
 
 
 def open(directory: str | Path) -> Run:

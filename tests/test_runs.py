@@ -66,6 +66,13 @@ def test_create_refuses_what_exists(run, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_a_folder_of_somebody_else_stays_as_it_is(tmp_path):
+    (tmp_path / "theirs.txt").write_text("theirs")
+    with pytest.raises(runs.RunError, match="exists"):
+        runs.create(tmp_path, {}, members=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["theirs.txt"]
+
+
 def test_create_in_what_a_killed_create_left(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()
