@@ -8,12 +8,9 @@
 `train(config)` is what the command, the studies and the benchmarks call.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -32,7 +29,7 @@ if __name__ == "__main__":
     devices.start()
 
 from agents import config as configs
-from agents import evaluation, learner, pictures, replays, reporting, runs, stages, statistics
+from agents import evaluation, learner, options, pictures, replays, reporting, runs, stages, statistics
 from agents.config import Config, ConfigError
 from envs import personas
 
@@ -142,9 +139,10 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
     means = np.asarray(evaluation.policy_returns(policy, stacked, world, worlds, mesh, episodes).mean(axis=1))
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-    sample = jax.tree.map(lambda x: x[:, :512], (played, exact))
+    speakers = jnp.array([list(evaluation.SCRIPTS).index(name) for name in personas.PERSONAS])
+    sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
     divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
-    rows = {name: divergence[list(evaluation.SCRIPTS).index(name)] for name in personas.PERSONAS}
+    rows = dict(zip(personas.PERSONAS, divergence, strict=True))
     names = list(personas.PERSONAS)
     after_rl = means[bases:]
     low, high = statistics.bootstrap_interval(after_rl, statistic=np.mean)
@@ -224,27 +222,10 @@ def parse(arguments: Sequence[str]) -> Command:
         if name == "--scale":
             scale = value if equals else next(iter(arguments[index + 1 :]), "")
     default = Command(config=configs.SCALES.get(scale, Config()))
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            command = tyro.cli(Command, default=default, args=list(arguments))
-    except SystemExit as stop:
-        if stop.code == 0:
-            raise
-        raise ConfigError(one_line(errors.getvalue())) from None
+    command = options.read(Command, arguments, default=default)
     if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command
-
-
-def one_line(message: str) -> str:
-    """Tyro's boxed message as one line: what is wrong, and the first suggestion."""
-    sections = re.split(r"^.*[-─]{5,}.*$", message, flags=re.MULTILINE)
-    sections = [" ".join(re.sub(r"[│╭╮╰╯]", " ", section).split()) for section in sections]
-    problem = next((text for text in sections[1:] if text), "unreadable command line")
-    close = next((text for text in sections if text.startswith("Perhaps you meant")), "")
-    suggestion = re.search(r"--[\w.-]+", close)
-    return f"{problem}; did you mean {suggestion[0]}?" if suggestion else f"{problem}; see --help"
 
 
 def main(arguments: Sequence[str]) -> int:

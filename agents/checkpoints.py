@@ -57,10 +57,10 @@ def save(path: str | Path, tree: Any) -> None:
             (partial / "manifest.json").write_text(_manifest_text(leaves, _file_checksums(partial)), encoding="utf-8")
             for folder, _, files in os.walk(partial):
                 for name in files:
-                    _flush(Path(folder, name))
-                _flush(Path(folder))
+                    flush(Path(folder, name))
+                flush(Path(folder))
             _publish(partial, path)
-            _flush(path.parent)
+            flush(path.parent)
     except Exception as error:  # orbax and tensorstore pass a full disk on as errors of many types
         raise CheckpointError(
             f"{path}: cannot write this checkpoint ({one_line(error)}); free some space or use a folder that exists "
@@ -332,7 +332,8 @@ def _publish(partial: Path, path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

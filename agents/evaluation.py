@@ -60,9 +60,7 @@ def script_episodes(
     every = _script_log_probabilities(world, params, slip)
 
     def of_script(index):
-        driver = rollout.Driver(
-            lambda prompt: None, lambda memory, turn, said, observation, states: (every(states)[index], memory)
-        )
+        driver = rollout.scripted_driver(lambda states: every(states)[index])
         played, exact, _ = rollout.play(
             world, params, keys, turn_key, driver, rollout.gumbel(episodes), observe=lambda states, scores: scores
         )

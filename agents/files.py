@@ -80,11 +80,7 @@ def write(path: Path, data: bytes) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        checkpoints.flush(path.parent)
 
 
 def entries(folder: Path) -> list[Path]:

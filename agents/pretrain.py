@@ -77,11 +77,11 @@ def persona_driver(world: base.World, params: base.WorldParams, chosen: jax.Arra
         slip: chance of a uniform action.
     """
 
-    def choose(memory, index, said, observation, states):
+    def log_probabilities(states):
         every = jax.vmap(lambda state: personas.persona_log_probabilities(world, state, params, slip))(states)
-        return jnp.take_along_axis(every, chosen[:, None, None], axis=1)[:, 0], memory
+        return jnp.take_along_axis(every, chosen[:, None, None], axis=1)[:, 0]
 
-    return rollout.Driver(lambda prompt: None, choose)
+    return rollout.scripted_driver(log_probabilities)
 
 
 def persona_episodes(

@@ -152,9 +152,7 @@ def policy_driver(
 
 
 def scripted_driver(log_probabilities: Callable[[base.WorldState], jax.Array]) -> Driver:
-    """A script that sees the state: one state → action log-probabilities float32[4]."""
-
-    def choose(memory, index, said, observation, states):
-        return jax.vmap(log_probabilities)(states), memory
-
-    return Driver(lambda prompt: None, choose)
+    """A script that sees the states: states of a batch → action log-probabilities float32[B, 4]."""
+    return Driver(
+        lambda prompt: None, lambda memory, index, said, observation, states: (log_probabilities(states), memory)
+    )

@@ -19,7 +19,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import measure
+from agents import options
+from agents.config import ConfigError
+from benchmarks import cases, measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +38,11 @@ class Command:
 
 def main() -> int:
     """Run the command; returns the exit status."""
-    from benchmarks import cases
-
-    command = tyro.cli(Command)
+    try:
+        command = options.read(Command, sys.argv[1:])
+    except ConfigError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
     if command.repeats < 1:
         print(f"benchmarks: --repeats={command.repeats}: use at least 1", file=sys.stderr)
         return 2

@@ -1,0 +1,40 @@
+"""Command lines: typed options by tyro, and errors of one line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from agents.config import ConfigError
+
+Command = TypeVar("Command")
+
+
+def read(command: type[Command], arguments: Sequence[str], default: Command | None = None) -> Command:
+    """The options of a command as its dataclass.
+
+    Raises:
+        ConfigError: one line that says what is wrong and what would do.
+    """
+    errors = io.StringIO()
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(command, args=list(arguments), **extra)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise ConfigError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(message: str) -> str:
+    """Tyro's boxed message as one line: what is wrong, and the first suggestion."""
+    sections = re.split(r"^.*[-─]{5,}.*$", message, flags=re.MULTILINE)
+    sections = [" ".join(re.sub(r"[│╭╮╰╯]", " ", section).split()) for section in sections]
+    problem = next((text for text in sections[1:] if text), "unreadable command line")
+    close = next((text for text in sections if text.startswith("Perhaps you meant")), "")
+    suggestion = re.search(r"--[\w.-]+", close)
+    return f"{problem}; did you mean {suggestion[0]}?" if suggestion else f"{problem}; see --help"
