@@ -1,0 +1,1 @@
+"""Looking inside: pure functions from (parameters, tokens) to arrays; figures; a command per analysis."""

@@ -1,0 +1,54 @@
+"""Look inside a run.
+
+    uv run -m analysis concepts   RUN      the representation of reward, with every control
+    uv run -m analysis steer      RUN      what pushing along it, or removing it, does
+    uv run -m analysis updates    RUN      what changed in the parameters between two checkpoints
+    uv run -m analysis subnetwork RUN      the changed parameters trained alone, against random masks
+
+`uv run -m analysis COMMAND --help` lists the options of each.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from agents import devices
+
+if __name__ == "__main__":
+    devices.start()
+
+from rich.console import Console
+
+from agents import options, runs, stages
+from agents.config import ConfigError
+
+COMMANDS = ("concepts", "steer", "updates", "subnetwork")
+"""The analyses; each is a module of `analysis.commands` with a `Command` and a `run`."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    if name not in COMMANDS:
+        wrong = f"{name}: no such analysis" if name else "which analysis?"
+        print(f"analysis: {wrong}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"analysis.commands.{name}")
+    try:
+        command = options.read(module.Command, arguments[1:])
+        with stages.signals(at_once=True):
+            module.run(command, Console())
+    except (ConfigError, runs.RunError) as error:
+        print(f"analysis {name}: {error}", file=sys.stderr)
+        return 2
+    except stages.Interrupted as error:
+        print(f"analysis {name}: {error}; nothing of it was written", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""Subsets of the parameters: those that training changed, and those to compare them with.
+
+A mask is a `weights.Matrices` of bool, members on axis 0.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from analysis.weights import Matrices
+
+TOLERANCE = 1e-5
+"""Two bfloat16 values at most this far apart count as equal in arXiv 2505.11711, section 2."""
+
+
+def changed(before: Matrices, after: Matrices, tolerance: float = 0.0) -> Matrices:
+    """Parameters whose bfloat16 values differ by more than `tolerance`; 0 asks for any difference at all."""
+
+    def differs(first, second):
+        first, second = (x.astype(jnp.bfloat16.dtype).astype(np.float32) for x in (first, second))
+        return np.abs(second - first) > tolerance
+
+    return {name: differs(before[name], after[name]) for name in before}
+
+
+def largest(before: Matrices, after: Matrices, density: float) -> Matrices:
+    """The share `density` of a member's parameters that moved farthest, over all of its matrices together.
+
+    Equal moves at the border are cut in the order of the parameters, so that the density is exact.
+    """
+    moves = np.concatenate([_moves(before[name], after[name]) for name in before], axis=1)
+    return _unflatten(_top(moves, density), before)
+
+
+def smallest_weights(before: Matrices, like: Matrices) -> Matrices:
+    """In each matrix as many parameters as `like` has there: those of the smallest magnitude."""
+    return {name: _top_counts(-np.abs(_flat(x)), _counts(like[name])).reshape(x.shape) for name, x in before.items()}
+
+
+def random(like: Matrices, seed: int) -> Matrices:
+    """In each matrix as many parameters as `like` has there, drawn uniformly."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: _top_counts(generator.random((len(x), x[0].size)), _counts(x)).reshape(x.shape)
+        for name, x in like.items()
+    }
+
+
+def complement(mask: Matrices) -> Matrices:
+    """All other parameters."""
+    return {name: ~x for name, x in mask.items()}
+
+
+def density(mask: Matrices) -> np.ndarray:
+    """Share of the parameters that the mask holds, float64[M]."""
+    counts = np.stack([_counts(x) for x in mask.values()])
+    return counts.sum(axis=0) / sum(x[0].size for x in mask.values())
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).astype(np.float32)
+
+
+def _moves(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.abs(_flat(second) - _flat(first))
+
+
+def _counts(mask: np.ndarray) -> np.ndarray:
+    return mask.reshape(len(mask), -1).sum(axis=1)
+
+
+def _top(scores: np.ndarray, share: float) -> np.ndarray:
+    return _top_counts(scores, np.full(len(scores), round(share * scores.shape[1])))
+
+
+def _top_counts(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """bool[M, n], the `counts[m]` highest scores of each row; ties go to the first."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    mask = np.zeros(scores.shape, bool)
+    np.put_along_axis(mask, order, np.arange(scores.shape[1])[None] < counts[:, None], axis=1)
+    return mask
+
+
+def _unflatten(flat: np.ndarray, like: Matrices) -> Matrices:
+    sizes = np.cumsum([x[0].size for x in like.values()])[:-1]
+    parts = np.split(flat, sizes, axis=1)
+    return {name: part.reshape(x.shape) for (name, x), part in zip(like.items(), parts, strict=True)}

@@ -1,0 +1,102 @@
+"""A run opened for analysis: its config, world and checkpoints, checked before anything is computed.
+
+The only place, with the commands, where an analysis meets files.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agents import config as configs
+from agents import files, runs
+from agents.config import Config
+from agents.transformer import Parameters, Transformer
+from envs import base
+
+SCHEMA = 1
+"""Version of the documents that analyses write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What an analysis looks at."""
+
+    run: runs.Run
+    config: Config
+    policy: Transformer
+    world: base.World
+    params: base.WorldParams
+    """Of every member, axis 0."""
+
+    @property
+    def members(self) -> int:
+        """Size of the population."""
+        return self.run.members
+
+    def parameters(self, name: str) -> Parameters:
+        """Checkpoint `name`: nested dict of NumPy arrays, axis 0 the member.
+
+        Raises:
+            RunError: there is no such checkpoint, its arrays are not those of the run's policy, or hold NaN.
+        """
+        tree = self.run.parameters(name)
+        expected = jax.eval_shape(self.policy.init, jax.random.key(0))
+        wanted, found = (dict(jax.tree_util.tree_flatten_with_path(x)[0]) for x in (expected, tree))
+        where = self.run.path / "checkpoints" / name
+        for path in [*wanted, *found]:
+            label = jax.tree_util.keystr(path)
+            shapes = [list(x[path].shape) if path in x else None for x in (found, wanted)]
+            if shapes[0] is not None:
+                shapes[0] = shapes[0][1:]
+            if shapes[0] != shapes[1]:
+                raise runs.RunError(
+                    f"{where}: {label} has shape {shapes[0]} where the run's policy has {shapes[1]}; "
+                    "give checkpoints of one policy"
+                )
+            finite = np.isfinite(np.asarray(found[path], np.float32)).reshape(self.members, -1).all(axis=1)
+            if not finite.all():
+                member = int(np.argmin(finite))
+                raise runs.RunError(f"{where}: {label} of member {member} is not finite; choose an earlier checkpoint")
+        return tree
+
+    def write(self, name: str, document: Mapping[str, Any], rows: Mapping[str, Any]) -> list[Path]:
+        """Write `name`.json and `name`.parquet in the run's `analysis` folder.
+
+        Args:
+            name: of the analysis.
+            document: plain values and arrays; NaN becomes null.
+            rows: a table, column name → values.
+
+        Returns:
+            The paths written.
+        """
+        paths = [self.run.analysis(f"{name}{ending}") for ending in (".json", ".parquet")]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({key: pa.array(values) for key, values in rows.items()}), sink)
+        files.write_json(paths[0], {"schema": SCHEMA, "analysis": name, "members": self.members, **document})
+        files.write(paths[1], sink.getvalue().to_pybytes())
+        return paths
+
+
+def open(directory: str | Path) -> Subject:
+    """Open a run directory for analysis.
+
+    Raises:
+        RunError, ConfigError: one line that says why it cannot be.
+    """
+    run = runs.open(directory)
+    config = configs.from_dict(run.config)
+    configs.check(config)
+    world, _ = config.world.make()
+    if len(config.members) != run.members:
+        raise runs.RunError(
+            f"{run.path / 'config.json'}: {run.members} members where the config makes {len(config.members)}; "
+            "restore the file, or train again"
+        )
+    return Subject(run, config, config.make_policy(), world, config.world_params())
