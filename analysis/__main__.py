@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     if name not in COMMANDS:
         wrong = f"{name}: no such analysis" if name else "which analysis?"
