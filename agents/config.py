@@ -20,6 +20,9 @@ from agents.transformer import Transformer, TransformerConfig
 from envs import base
 
 
+_TILE_ORDERS = tuple(itertools.permutations(range(3)))
+
+
 class ConfigError(ValueError):
     """What is wrong with a configuration, in one line with the option, its value and the remedy."""
 
@@ -66,6 +69,10 @@ class PopulationConfig:
     """Members that differ by their seed alone, per point of the grid: --seed, --seed + 1, and so on."""
     sweep: tuple[str, ...] = ()
     """Float fields and their values, for example `rl.learning_rate=1e-4,3e-4`; several make a grid."""
+    tile_maps: Literal["same", "permuted"] = "same"
+    """`same`: every member sees the world's emoji. `permuted`: seed by seed the six orders of the Path, Gold and Mold
+    emoji in turn, so that what members share cannot be an emoji's own; it needs a base that knows no emoji's role, so
+    add `--pretrain.tile-maps balanced`."""
     at_once: int = 0
     """Members that one device trains at the same time; bounds memory. 0 chooses: 1 on a CPU, all elsewhere."""
     microbatch: int = 0
@@ -124,14 +131,23 @@ class Config:
 
     def world_params(self) -> base.WorldParams:
         """The world's parameters with the member as axis 0."""
-        make_params = [
-            dataclasses.replace(
-                self.world,
-                **{path.partition(".")[2]: value for path, value in member.values.items() if path.startswith("world.")},
-            ).make()[1]
-            for member in self.members
-        ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *make_params)
+        params = []
+        for member in self.members:
+            swept = {
+                path.partition(".")[2]: value for path, value in member.values.items() if path.startswith("world.")
+            }
+            _, made = dataclasses.replace(self.world, **swept).make()
+            if self.population.tile_maps == "permuted":
+                order = _TILE_ORDERS[(member.seed - self.seed) % len(_TILE_ORDERS)]
+                made = dataclasses.replace(made, tile_map=made.tile_map.at[:3].set(made.tile_map[jnp.array(order)]))
+            params.append(made)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+    @property
+    def one_world(self) -> bool:
+        """Whether all members play the same world."""
+        swept = any(path.startswith("world.") for path in self.members[0].values)
+        return self.population.tile_maps == "same" and not swept
 
 
 SCALES: dict[str, Config] = {

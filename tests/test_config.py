@@ -1,6 +1,7 @@
 """Configs: what is refused, and that JSON brings them back; nothing in a document is executed."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -146,3 +147,13 @@ def test_make_takes_options_and_parameters():
     assert params.wind_probability.dtype == jnp.float32
     with pytest.raises(ValueError, match="no such world"):
         envs.make("Nowhere-v0")
+
+
+def test_permuted_tile_maps_use_every_order_and_leave_the_rest():
+    config = tiny.changed(population={"seeds": 6, "tile_maps": "permuted", "sweep": ("rl.learning_rate=1e-3,1e-4",)})
+    maps = np.asarray(config.world_params().tile_map)
+    default = np.asarray(config.world.make()[1].tile_map)
+    assert {tuple(row) for row in maps[:6, :3].tolist()} == set(itertools.permutations(default[:3].tolist()))
+    np.testing.assert_array_equal(maps[:6], maps[6:])  # every point of a grid has the same six
+    np.testing.assert_array_equal(maps[:, 3:], np.broadcast_to(default[3:], (12, 2)))
+    assert not config.one_world and tiny.CONFIG.one_world
