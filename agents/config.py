@@ -19,7 +19,6 @@ from agents.pretrain import PretrainConfig
 from agents.transformer import Transformer, TransformerConfig
 from envs import base
 
-
 _TILE_ORDERS = tuple(itertools.permutations(range(3)))
 
 

@@ -156,4 +156,5 @@ def test_permuted_tile_maps_use_every_order_and_leave_the_rest():
     assert {tuple(row) for row in maps[:6, :3].tolist()} == set(itertools.permutations(default[:3].tolist()))
     np.testing.assert_array_equal(maps[:6], maps[6:])  # every point of a grid has the same six
     np.testing.assert_array_equal(maps[:, 3:], np.broadcast_to(default[3:], (12, 2)))
-    assert not config.one_world and tiny.CONFIG.one_world
+    assert not config.one_world
+    assert tiny.CONFIG.one_world
