@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from agents import objectives
-from agents.transformer import Parameters, Transformer
+from agents.transformer import Intervention, Parameters, Transformer
 from envs import base, tokens
 
 
@@ -127,7 +127,7 @@ def policy_driver(
     world: base.World,
     *,
     temperature: jax.Array | float = 1.0,
-    steering: jax.Array | None = None,
+    intervention: Intervention | None = None,
 ) -> Driver:
     """A policy continues its episodes by cached decoding.
 
@@ -138,13 +138,13 @@ def policy_driver(
     def begin(prompt):
         cache = policy.empty_cache(len(prompt), world.episode_length() - 1)
         if prompt.shape[1] > 1:
-            _, cache = policy.decode(parameters, cache, prompt[:, :-1], 0, steering=steering)
+            _, cache = policy.decode(parameters, cache, prompt[:, :-1], 0, intervention=intervention)
         return cache
 
     def choose(cache, index, said, observation, states):
         chunk = jnp.concatenate([said[:, None], observation], axis=-1)
         start = world.prompt_length - 1 + index * (world.observation_length + 1)
-        outputs, cache = policy.decode(parameters, cache, chunk, start, steering=steering)
+        outputs, cache = policy.decode(parameters, cache, chunk, start, intervention=intervention)
         logits, _ = policy.heads(parameters, outputs.hidden[:, -1])
         return objectives.action_log_probabilities(logits) / temperature, cache
 

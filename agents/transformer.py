@@ -6,6 +6,7 @@ training (a whole sequence) and acting (a chunk of tokens into a cache).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -54,14 +55,39 @@ class Cache:
 
 
 @struct.dataclass
+class Intervention:
+    """Changes of the residual stream while a policy reads. They are data: many are tried by `vmap`.
+
+    At every entry of the stream, 0 the embedding and l the output of block l, first the ablated directions are
+    projected out, then the steering is added.
+    """
+
+    steering: jax.Array | None = None
+    """[layers + 1, width] at every position, or [B, S, layers + 1, width]; what to add."""
+    ablation: jax.Array | None = None
+    """[layers + 1, K, width]; K orthonormal directions to remove at every position, zeros for none."""
+
+    def at(self, layer: int, x: jax.Array) -> jax.Array:
+        """The stream [B, S, width] after this layer's changes."""
+        if self.ablation is not None:
+            directions = self.ablation[layer].astype(x.dtype)
+            x = x - (x @ directions.T) @ directions
+        if self.steering is not None:
+            x = x + (self.steering if self.steering.ndim == 4 else self.steering[None, None])[:, :, layer].astype(
+                x.dtype
+            )
+        return x
+
+
+@struct.dataclass
 class Outputs:
     """What a forward pass returns."""
 
     hidden: jax.Array
     """[B, S, width], the normalised residual stream after the last block; `heads` turns it into predictions."""
     residual: jax.Array | None = None
-    """float32[B, positions, layers + 1, width], the residual stream at the captured positions: entry 0 is the
-    embedding, entry l the output of block l."""
+    """float32[B, positions, layers, width], the residual stream at the captured positions and layers: layer 0 is
+    the embedding, layer l the output of block l."""
 
 
 class Attention(nnx.Module):
@@ -148,19 +174,21 @@ class Transformer:
         parameters: Parameters,
         sequence: jax.Array,
         *,
-        steering: jax.Array | None = None,
-        capture: tuple[int, ...] = (),
+        intervention: Intervention | None = None,
+        capture: jax.Array | Sequence[int] | None = None,
+        capture_layers: Sequence[int] | None = None,
     ) -> Outputs:
         """Read whole sequences at once.
 
         Args:
             parameters: of one member.
             sequence: tokens int32[B, S].
-            steering: [layers + 1, width] or [B, S, layers + 1, width], added to the residual stream: entry 0 to
-                the embedding, entry l to the output of block l.
-            capture: positions (static) at which to return the residual stream, after steering.
+            intervention: changes of the residual stream.
+            capture: positions int[C], or int[B, C] where each sequence has its own, at which to return the residual
+                stream as the intervention leaves it.
+            capture_layers: which of the layers 0 (embedding) to `config.layers` to return; all by default.
         """
-        outputs, _ = self._read(parameters, sequence, None, 0, steering, capture)
+        outputs, _ = self._read(parameters, sequence, None, 0, intervention, capture, capture_layers)
         return outputs
 
     def decode(
@@ -170,11 +198,12 @@ class Transformer:
         chunk: jax.Array,
         start: jax.Array | int,
         *,
-        steering: jax.Array | None = None,
-        capture: tuple[int, ...] = (),
+        intervention: Intervention | None = None,
+        capture: jax.Array | Sequence[int] | None = None,
+        capture_layers: Sequence[int] | None = None,
     ) -> tuple[Outputs, Cache]:
         """Read the next tokens int32[B, C] of sequences whose first `start` tokens are in the cache."""
-        return self._read(parameters, chunk, cache, start, steering, capture)
+        return self._read(parameters, chunk, cache, start, intervention, capture, capture_layers)
 
     def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""
@@ -191,29 +220,38 @@ class Transformer:
         nnx.replace_by_pure_dict(state, parameters)
         return nnx.merge(graph, state)
 
-    def _read(self, parameters, sequence, cache, start, steering, capture):
+    def _read(self, parameters, sequence, cache, start, intervention, capture, capture_layers):
         model = self._model(parameters)
         positions = start + jnp.arange(sequence.shape[1])
         rotation = _rotation(positions, self.config.width // self.config.heads)
         x = model.embedding(sequence) * jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
-        if steering is not None:
-            steering = (steering if steering.ndim == 4 else steering[None, None]).astype(x.dtype)
-            x = x + steering[:, :, 0]
-        at = jnp.array(capture, jnp.int32)
-        seen = [x[:, at]]
+        wanted = range(self.config.layers + 1) if capture_layers is None else capture_layers
+        seen = {}
+
+        def pass_layer(layer, x):
+            x = x if intervention is None else intervention.at(layer, x)
+            if capture is not None and layer in wanted:
+                seen[layer] = _at(x, jnp.asarray(capture, jnp.int32))
+            return x
+
+        x = pass_layer(0, x)
         graph, stack = nnx.split(model.blocks)
         keys, values = [], []
         for layer in range(self.config.layers):
             block = nnx.merge(graph, jax.tree.map(lambda parameter, layer=layer: parameter[layer], stack))
             x, pair = block(x, rotation, cache and (cache.keys[layer], cache.values[layer]), start)
-            if steering is not None:
-                x = x + steering[:, :, layer + 1]
-            seen.append(x[:, at])
+            x = pass_layer(layer + 1, x)
             if pair:
                 keys.append(pair[0])
                 values.append(pair[1])
-        residual = jnp.stack(seen, axis=2).astype(jnp.float32) if capture else None
+        residual = None if capture is None else jnp.stack([seen[layer] for layer in wanted], axis=2)
         return Outputs(model.norm(x), residual), cache and Cache(tuple(keys), tuple(values))
+
+
+def _at(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """The stream [B, S, width] at positions [C] or [B, C], float32[B, C, width]."""
+    some = x[:, positions] if positions.ndim == 1 else jnp.take_along_axis(x, positions[..., None], axis=1)
+    return some.astype(jnp.float32)
 
 
 def _linear(config: TransformerConfig, rngs: nnx.Rngs):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.transformer import Transformer, TransformerConfig
+from agents.transformer import Intervention, Transformer, TransformerConfig
 from envs import tokens
 
 POLICY = Transformer(TransformerConfig(width=32, layers=3, heads=2, hidden=48))
@@ -25,15 +25,16 @@ def sequence():
     return jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, tokens.SIZE)
 
 
-@functools.partial(jax.jit, static_argnames="capture")
-def predictions(parameters, sequence, steering=None, capture=()):
-    outputs = POLICY.forward(parameters, sequence, steering=steering, capture=capture)
+@functools.partial(jax.jit, static_argnames="layers")
+def predictions(parameters, sequence, steering=None, ablation=None, capture=None, layers=None):
+    change = Intervention(steering, ablation)
+    outputs = POLICY.forward(parameters, sequence, intervention=change, capture=capture, capture_layers=layers)
     return (*POLICY.heads(parameters, outputs.hidden), outputs.residual)
 
 
 @jax.jit
 def decoded(parameters, cache, chunk, start, steering=None):
-    outputs, cache = POLICY.decode(parameters, cache, chunk, start, steering=steering)
+    outputs, cache = POLICY.decode(parameters, cache, chunk, start, intervention=Intervention(steering))
     return (*POLICY.heads(parameters, outputs.hidden), cache)
 
 
@@ -68,6 +69,10 @@ def test_capture_returns_the_stream_at_the_positions_asked_for(parameters, seque
     *_, some = predictions(parameters, sequence, capture=(5, 2))
     assert every.shape == (BATCH, LENGTH, POLICY.config.layers + 1, POLICY.config.width)
     np.testing.assert_array_equal(some, every[:, jnp.array([5, 2])])
+    own = jax.random.randint(jax.random.key(7), (BATCH, 3), 0, LENGTH)
+    *_, each = predictions(parameters, sequence, capture=own, layers=(POLICY.config.layers, 0))
+    rows = jnp.arange(BATCH)[:, None]
+    np.testing.assert_array_equal(each, every[rows, own][:, :, jnp.array([POLICY.config.layers, 0])])
     embedding = parameters["embedding"]["embedding"][sequence] * POLICY.config.width**0.5
     np.testing.assert_allclose(every[:, :, 0], embedding, rtol=1e-6)
 
@@ -88,6 +93,22 @@ def test_steering_adds_to_the_stream_and_reaches_only_later_layers(parameters, s
         np.testing.assert_array_equal(difference[:, :site], 0.0)
         np.testing.assert_allclose(difference[:, site], jnp.broadcast_to(vector, (BATCH, config.width)), atol=1e-5)
         assert jnp.abs(difference[:, site + 1 :]).sum() > 0 or site == config.layers
+
+
+def test_ablation_leaves_no_component_and_nothing_else_changes_at_its_layer(parameters, sequence):
+    config = POLICY.config
+    *_, plain = predictions(parameters, sequence, capture=tuple(range(LENGTH)))
+    directions = jnp.linalg.qr(jax.random.normal(jax.random.key(5), (config.width, 2)))[0].T
+    for site in range(config.layers + 1):
+        ablation = jnp.zeros((config.layers + 1, 2, config.width)).at[site].set(directions)
+        steering = jnp.zeros((config.layers + 1, config.width)).at[site].set(3 * directions[0])
+        logits, _, stream = predictions(parameters, sequence, None, ablation, tuple(range(LENGTH)))
+        np.testing.assert_allclose(stream[:, :, site] @ directions.T, 0.0, atol=1e-5)
+        expected = plain[:, :, site] - plain[:, :, site] @ directions.T @ directions
+        np.testing.assert_allclose(stream[:, :, site], expected, atol=1e-5)
+        *_, both = predictions(parameters, sequence, steering, ablation, tuple(range(LENGTH)))
+        np.testing.assert_allclose((both[:, :, site] @ directions.T)[..., 0], 3.0, atol=1e-5)
+        assert jnp.abs(logits - predictions(parameters, sequence)[0]).max() > 1e-3
 
 
 def test_steering_of_one_position_leaves_earlier_ones_alone(parameters, sequence):
