@@ -281,8 +281,14 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+LATER = ("config.population.tile_maps",)
+"""Fields added after the first version."""
+
+
 def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "config") -> Any:
     """The config that `to_dict` wrote. Nothing in the document is executed.
+
+    Fields that `LATER` names may be missing: their defaults mean what older runs did.
 
     Raises:
         ConfigError: a field is missing, unknown or of another type.
@@ -290,11 +296,11 @@ def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "con
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     unknown = [name for name in document if name not in names]
-    missing = [name for name in names if name not in document]
+    missing = [name for name in names if name not in document and f"{where}.{name}" not in LATER]
     for problem, found in (("unknown", unknown), ("missing", missing)):
         if found:
             raise ConfigError(f"{where}.{found[0]}: {problem} field; this run was made by another version of emojimaze")
-    return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names})
+    return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document})
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -149,6 +149,17 @@ def test_make_takes_options_and_parameters():
         envs.make("Nowhere-v0")
 
 
+def test_a_run_from_before_a_field_was_added_keeps_its_meaning():
+    document = configs.to_dict(tiny.CONFIG)
+    for path in configs.LATER:
+        *sections, field = path.split(".")[1:]
+        part = document
+        for section in sections:
+            part = part[section]
+        del part[field]
+    assert configs.from_dict(json.loads(json.dumps(document))) == tiny.CONFIG
+
+
 def test_permuted_tile_maps_use_every_order_and_leave_the_rest():
     config = tiny.changed(population={"seeds": 6, "tile_maps": "permuted", "sweep": ("rl.learning_rate=1e-3,1e-4",)})
     maps = np.asarray(config.world_params().tile_map)
