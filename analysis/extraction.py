@@ -1,0 +1,202 @@
+"""The extraction set: episodes that end with a forced step onto a tile of each class, and what a policy makes of them.
+
+arXiv 2605.30232, appendices C and L: moves over Path alone, then one last step onto Path, Gold or Mold, no wind, no
+melting, and the residual stream read at the token of that last move: the policy has chosen, and seen no consequence.
+The set is off-policy, so that it has Mold steps whatever a policy would do.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from agents import learner
+from agents.transformer import Intervention, Parameters, Transformer
+from envs import base, tokens
+
+CLASSES = (tokens.PATH, tokens.GOLD, tokens.MOLD)
+"""The roles of the last tile; a class is the index here, and equals the role."""
+
+EPISODES = 15_000
+"""Episodes of the extraction set (appendix L): 5,000 of each class."""
+
+_CACHED = 20
+
+TRIES = 2_000
+"""Mazes in which an episode is looked for; with the world's own shares of tiles about 20 are enough."""
+
+HELD_OUT = 3_000
+"""Further episodes, on which layers are chosen and separations measured."""
+
+
+@struct.dataclass
+class Approaches:
+    """Episodes that end with a step onto a tile of a given class."""
+
+    tokens: jax.Array
+    """int32[N, S]; what follows the last step means nothing, and a causal policy cannot see it from there."""
+    last: jax.Array
+    """int32[N], position of the last move's token."""
+    classes: jax.Array
+    """int32[N], class of the tile that it leads to."""
+    directions: jax.Array
+    """int32[N], 0 to 3, the last move."""
+    steps: jax.Array
+    """int32[N], moves of the episode, 1 to T."""
+    found: jax.Array
+    """bool[N], whether the episode is what the plan wants; False where `TRIES` mazes had no such walk."""
+
+
+def plan(episodes: int, turns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, direction and steps of each episode, int32[N]: exactly balanced directions in each class, and steps even.
+
+    `episodes` is a multiple of 12, so that every class has each direction equally often.
+    """
+    index = np.arange(episodes, dtype=np.int32)
+    within = index % (episodes // len(CLASSES))
+    return index // (episodes // len(CLASSES)), within % 4, within // 4 % turns + 1
+
+
+@functools.partial(jax.jit, static_argnames=("world", "episodes", "batch"))
+def approaches(
+    world: base.World, params: base.WorldParams, key: jax.Array, episodes: int = EPISODES, batch: int = 240
+) -> Approaches:
+    """Draw an extraction set on the device.
+
+    Each episode is drawn until its last step finds the tile that the plan wants, a fresh maze each time: a sample of
+    all such walks.
+
+    Args:
+        world, params: single example; wind and melting are switched off.
+        key: of all chance.
+        episodes: N, a multiple of 12.
+        batch: episodes drawn side by side.
+    """
+    calm = {"wind_probability": jnp.zeros_like(params.wind_probability), "melting": jnp.array(False)}
+    params = dataclasses.replace(params, **calm)
+
+    def attempt(key, role, direction, steps):
+        maze_key, walk_key, turn_key = jax.random.split(key, 3)
+        observation, state = world.reset_env(maze_key, params)
+        prompt = world.prompt(state, params)
+
+        def turn(carry, noise_at):
+            observation, state, good = carry
+            noise, index = noise_at
+            around = world.neighbours(state, params)
+            is_path = around == tokens.PATH
+            is_last = index == steps - 1
+            action = jnp.where(is_last, direction, jnp.argmax(jnp.where(is_path, noise, -1.0)).astype(jnp.int32))
+            good &= jnp.where(is_last, around[direction] == role, is_path.any() | (index >= steps))
+            following, state, _, _, _ = world.step_env(turn_key, state, action, params)
+            spoken = jnp.concatenate([observation, action[None] + tokens.MOVES[0]])
+            return (following, state, good), spoken
+
+        noise = jax.random.uniform(walk_key, (world.turns, 4))
+        start = (observation, state, jnp.array(True))
+        (_, _, good), spoken = jax.lax.scan(turn, start, (noise, jnp.arange(world.turns)))
+        return good, jnp.concatenate([prompt, spoken.reshape(-1)])
+
+    def draw(arguments):
+        keys, *wanted = arguments
+
+        def again(carry):
+            count, done, sequences = carry
+            tries = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, count)
+            good, found = jax.vmap(attempt)(tries, *wanted)
+            sequences = jnp.where((good & ~done)[:, None], found, sequences)
+            return count + 1, done | good, sequences
+
+        size = len(keys)
+        nothing = (jnp.int32(0), jnp.zeros(size, bool), jnp.zeros((size, world.episode_length()), jnp.int32))
+        _, done, sequences = jax.lax.while_loop(lambda carry: ~carry[1].all() & (carry[0] < TRIES), again, nothing)
+        return done, sequences
+
+    classes, directions, steps = plan(episodes, world.turns)
+    planned = (jax.random.split(key, episodes), jnp.array(CLASSES, jnp.int32)[classes], directions, steps)
+    done, sequences = jax.lax.map(draw, learner.microbatches(planned, batch))
+    return Approaches(
+        tokens=sequences.reshape(episodes, -1),
+        last=jnp.asarray(world.action_positions(), jnp.int32)[steps - 1],
+        classes=classes,
+        directions=directions,
+        steps=steps,
+        found=done.reshape(-1),
+    )
+
+
+def retile(sequence: jax.Array, written: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Token sequences int32[...] with one tile map int32[5] in place of another.
+
+    Right for maps that hold the same emoji in other orders, and for maps with no emoji in common.
+    """
+    translation = jnp.arange(tokens.SIZE, dtype=jnp.int32).at[written].set(wanted)
+    return translation[sequence]
+
+
+def residuals(
+    policy: Transformer,
+    parameters: Parameters,
+    sequence: jax.Array,
+    positions: jax.Array,
+    layers: Sequence[int],
+    *,
+    intervention: Intervention | None = None,
+    batch: int = 0,
+) -> jax.Array:
+    """The residual stream float32[N, C, layers, width] of one member, a few episodes at a time.
+
+    Args:
+        policy, parameters: of one member.
+        sequence: tokens int32[N, S].
+        positions: where to read, int32[N, C].
+        layers: which to read; l is the output of block l, 0 the embedding.
+        intervention: shared by all episodes.
+        batch: episodes in one forward pass; 0 chooses what a CPU's cache holds, or 512 on an accelerator.
+    """
+    batch = batch or (_CACHED if jax.default_backend() == "cpu" else 512)
+
+    def part(arguments):
+        rows, at = arguments
+        outputs = policy.forward(parameters, rows, intervention=intervention, capture=at, capture_layers=tuple(layers))
+        return outputs.residual
+
+    parts = learner.microbatches((sequence, positions), batch)
+    read = jax.lax.map(part, parts)
+    return read.reshape(len(sequence), *read.shape[2:])
+
+
+def read_last(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    sequence: jax.Array,
+    layers: Sequence[int],
+) -> jax.Array:
+    """The residual stream at every episode's last move, float32[N, layers, width].
+
+    Short episodes are read together and no further than the longest of them goes, which saves a third of the work.
+
+    Args:
+        policy, parameters: of one member.
+        world: where the episodes were drawn.
+        sequence: tokens int32[N, S] of `approaches`, perhaps in other emoji.
+        layers: as in `residuals`.
+    """
+    _, _, steps = plan(len(sequence), world.turns)
+    last = world.action_positions()[steps - 1]
+    order = np.argsort(steps, kind="stable")
+    read = []
+    for rows in np.array_split(order, 3):
+        at = jnp.asarray(last[rows, None], jnp.int32)
+        read.append(residuals(policy, parameters, sequence[rows, : last[rows].max() + 1], at, layers)[:, 0])
+    return jnp.concatenate(read)[np.argsort(order)]
+
+
+def blocks(policy: Transformer) -> tuple[int, ...]:
+    """The layers whose output is read: every block. At the embedding, a move says nothing of the tile behind it."""
+    return tuple(range(1, policy.config.layers + 1))

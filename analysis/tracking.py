@@ -1,0 +1,162 @@
+"""Goal tracking: does a direction of the residual stream tell, in a policy's own play, what will be paid?
+
+The policy plays the world it was trained in, wind and melting included. Two sites are read: the `view`, the last
+token before the policy chooses, and the `move`, the token of the move it has chosen; at neither has it seen the
+consequence.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from agents import pretrain, rollout
+from agents.transformer import Parameters, Transformer
+from analysis import concepts, extraction
+from envs import base, personas, tokens
+
+SITES = ("view", "move")
+"""Where the residual stream is read, in this order."""
+
+OUTCOMES = ("next", "rest")
+"""What is foretold: whether the chosen tile is Gold and not Mold; whether the turns after this one will pay more than
+the median of that turn."""
+
+
+@struct.dataclass
+class Play:
+    """A member's own episodes as its residual stream saw them."""
+
+    stream: jax.Array
+    """float32[2, N, T, L, D], sites in the order of `SITES`."""
+    landed: jax.Array
+    """int32[N, T], role of the tile that the chosen move leads to."""
+    rewards: jax.Array
+    """float32[N, T]"""
+    tokens: jax.Array
+    """int32[N, S]"""
+
+
+def play(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    key: jax.Array,
+    episodes: int,
+) -> Play:
+    """Episodes of one member, at temperature 1, and its residual stream at the output of every block."""
+    maze_key, turn_key = jax.random.split(key)
+    driver = rollout.policy_driver(policy, parameters, world)
+    keys = jax.random.split(maze_key, episodes)
+    played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
+    moves = jnp.asarray(world.action_positions(), jnp.int32)
+    positions = jnp.broadcast_to(jnp.concatenate([moves - 1, moves]), (episodes, 2 * len(moves)))
+    stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))
+    stream = jnp.moveaxis(stream.reshape(episodes, 2, len(moves), *stream.shape[2:]), 1, 0)
+    landed = jnp.take_along_axis(played.neighbours, played.actions[..., None], axis=-1)[..., 0]
+    return Play(stream=stream, landed=landed.astype(jnp.int32), rewards=played.rewards, tokens=played.tokens)
+
+
+@struct.dataclass
+class Tracking:
+    """How well K directions foretell the pay, per site, outcome and layer; positive d means more pay, more of it."""
+
+    d: jax.Array
+    """float32[K, 2, 2, L], Cohen's d of the projection; axes: direction, site, outcome, layer."""
+    auroc: jax.Array | None
+    """float32[K, 2, 2, L]"""
+
+
+def track(seen: Play, directions: jax.Array, *, areas: bool = True) -> Tracking:
+    """Compare projections between turns that will be paid well and turns that will be paid badly.
+
+    Args:
+        seen: from `play`.
+        directions: float32[K, L, D], at each layer its own.
+        areas: whether to compute AUROC, which needs a sort for each direction.
+    """
+    turns = seen.rewards.shape[1]
+    following = jnp.cumsum(seen.rewards[:, ::-1], axis=1)[:, ::-1] - seen.rewards
+    middle = jnp.median(following, axis=0)[None]
+    good = jnp.stack([seen.landed == tokens.GOLD, following > middle])
+    goes_on = jnp.arange(turns)[None] < turns - 1
+    counted = jnp.stack([seen.landed != tokens.PATH, (following != middle) & goes_on])
+    good, counted = (x.reshape(len(OUTCOMES), -1) for x in (good, counted))
+    scores = jnp.einsum("sntld,kld->kslnt", seen.stream, directions)
+    scores = scores.reshape(*scores.shape[:3], -1)
+
+    def over(measure):
+        each = jax.vmap(measure, in_axes=(None, 0, 0))
+        found = jax.lax.map(lambda score: each(score, good, counted), scores.reshape(-1, scores.shape[-1]))
+        return jnp.moveaxis(found.reshape(*scores.shape[:3], len(OUTCOMES)), 3, 2)
+
+    return Tracking(over(concepts.cohens_d), over(concepts.auroc) if areas else None)
+
+
+@struct.dataclass
+class Narrator:
+    """The narrator's 😀 − 😞 direction in one member, read in three ways."""
+
+    heard: jax.Array
+    """float32[L, D], residual stream at the word itself, after 😀 minus after 😞."""
+    foretold: jax.Array
+    """float32[L, D], at the move before the word, where 😀 will follow minus where 😞 will."""
+    said: jax.Array
+    """float32[D], what makes the policy say 😀 rather than 😞: the difference of their unembeddings."""
+
+
+def narrator(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    config: pretrain.PretrainConfig,
+    key: jax.Array,
+    episodes: int,
+) -> Narrator:
+    """Read the narrator's direction off narrated episodes of the personas, with the tile maps of pretraining.
+
+    The same episodes serve a policy that never met a narrator: the control.
+    """
+    persona_key, params_key, maze_key, turn_key = jax.random.split(key, 4)
+    chosen = jax.random.randint(persona_key, (episodes,), 0, len(personas.PERSONAS))
+    told = dataclasses.replace(params, narration=jnp.array(True))
+    keys = jax.random.split(params_key, episodes)
+    drawn = jax.vmap(lambda persona, key: pretrain.draw_params(config, told, persona, key))(chosen, keys)
+    played, _, _ = rollout.play(
+        world,
+        drawn,
+        jax.random.split(maze_key, episodes),
+        turn_key,
+        pretrain.persona_driver(world, told, chosen, config.slip),
+        rollout.gumbel(episodes),
+        batched_params=True,
+    )
+    moves = jnp.asarray(world.action_positions()[:-1], jnp.int32)
+    positions = jnp.broadcast_to(jnp.concatenate([moves, moves + 1]), (episodes, 2 * len(moves)))
+    stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))
+    stream = jnp.moveaxis(stream.reshape(episodes, 2, len(moves), *stream.shape[2:]), 1, 0)
+    word = played.tokens[:, moves + 1]
+
+    def mean(site, token):
+        return jnp.mean(stream[site], axis=(0, 1), where=(word == token)[..., None, None])
+
+    foretold, heard = (mean(site, tokens.GOOD) - mean(site, tokens.BAD) for site in (0, 1))
+    readout = unembedding(parameters)
+    return Narrator(heard=heard, foretold=foretold, said=readout[tokens.GOOD] - readout[tokens.BAD])
+
+
+def unembedding(parameters: Parameters) -> jax.Array:
+    """What each token's logit reads from the stream after the last block, up to its length; float32[V, D].
+
+    The final norm's scale is part of it; the norm's division by the stream's length only stretches all alike.
+    """
+    scale = parameters["norm"]["scale"].astype(jnp.float32)
+    return parameters["embedding"]["embedding"].astype(jnp.float32) * scale[None]
+
+
+def value_readout(parameters: Parameters) -> jax.Array:
+    """What the value head reads from the stream after the last block, float32[D]; zeros where it was not trained."""
+    return parameters["value"]["kernel"][:, 0].astype(jnp.float32) * parameters["norm"]["scale"].astype(jnp.float32)
