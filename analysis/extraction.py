@@ -16,7 +16,7 @@ from flax import struct
 
 from agents import learner
 from agents.transformer import Intervention, Parameters, Transformer
-from envs import base, tokens
+from envs import base, maze, tokens
 
 CLASSES = (tokens.PATH, tokens.GOLD, tokens.MOLD)
 """The roles of the last tile; a class is the index here, and equals the role."""
@@ -63,7 +63,7 @@ def plan(episodes: int, turns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @functools.partial(jax.jit, static_argnames=("world", "episodes", "batch"))
 def approaches(
-    world: base.World, params: base.WorldParams, key: jax.Array, episodes: int = EPISODES, batch: int = 240
+    world: maze.EmojiMaze, params: maze.MazeParams, key: jax.Array, episodes: int = EPISODES, batch: int = 240
 ) -> Approaches:
     """Draw an extraction set on the device.
 
@@ -122,9 +122,9 @@ def approaches(
     return Approaches(
         tokens=sequences.reshape(episodes, -1),
         last=jnp.asarray(world.action_positions(), jnp.int32)[steps - 1],
-        classes=classes,
-        directions=directions,
-        steps=steps,
+        classes=jnp.asarray(classes),
+        directions=jnp.asarray(directions),
+        steps=jnp.asarray(steps),
         found=done.reshape(-1),
     )
 
