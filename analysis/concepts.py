@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from analysis import extraction
 from envs import tokens
 
 NULL = -0.5
-"""Cosine of two of three centred class means that have nothing to do with each other: a triangle's corners."""
+"""Cosine of two of three centred class means that have nothing to do with each other: a triangle's corners.
+
+In D dimensions of equal noise it is the correlation of D pairs, of standard deviation 0.75 / √D. Noise or signal in
+few dimensions gives any value: the cosine is −1 where the stream knows Gold alone and Path and Mold are one."""
 
 PATH_NULL = 0.5
 """The same with Path as the reference of both."""
@@ -62,11 +64,25 @@ def opposition(means: jax.Array) -> jax.Array:
     return jnp.stack([cosine(by_rest[tokens.GOLD], by_rest[tokens.MOLD]), cosine(by_path[0], by_path[1])])
 
 
-def permuted_opposition(activations: jax.Array, classes: jax.Array, key: jax.Array, draws: int) -> jax.Array:
-    """`opposition` after the labels were dealt out at random; float32[draws, 2, L]."""
+def permuted_opposition(
+    activations: jax.Array, classes: jax.Array, key: jax.Array, draws: int, strata: jax.Array | None = None
+) -> jax.Array:
+    """`opposition` after the labels were dealt out at random; float32[draws, 2, L].
+
+    Args:
+        activations, classes: as in `class_means`.
+        key: of the deals.
+        draws: how many.
+        strata: int32[N]; labels are dealt anew within each stratum, so that what the extraction set balances stays
+            balanced: otherwise the few moves, which differ much, would be all that the null sees.
+    """
+    group = jnp.zeros(len(classes), jnp.int32) if strata is None else strata
+    ordered = classes[jnp.argsort(group, stable=True)]
 
     def draw(key):
-        return opposition(class_means(activations, jax.random.permutation(key, classes)))
+        place = jnp.lexsort((jax.random.uniform(key, (len(classes),)), group))
+        dealt = jnp.zeros_like(classes).at[place].set(ordered)
+        return opposition(class_means(activations, dealt))
 
     return jax.lax.map(draw, jax.random.split(key, draws))
 
@@ -148,6 +164,7 @@ def measure(
     held_out_classes: jax.Array,
     key: jax.Array,
     permutations: int = 200,
+    strata: jax.Array | None = None,
 ) -> Concepts:
     """Vectors from one set of activations float32[N, L, D], and how well they tell the classes of another apart."""
     means = class_means(activations, classes)
@@ -165,7 +182,7 @@ def measure(
         means=means,
         vectors=found,
         opposition=opposition(means),
-        permuted=permuted_opposition(activations, classes, key, permutations),
+        permuted=permuted_opposition(activations, classes, key, permutations, strata),
         auroc=area,
         d=d,
         overlap=shared,
@@ -200,27 +217,16 @@ def extract(
         sequence = extraction.retile(episodes.tokens, written, tile_map)
         return extraction.read_last(policy, parameters, world, sequence, layers)
 
-    return measure(read(training), training.classes, read(held_out), held_out.classes, key, permutations)
+    strata = training.directions * (world.turns + 1) + training.steps
+    return measure(read(training), training.classes, read(held_out), held_out.classes, key, permutations, strata)
 
 
 def coordinate(activations: jax.Array, found: Concepts) -> jax.Array:
     """Where activations [..., L, D] stand between Mold and Gold: −1 at Mold's class mean, +1 at Gold's; [..., L].
 
-    Path stands at 0 when it lies half-way, as it does where Mold and Gold are opposites.
+    Path stands at 0 when it lies half-way, as it does where Mold's and Gold's means are opposite and equally long.
     """
     gold, mold = found.means[tokens.GOLD], found.means[tokens.MOLD]
     axis = gold - mold
-    from_middle = activations - (found.centre + (gold + mold) / 2)
+    from_middle = activations - jnp.broadcast_to(found.centre + (gold + mold) / 2, activations.shape)
     return jnp.einsum("...ld,ld->...l", from_middle, axis) * 2 / jnp.maximum(jnp.square(axis).sum(axis=-1), 1e-30)
-
-
-def shared_across(found: np.ndarray) -> np.ndarray:
-    """How much of a vector all members have in common: squared norm of the members' mean over the mean squared norm.
-
-    1 where all members have the same vector, 1 / M on average where they have nothing in common. With tile maps
-    permuted across members and a base that all share, a vector that is an emoji's own averages out.
-
-    Args:
-        found: float[M, ..., D].
-    """
-    return np.square(found.mean(axis=0)).sum(axis=-1) / np.square(found).sum(axis=-1).mean(axis=0)

@@ -47,13 +47,15 @@ class Tracked:
     """What `track` finds, of every member."""
 
     tracking: dict[str, tracking.Tracking]
-    """By the names of `directions.of_member`; float32[M, K, site, outcome, L]."""
+    """By the names of `directions.of_member`; arrays [M, K, site, outcome, L]."""
     coordinate: jax.Array
     """float32[M, 2, N, T, L], `concepts.coordinate` of the member's own episodes, per site."""
     landed: jax.Array
     """int32[M, N, T], role of the tile that the chosen move leads to."""
     rewards: jax.Array
     """float32[M, N, T]"""
+    moves: jax.Array
+    """int32[M, N, T], 0 to 3."""
     tokens: jax.Array
     """int32[M, N, S]"""
 
@@ -91,6 +93,7 @@ def track(
             coordinate=concepts.coordinate(seen.stream, found),
             landed=seen.landed,
             rewards=seen.rewards,
+            moves=seen.moves,
             tokens=seen.tokens,
         )
 

@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import pretrain, rollout
+from agents import learner, pretrain, rollout
 from agents.transformer import Parameters, Transformer
 from analysis import concepts, extraction
-from envs import base, personas, tokens
+from envs import base, tokens
 
 SITES = ("view", "move")
 """Where the residual stream is read, in this order."""
 
 OUTCOMES = ("next", "rest")
 """What is foretold: whether the chosen tile is Gold and not Mold; whether the turns after this one will pay more than
-the median of that turn."""
+the median of that turn. Path tiles, pay at the median, and the last turn's nothing do not count."""
 
 
 @struct.dataclass
@@ -32,6 +32,8 @@ class Play:
     """float32[2, N, T, L, D], sites in the order of `SITES`."""
     landed: jax.Array
     """int32[N, T], role of the tile that the chosen move leads to."""
+    moves: jax.Array
+    """int32[N, T], 0 to 3, the chosen move."""
     rewards: jax.Array
     """float32[N, T]"""
     tokens: jax.Array
@@ -56,7 +58,21 @@ def play(
     stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))
     stream = jnp.moveaxis(stream.reshape(episodes, 2, len(moves), *stream.shape[2:]), 1, 0)
     landed = jnp.take_along_axis(played.neighbours, played.actions[..., None], axis=-1)[..., 0]
-    return Play(stream=stream, landed=landed.astype(jnp.int32), rewards=played.rewards, tokens=played.tokens)
+    return Play(
+        stream=stream,
+        landed=landed.astype(jnp.int32),
+        moves=played.actions,
+        rewards=played.rewards,
+        tokens=played.tokens,
+    )
+
+
+def without_moves(scores: jax.Array, moves: jax.Array, counted: jax.Array) -> jax.Array:
+    """Scores float32[N] less the mean score of the same move (int32[N], 0 to 3) among the entries counted."""
+    same = jax.nn.one_hot(moves, len(tokens.MOVES), axis=0, dtype=jnp.float32)
+    among = same * counted.astype(jnp.float32)[None]
+    means = among @ scores / jnp.maximum(among.sum(axis=1), 1.0)
+    return scores - means @ same
 
 
 @struct.dataclass
@@ -64,9 +80,9 @@ class Tracking:
     """How well K directions foretell the pay, per site, outcome and layer; positive d means more pay, more of it."""
 
     d: jax.Array
-    """float32[K, 2, 2, L], Cohen's d of the projection; axes: direction, site, outcome, layer."""
+    """float32[K, 2, 3, L], Cohen's d of the projection; axes: direction, site, outcome, layer."""
     auroc: jax.Array | None
-    """float32[K, 2, 2, L]"""
+    """float32[K, 2, 3, L]"""
 
 
 def track(seen: Play, directions: jax.Array, *, areas: bool = True) -> Tracking:
@@ -79,17 +95,22 @@ def track(seen: Play, directions: jax.Array, *, areas: bool = True) -> Tracking:
     """
     turns = seen.rewards.shape[1]
     following = jnp.cumsum(seen.rewards[:, ::-1], axis=1)[:, ::-1] - seen.rewards
-    middle = jnp.median(following, axis=0)[None]
-    good = jnp.stack([seen.landed == tokens.GOLD, following > middle])
+    above = following - jnp.median(following, axis=0)[None]
+    # Equal pay summed in another order differs by rounding, which would tell of the reward that was subtracted.
+    rounding = turns * jnp.finfo(jnp.float32).eps * jnp.abs(seen.rewards).sum(axis=1).max()
+    good = jnp.stack([seen.landed == tokens.GOLD, above > 0])
     goes_on = jnp.arange(turns)[None] < turns - 1
-    counted = jnp.stack([seen.landed != tokens.PATH, (following != middle) & goes_on])
+    counted = jnp.stack([seen.landed != tokens.PATH, (jnp.abs(above) > rounding) & goes_on])
     good, counted = (x.reshape(len(OUTCOMES), -1) for x in (good, counted))
     scores = jnp.einsum("sntld,kld->kslnt", seen.stream, directions)
     scores = scores.reshape(*scores.shape[:3], -1)
 
     def over(measure):
-        each = jax.vmap(measure, in_axes=(None, 0, 0))
-        found = jax.lax.map(lambda score: each(score, good, counted), scores.reshape(-1, scores.shape[-1]))
+        def each(score):
+            same_move = without_moves(score, moves, asked[0][1])
+            return jnp.stack([*(measure(score, *question) for question in asked), measure(same_move, *asked[0])])
+
+        found = jax.lax.map(each, scores.reshape(-1, scores.shape[-1]))
         return jnp.moveaxis(found.reshape(*scores.shape[:3], len(OUTCOMES)), 3, 2)
 
     return Tracking(over(concepts.cohens_d), over(concepts.auroc) if areas else None)
@@ -120,20 +141,8 @@ def narrator(
 
     The same episodes serve a policy that never met a narrator: the control.
     """
-    persona_key, params_key, maze_key, turn_key = jax.random.split(key, 4)
-    chosen = jax.random.randint(persona_key, (episodes,), 0, len(personas.PERSONAS))
     told = dataclasses.replace(params, narration=jnp.array(True))
-    keys = jax.random.split(params_key, episodes)
-    drawn = jax.vmap(lambda persona, key: pretrain.draw_params(config, told, persona, key))(chosen, keys)
-    played, _, _ = rollout.play(
-        world,
-        drawn,
-        jax.random.split(maze_key, episodes),
-        turn_key,
-        pretrain.persona_driver(world, told, chosen, config.slip),
-        rollout.gumbel(episodes),
-        batched_params=True,
-    )
+    played = pretrain.persona_episodes(config, world, told, key, episodes, learner.Shards())
     moves = jnp.asarray(world.action_positions()[:-1], jnp.int32)
     positions = jnp.broadcast_to(jnp.concatenate([moves, moves + 1]), (episodes, 2 * len(moves)))
     stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))
