@@ -28,7 +28,8 @@ def with_norm(directions: jax.Array, norm: jax.Array) -> jax.Array:
 def without(directions: jax.Array, span: jax.Array) -> jax.Array:
     """Directions [..., D] with their components in the span of vectors [K, D] removed."""
     _, sizes, basis = jnp.linalg.svd(span.astype(jnp.float32), full_matrices=False)
-    basis = jnp.where((sizes > 1e-6 * jnp.maximum(sizes.max(), 1e-30))[:, None], basis, 0.0)
+    rounding = max(span.shape) * jnp.finfo(jnp.float32).eps  # of a rank-deficient span's zeros
+    basis = jnp.where((sizes > rounding * sizes.max())[:, None], basis, 0.0)
     return directions - jnp.einsum("...d,kd,ke->...e", directions, basis, basis)
 
 

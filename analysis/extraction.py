@@ -156,7 +156,8 @@ def residuals(
         positions: where to read, int32[N, C].
         layers: which to read; l is the output of block l, 0 the embedding.
         intervention: shared by all episodes.
-        batch: episodes in one forward pass; 0 chooses what a CPU's cache holds, or 512 on an accelerator.
+        batch: episodes in one forward pass, reduced to a divisor of N; 0 chooses what a CPU's cache holds, or 512 on
+            an accelerator.
     """
     batch = batch or (_CACHED if jax.default_backend() == "cpu" else 512)
 
@@ -165,6 +166,8 @@ def residuals(
         outputs = policy.forward(parameters, rows, intervention=intervention, capture=at, capture_layers=tuple(layers))
         return outputs.residual
 
+    rows = len(sequence)
+    batch = max(size for size in range(1, min(batch, rows) + 1) if rows % size == 0)
     parts = learner.microbatches((sequence, positions), batch)
     read = jax.lax.map(part, parts)
     return read.reshape(len(sequence), *read.shape[2:])

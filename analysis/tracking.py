@@ -98,10 +98,11 @@ def track(seen: Play, directions: jax.Array, *, areas: bool = True) -> Tracking:
     above = following - jnp.median(following, axis=0)[None]
     # Equal pay summed in another order differs by rounding, which would tell of the reward that was subtracted.
     rounding = turns * jnp.finfo(jnp.float32).eps * jnp.abs(seen.rewards).sum(axis=1).max()
-    good = jnp.stack([seen.landed == tokens.GOLD, above > 0])
     goes_on = jnp.arange(turns)[None] < turns - 1
-    counted = jnp.stack([seen.landed != tokens.PATH, (jnp.abs(above) > rounding) & goes_on])
-    good, counted = (x.reshape(len(OUTCOMES), -1) for x in (good, counted))
+    next_pays = (seen.landed == tokens.GOLD, seen.landed != tokens.PATH)
+    rest_pays = (above > 0, (jnp.abs(above) > rounding) & goes_on)
+    asked = [[x.reshape(-1) for x in question] for question in (next_pays, rest_pays)]
+    moves = seen.moves.reshape(-1)
     scores = jnp.einsum("sntld,kld->kslnt", seen.stream, directions)
     scores = scores.reshape(*scores.shape[:3], -1)
 
