@@ -22,13 +22,14 @@ def changed(before: Matrices, after: Matrices, tolerance: float = 0.0) -> Matric
     return {name: differs(before[name], after[name]) for name in before}
 
 
-def largest(before: Matrices, after: Matrices, density: float) -> Matrices:
+def largest(before: Matrices, after: Matrices, density: float, seed: int | None = None) -> Matrices:
     """The share `density` of a member's parameters that moved farthest, over all of its matrices together.
 
-    Equal moves at the border are cut in the order of the parameters, so that the density is exact.
+    Equal moves at the border are cut so that the density is exact: in the order of the parameters, or with a `seed` at
+    random, for each member by itself. Members whose overlap is asked for must not share an order.
     """
     moves = np.concatenate([_moves(before[name], after[name]) for name in before], axis=1)
-    return _unflatten(_top(moves, density), before)
+    return _unflatten(top(moves, density, seed), before)
 
 
 def smallest_weights(before: Matrices, like: Matrices) -> Matrices:
@@ -56,6 +57,17 @@ def density(mask: Matrices) -> np.ndarray:
     return counts.sum(axis=0) / sum(x[0].size for x in mask.values())
 
 
+def top(scores: np.ndarray, share: float, seed: int | None = None) -> np.ndarray:
+    """bool[M, n], the share of the highest scores of each row of float[M, n]; ties go to the first, or are drawn."""
+    counts = np.full(len(scores), round(share * scores.shape[1]))
+    if seed is None:
+        return _top_counts(scores, counts)
+    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(scores.shape[1]), (len(scores), 1)), axis=1)
+    mask = np.zeros(scores.shape, bool)
+    np.put_along_axis(mask, orders, _top_counts(np.take_along_axis(scores, orders, axis=1), counts), axis=1)
+    return mask
+
+
 def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float32)
 
@@ -66,10 +78,6 @@ def _moves(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _counts(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(len(mask), -1).sum(axis=1)
-
-
-def _top(scores: np.ndarray, share: float) -> np.ndarray:
-    return _top_counts(scores, np.full(len(scores), round(share * scores.shape[1])))
 
 
 def _top_counts(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
