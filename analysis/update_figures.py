@@ -25,7 +25,7 @@ _WORDS = {
     "embedding_used": "embedding, used rows", "embedding_unused": "embedding, unused rows",
     "attention_norm": "attention\nnorm", "attention.qkv": "attention\nq, k, v", "attention.out": "attention\nout",
     "mlp_norm": "MLP\nnorm", "up": "MLP\nup", "down": "MLP\ndown", "norm": "final\nnorm", "value": "value\nhead",
-    "kernel": "kernels", "norms": "norm scales", "all": "all parameters",
+    "kernel": "kernels", "all": "all parameters",
 }  # fmt: skip
 
 
@@ -248,7 +248,7 @@ def _legend(figure, handles) -> None:
 
 
 def _words(row: str) -> str:
-    return _WORDS.get(row, row)
+    return "norm scales" if row == "norm" else _WORDS.get(row, row)  # the kind, not the last norm
 
 
 def _checkpoint(name: str) -> str:
