@@ -37,6 +37,8 @@ class TrainState:
     """int32[], updates done."""
     steps: jax.Array
     """int32[], optimiser steps done."""
+    mask: Any = None
+    """Which parameters are trained: a tree of bool like the parameters; None trains all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,9 @@ def descend(
 ) -> tuple[TrainState, jax.Array]:
     """One AdamW step (arXiv 1711.05101) after clipping the gradient's global norm.
 
+    Where the state has a mask, parameters outside it keep their bits. They still count in the norm, so that clipping
+    does not depend on the mask.
+
     Returns:
         The new state and the gradient's norm before clipping.
     """
@@ -107,6 +112,8 @@ def descend(
         return (parameter.astype(jnp.float32) - learning_rate * decayed).astype(parameter.dtype)
 
     parameters = jax.tree.map(move, state.parameters, updates)
+    if state.mask is not None:  # the step and not the gradient, through which weight decay would still reach them
+        parameters = jax.tree.map(jnp.where, state.mask, parameters, state.parameters)
     return dataclasses.replace(state, parameters=parameters, moments=moments, steps=state.steps + 1), norm
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -90,18 +91,29 @@ class Stage:
     """Parameters before the stage, or None → state of all members before the first update."""
 
 
-def make_stage(config: Config, name: str, mesh: Mesh | None = None) -> Stage:
-    """A stage of a run by name, on the mesh that suits it best unless one is given."""
+def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int | None = None) -> Stage:
+    """A stage of a run by name, on the mesh that suits it best unless one is given.
+
+    Args:
+        config: of the run.
+        name: of `STAGES`.
+        mesh: from `learner.population_mesh`.
+        members: train only the first ones of the stage; all by default. As many devices share a member's episodes as
+            in the stage of all members.
+    """
     policy, (world, params) = config.make_policy(), config.world.make()
-    members, microbatch = len(config.members), config.population.microbatch
+    microbatch = config.population.microbatch
     if name == "pretrain":
         part = config.pretrain
         shared, salt, rows = part.shared, part.seed, part.episodes
     else:
         part = config.rl
         shared, salt, rows = False, 0, part.episodes // part.minibatches
-    members = 1 if shared else members
-    mesh = mesh or learner.population_mesh(members, rows)
+    everyone = 1 if shared else len(config.members)
+    members = everyone if members is None else members
+    mesh = mesh or learner.population_mesh(everyone, rows)
+    if mesh.shape["member"] > 1:
+        mesh = Mesh(mesh.devices[: math.gcd(members, mesh.shape["member"])], mesh.axis_names)
     microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
     update = (pretrain if name == "pretrain" else ppo).update_function(policy, world, microbatch)
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
@@ -109,8 +121,8 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None) -> Stage:
         arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
         seeds = [0]
     else:
-        arguments = (config.per_member(name), config.world_params())
-        seeds = [member.seed for member in config.members]
+        arguments = jax.tree.map(lambda x: x[:members], (config.per_member(name), config.world_params()))
+        seeds = [member.seed for member in config.members[:members]]
     keys = _keys(seeds, STAGES.index(name), salt)
 
     def initial(parameters: Any) -> learner.TrainState:

@@ -1,0 +1,208 @@
+"""The subnetwork alone: RL again from the same start, with only some of the parameters trained (arXiv 2505.11711).
+
+The paper retrains the parameters that RL had changed and finds the full result again. Whether that says something of
+these parameters, only other masks can tell: random ones with as many parameters in each matrix, all other
+parameters, and the parameters of the smallest magnitude.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import evaluation, learner, stages, statistics
+from agents.config import Config
+from agents.stages import Timing
+from agents.transformer import Parameters
+from analysis import masks, weights
+from analysis.weights import Matrices
+
+Definition = Literal["top", "bf16", "paper"]
+"""Which parameters RL changed: the share that moved farthest; those whose bfloat16 values differ at all; or by more
+than 1e-5, as in arXiv 2505.11711."""
+
+TOLERANCES = {"1e-5": 1e-5, "1e-4": 1e-4}
+"""Differences below which arXiv 2505.11711 calls two parameters equal."""
+
+
+def learned(start: Matrices, full: Matrices, definition: Definition, density: float) -> Matrices:
+    """The parameters that RL changed.
+
+    Args:
+        start: before RL.
+        full: after RL of all parameters.
+        definition: what counts as changed.
+        density: share of the parameters, for `top`.
+
+    Returns:
+        bool, shaped like `start`.
+    """
+    if definition == "top":
+        return masks.largest(start, full, density)
+    return masks.changed(start, full, masks.TOLERANCE if definition == "paper" else 0.0)
+
+
+def arms(start: Matrices, subnetwork: Matrices, draws: int, seed: int) -> list[tuple[str, Matrices]]:
+    """The masks to train with, each by name; all but the complement have the density of `subnetwork` per matrix."""
+    seeds = np.random.SeedSequence(seed).generate_state(draws)
+    return [
+        ("learned", subnetwork),
+        *(("random", masks.random(subnetwork, int(drawn))) for drawn in seeds),
+        ("complement", masks.complement(subnetwork)),
+        ("smallest", masks.smallest_weights(start, subnetwork)),
+    ]
+
+
+def train(
+    config: Config,
+    start: Parameters,
+    trained: Sequence[Matrices],
+    report: Callable[[int, Mapping[str, np.ndarray], Timing], None],
+) -> tuple[list[Parameters], np.ndarray]:
+    """Train the first members of a run anew, with one mask after another, all in the program that is compiled once.
+
+    Seeds, mazes, order of the data and hyper-parameters are those of the run. The mask is laid on the optimiser's
+    step, weight decay included. The population has the run's own shape, so that a mask of everything repeats the run
+    to the bit on the devices that made it; masks side by side in a larger population would round differently.
+
+    Args:
+        config: of the run.
+        start: parameters of the first N members before RL.
+        trained: masks of bool; outside of them parameters keep their bits.
+        report: called after each chunk with the updates done, of all masks together, its metrics [N, updates] and the
+            time taken.
+
+    Returns:
+        The parameters after RL of each mask, axis 0 the member; and the mean returns float32[masks, N] of the first
+        update, which is played before anything is trained.
+    """
+    stage = stages.make_stage(config, "rl", members=len(jax.tree.leaves(start)[0]))
+    program, timing = stage.program, Timing()
+    arguments = program.place(stage.arguments)
+    results, first = [], []
+    for turn, one in enumerate(trained):
+        mask = jax.tree.map(jnp.asarray, weights.join(one, like=start))
+        # Copies, because the program is given its state for good and the start is needed again.
+        state = program.place(jax.tree.map(jnp.copy, dataclasses.replace(stage.initial(start), mask=mask)))
+        began = time.perf_counter()
+        if turn == 0:
+            program.compile(state, *arguments)
+            timing.compile_seconds, began = time.perf_counter() - began, time.perf_counter()
+        for done in range(0, stage.updates, stage.chunk):
+            state, metrics = program(state, *arguments)
+            metrics = {name: np.asarray(values) for name, values in metrics.items()}
+            if done == 0:
+                first.append(metrics["return"][:, 0])
+            timing.run_seconds += time.perf_counter() - began
+            timing.tokens += stage.tokens_per_update * stage.chunk
+            report(turn * stage.updates + done + stage.chunk, metrics, timing)
+            began = time.perf_counter()
+        results.append(jax.tree.map(np.asarray, state.parameters))
+    return results, np.stack(first)
+
+
+def returns(config: Config, policies: Sequence[Parameters], episodes: int) -> np.ndarray:
+    """Mean returns float64[policies, N] of the first N members on the mazes of the evaluation.
+
+    Args:
+        config: of the run.
+        policies: each of N members, axis 0; NaN is returned where training diverged.
+        episodes: of each member, the same mazes for all.
+    """
+    members = len(jax.tree.leaves(policies[0])[0])
+    parameters = jax.tree.map(jnp.asarray, _stack(policies))
+    worlds = jax.tree.map(
+        lambda x: jnp.tile(x[:members], (len(policies),) + (1,) * (x.ndim - 1)), config.world_params()
+    )
+    mesh = learner.population_mesh(len(policies) * members, episodes)
+    world, _ = config.world.make()
+    played = evaluation.policy_returns(config.make_policy(), parameters, world, worlds, mesh, episodes)
+    finite = [
+        np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(parameters)
+    ]
+    means = np.where(np.all(finite, axis=0), np.asarray(played, np.float64).mean(axis=1), np.nan)
+    return means.reshape(len(policies), members)
+
+
+def agreement(mask: Matrices, start: Matrices, full: Matrices, retrained: Matrices) -> dict[str, np.ndarray]:
+    """How near a retrained policy came to the full run.
+
+    Inside the mask is the honest place to look. Outside, nothing was trained: there a parameter agrees with the full
+    run if that hardly moved it, so that over all parameters agreement rises as the mask shrinks. Even inside, some
+    agree that never moved; `start` says how many parameters of the untrained start do.
+
+    Args:
+        mask: what was trained.
+        start: before RL.
+        full: after RL of all parameters.
+        retrained: after RL of the mask.
+
+    Returns:
+        By name, float64[N] of each member. `inside`, `whole` (all parameters) and `start` (the start itself, inside
+        the mask) begin the names of shares of parameters: `_bf16` with equal bfloat16 values, `_1e-5` and `_1e-4`
+        with values at most that far apart. `inside_cosine` and `whole_cosine` are of the two updates. `density` is
+        the share of the parameters inside, and `moved` the share of those that training moved at all: some, as the
+        embeddings of tokens that are never said, have no gradient. NaN where the mask is empty or nothing moved.
+    """
+    before, target, reached, chosen = (_flat(x) for x in (start, full, retrained, mask))
+    chosen = chosen.astype(bool)
+    everywhere = np.ones_like(chosen)
+    found = {"density": chosen.mean(axis=1), "moved": _share(reached != before, chosen)}
+    for name, values, place in (("inside", reached, chosen), ("start", before, chosen), ("whole", reached, everywhere)):
+        found[f"{name}_bf16"] = _share(_bf16(values) == _bf16(target), place)
+        for label, tolerance in TOLERANCES.items():
+            found[f"{name}_{label}"] = _share(np.abs(values - target) <= tolerance, place)
+    for name, place in (("inside", chosen), ("whole", everywhere)):
+        found[f"{name}_cosine"] = _cosine((reached - before) * place, (target - before) * place)
+    return found
+
+
+def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, strata: np.ndarray) -> list[float]:
+    """Gain in return over the gain of the full run, both summed over members, and its bootstrap interval.
+
+    A ratio of sums, because a member whose full run gained nothing would decide a mean of ratios.
+
+    Args:
+        before, full, reached: mean returns float64[N].
+        strata: int[N], for the bootstrap.
+
+    Returns:
+        Share, lower and upper end; NaN where the full run's own gain is not above 0, as far as its interval tells.
+    """
+    gains = np.stack([reached - before, full - before])
+
+    def ratio(values, axis):
+        return np.divide(*values.mean(axis=axis))
+
+    low, _ = statistics.bootstrap_interval(gains[1], statistic=np.mean, strata=strata)
+    if not low > 0:
+        return [np.nan] * 3
+    ends = statistics.bootstrap_interval(gains, statistic=ratio, strata=strata)
+    return [float(ratio(gains, -1)), *map(float, ends)]
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _flat(matrices: Matrices) -> np.ndarray:
+    """float64[N, parameters]; exact for all that parameters are stored in."""
+    return np.concatenate([x.reshape(len(x), -1).astype(np.float64) for x in matrices.values()], axis=1)
+
+
+def _bf16(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(jnp.bfloat16.dtype)
+
+
+def _share(hits: np.ndarray, place: np.ndarray) -> np.ndarray:
+    counts = place.sum(axis=1)
+    return np.where(counts > 0, (hits & place).sum(axis=1) / np.maximum(counts, 1), np.nan)
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.where(norms > 0, (first * second).sum(axis=1) / np.where(norms > 0, norms, 1.0), np.nan)
