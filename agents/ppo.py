@@ -14,7 +14,7 @@ from flax import struct
 
 from agents import learner, objectives, rollout
 from agents.hyperparameters import stage_config
-from agents.transformer import Parameters, Transformer
+from agents.transformer import Intervention, Parameters, Transformer
 from envs import base
 
 
@@ -83,10 +83,16 @@ class Batch:
 
 
 def read(
-    policy: Transformer, parameters: Parameters, world: base.World, sequence: jax.Array
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    sequence: jax.Array,
+    *,
+    intervention: Intervention | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Action log-probabilities float32[B, T, 4] and values float32[B, T] before each action of episodes [B, S]."""
-    hidden = policy.forward(parameters, sequence[:, :-1]).hidden[:, world.action_positions() - 1]
+    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention)
+    hidden = outputs.hidden[:, world.action_positions() - 1]
     logits, values = policy.heads(parameters, hidden)
     return objectives.action_log_probabilities(logits), values
 

@@ -29,9 +29,6 @@ _CACHED = 20
 TRIES = 2_000
 """Mazes in which an episode is looked for; with the world's own shares of tiles about 20 are enough."""
 
-HELD_OUT = 3_000
-"""Further episodes, on which layers are chosen and separations measured."""
-
 
 @struct.dataclass
 class Approaches:
@@ -87,7 +84,7 @@ def approaches(
         def turn(carry, noise_at):
             observation, state, good = carry
             noise, index = noise_at
-            around = world.neighbours(state, params)
+            around = world.neighbours(state, params).astype(jnp.int32)
             is_path = around == tokens.PATH
             is_last = index == steps - 1
             action = jnp.where(is_last, direction, jnp.argmax(jnp.where(is_path, noise, -1.0)).astype(jnp.int32))

@@ -22,7 +22,8 @@ SITES = ("view", "move")
 OUTCOMES = ("next", "rest", "next_same_move")
 """What is foretold: whether the chosen tile is Gold and not Mold; whether the turns after this one will pay more than
 the median of that turn; and the first again, among moves in the same direction, because the stream holds the move
-itself and a few directions may hide or feign everything else."""
+itself and a few directions may hide or feign everything else. Path tiles, pay at the median, and the last turn's
+nothing do not count."""
 
 
 @struct.dataclass

@@ -1,0 +1,244 @@
+"""`uv run -m analysis concepts RUN`: the representation of reward, before and after RL, with every control."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from agents.config import ConfigError
+from analysis import concept_figures, extraction, findings, populations, subject
+from analysis.findings import Arm
+from analysis.subject import Subject
+from envs import tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Extract the concept vectors of Gold and Mold (arXiv 2605.30232) and test them against their controls."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run directory; it needs the checkpoints init, pretrain and rl."""
+    against: tuple[Path, ...] = ()
+    """Control runs, such as one with --rl.shuffle-rewards or one with --population.tile-maps permuted: a row each."""
+    episodes: int = extraction.EPISODES
+    """Episodes of the extraction set; a multiple of 12."""
+    play_episodes: int = 512
+    """Episodes of each policy's own play, for goal tracking."""
+    permutations: int = 200
+    """Permutations of the class labels; the smallest p is 1 / (this + 1)."""
+    seed: int = 0
+    """Of the extraction set and everything random."""
+
+
+def run(command: Command, console: Console) -> None:
+    """Run the command."""
+    _check(command)
+    opened = subject.open(command.run)
+    others = {path: subject.open(path) for path in command.against}
+    names = _names(command.against)
+    checkpoints = {arm: opened.parameters(name) for arm, name in findings.ARMS.items()}  # before any work
+    controls = {path: {arm: other.parameters(findings.ARMS[arm]) for arm in ("after RL", "before RL")}
+                for path, other in others.items()}  # fmt: skip
+    between = [name for name in opened.run.checkpoints() if name.startswith("rl-")]
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("drawing episodes", total=1 + len(checkpoints) + 2 * len(controls) + len(between))
+
+        def tell(what: str) -> None:
+            progress.update(bar, advance=1, description=what)
+
+        sets = findings.draw_sets(opened, command.episodes, command.seed)
+        arms = _arms(opened, checkpoints, sets, command, tell)
+        against = {
+            names[path]: _arms(others[path], parameters, _sets(others[path], sets, opened, command), command, tell)
+            for path, parameters in controls.items()
+        }
+        course = _rotation(opened, between, arms, sets, command, tell)
+
+    document = _document(opened, command, arms, against, course)
+    written = opened.write("concepts", document, _rows(arms, against))
+    stem = opened.run.figure("concepts")
+    footer = f"{opened.run.path.name}, {opened.members} members"
+    written += concept_figures.draw(stem, arms, against, course, _returns(opened), footer)
+    for table in tables(document):
+        console.print(table)
+    for path in written:
+        if path.suffix in (".json", ".png"):
+            console.print(f"  {path}", highlight=False)
+
+
+def _check(command: Command) -> None:
+    if command.episodes < 120 or command.episodes % 12:
+        raise ConfigError(f"--episodes={command.episodes}: use a multiple of 12, at least 120")
+    if command.play_episodes < 16:
+        raise ConfigError(f"--play-episodes={command.play_episodes}: use at least 16")
+    if command.permutations < 1:
+        raise ConfigError(f"--permutations={command.permutations}: use at least 1")
+
+
+def _names(paths: tuple[Path, ...]) -> dict[Path, str]:
+    """A name for every control run: its folder's, as long as that tells them apart."""
+    short = [path.resolve().name for path in paths]
+    return {path: name if short.count(name) == 1 else str(path) for path, name in zip(paths, short, strict=True)}
+
+
+def _sets(other: Subject, sets: findings.Sets, opened: Subject, command: Command) -> findings.Sets:
+    """The same episodes where a control run has the same world; its own otherwise."""
+    if other.world == opened.world and other.config.world == opened.config.world:
+        return sets
+    return findings.draw_sets(other, command.episodes, command.seed)
+
+
+def _arms(opened: Subject, checkpoints, sets, command: Command, tell) -> dict[str, Arm]:
+    """Every arm of a run; those before RL first, since their vectors are tried in the others."""
+    shared = opened.config.pretrain.shared and opened.config.one_world
+    arms: dict[str, Arm] = {}
+    for name in sorted(checkpoints, key=lambda name: name == "after RL"):
+        tell(f"{opened.run.path.name}: {name}")
+        parameters = checkpoints[name]
+        if shared and name != "after RL":
+            parameters = jax.tree.map(lambda x: x[:1], parameters)
+        before = None
+        if name == "after RL":
+            before = findings.repeat(arms["before RL"].found, opened.members)
+        arms[name] = findings.look(opened, name, parameters, sets, before, command.play_episodes, command.permutations)
+    return {name: arms[name] for name in checkpoints}
+
+
+def _rotation(opened: Subject, between, arms, sets, command: Command, tell) -> dict[str, np.ndarray]:
+    """How the axis turns during RL: cosines with its end and between Gold and Mold, at the end's layer, [points, M]."""
+    after, members = arms["after RL"], opened.members
+    found = [(0, findings.repeat(arms["before RL"].found, members))]
+    for name in between:
+        tell(f"{opened.run.path.name}: {name}")
+        concepts = populations.extract(
+            opened.policy, opened.parameters(name), opened.world, opened.params.tile_map,
+            sets.held_out, sets.held_out, sets.written, sets.key, 1,
+        )  # fmt: skip
+        found.append((int(name.partition("-")[2]), jax.tree.map(np.asarray, concepts)))
+    found.append((opened.config.rl.updates, after.found))
+
+    def cosine(x, y):
+        return np.sum(x * y, axis=-1) / np.maximum(np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1), 1e-30)
+
+    def axis(concepts):
+        return after.at_layer(np.moveaxis(concepts.vectors[:, tokens.GOLD] - concepts.vectors[:, tokens.MOLD], 1, -1))
+
+    end = axis(after.found)
+    return {
+        "update": np.array([update for update, _ in found]),
+        "cosine_with_end": np.stack([cosine(axis(concepts), end) for _, concepts in found]),
+        "norm": np.stack([np.linalg.norm(axis(concepts), axis=-1) for _, concepts in found]),
+        "opposition": np.stack([after.at_layer(concepts.opposition[:, 0]) for _, concepts in found]),
+    }
+
+
+def _returns(opened: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """Updates int[U] and the members' mean returns float[U, M] during RL."""
+    table = opened.run.metrics("rl")
+    shape = (-1, opened.members)
+    return table["update"].to_numpy().reshape(shape)[:, 0] + 1, table["return"].to_numpy().reshape(shape)
+
+
+def _document(opened: Subject, command: Command, arms, against, course) -> dict[str, Any]:
+    lens = arms["after RL"].lens[:, -1]
+    return {
+        "source": "arXiv 2605.30232, appendices C and L",
+        "run": str(opened.run.path),
+        "extraction": {
+            "episodes": command.episodes,
+            "held_out": findings.held_out(command.episodes),
+            "play_episodes": command.play_episodes,
+            "seed": command.seed,
+        },
+        "layers": list(extraction.blocks(opened.policy)),
+        "random_directions": len(next(iter(arms.values())).tracked.tracking["random"].d[0]),
+        "arms": {name: findings.summarise(arm) for name, arm in arms.items()},
+        "controls": {
+            run: {name: findings.summarise(arm) for name, arm in parts.items()} for run, parts in against.items()
+        },
+        "rotation": course,
+        "logit_lens_last_layer": {emoji: lens[:, token].mean() for token, emoji in enumerate(tokens.VOCABULARY)},
+    }
+
+
+def _rows(arms, against) -> dict[str, list]:
+    """One row per run, arm, member, layer and concept, with its vector."""
+    rows: dict[str, list] = {name: [] for name in ("run", "arm", "member", "layer", "concept", "vector")}
+    rows |= {name: [] for name in ("norm", "auroc", "d", "overlap", "cosine_gold_mold")}
+    for run_name, parts in {"": arms, **against}.items():
+        for arm in parts.values():
+            found = arm.found
+            for member, role, index in np.ndindex(found.auroc.shape):
+                values = (
+                    run_name, arm.name, member, index + 1, tokens.ROLES[role].lower(),
+                    found.vectors[member, role, index], float(np.linalg.norm(found.vectors[member, role, index])),
+                    *(float(x[member, role, index]) for x in (found.auroc, found.d, found.overlap)),
+                    float(found.opposition[member, 0, index]),
+                )  # fmt: skip
+                for column, value in zip(rows.values(), values, strict=True):
+                    column.append(value)
+    return rows
+
+
+def tables(document: dict[str, Any]) -> list[Table]:
+    """What a person reads at the terminal."""
+    arms = dict(document["arms"])
+    for name, parts in document["controls"].items():
+        arms |= {f"{name}: {arm}": part for arm, part in parts.items()}
+    first = Table(title="Is the representation of Gold opposite to that of Mold?", title_justify="left")
+    columns = (
+        "",
+        "cos, least\nof layers",
+        "at the\nrule's layer",
+        "mean of\nlayers",
+        "Path as\nreference",
+        "p, labels\ndealt",
+    )
+    for column in columns:
+        first.add_column(column, justify="right" if column else "left")
+    for name, part in arms.items():
+        rest, path = part["cosine"]["other_classes"], part["cosine"]["path"]
+        cells = [show(rest[key]) for key in ("minimum_over_layers", "at_rule_layer", "mean_over_layers")]
+        p = max(rest["permuted_labels"]["p_members"])
+        first.add_row(name, *cells, show(path["at_rule_layer"]), f"≤ {p:.3f}")
+    first.add_row("[dim]null: unrelated classes[/]", "", "[dim]−0.50[/]", "", "[dim]+0.50[/]", "")
+
+    second = Table(
+        title="Does the axis foretell what the policy's own next tile pays? Cohen's d, Gold against Mold",
+        title_justify="left",
+    )
+    for column in ("", "at the\nmove", "among\nequal moves", "before\nchoosing", "rest of\nthe episode"):
+        second.add_column(column, justify="right" if column else "left")
+    sites = ("move_next", "move_next_same_move", "view_next_same_move", "move_rest")
+    for name, part in arms.items():
+        second.add_row(name, *(show(part["goal_tracking"]["axis"][site]["d"]) for site in sites))
+    after = document["arms"]["after RL"]["goal_tracking"]
+    for name in ("axis before", "path", "axis without emoji", "axis without value head"):
+        second.add_row(f"after RL, {name}", *(show(after[name][site]["d"]) for site in sites))
+    for name in ("random", "orthogonal"):
+        spread = (f"|d| < {after[name][site]['quantile_97.5_size']:.2f}" for site in sites)
+        second.add_row(f"after RL, {after[name][sites[0]]['directions']} {name}", *spread)
+
+    third = Table(title="Cosine of the axis with the narrator's 😀 − 😞, and between members", title_justify="left")
+    for column in ("", "heard", "foretold", "said", "members,\nsame tiles", "members,\nother tiles"):
+        third.add_column(column, justify="right" if column else "left")
+    for name, part in arms.items():
+        pairs = part["axis_agreement"] or {}
+        agree = [f"{pairs[kind]['mean']:+.2f}" if kind in pairs else "" for kind in ("same_tiles", "other_tiles")]
+        third.add_row(name, *(show(part["narrator_cosine"][way]) for way in ("heard", "foretold", "said")), *agree)
+    return [first, second, third]
+
+
+def show(estimate: dict[str, Any]) -> str:
+    """A mean and its interval."""
+    text = f"{estimate['mean']:+.2f}".replace("-", "−")
+    if estimate["interval"] is None:
+        return text
+    low, high = (f"{end:+.2f}".replace("-", "−") for end in estimate["interval"])
+    return f"{text}\n[dim]{low} {high}[/]"

@@ -1,0 +1,205 @@
+"""`uv run -m analysis steer RUN`: what pushing along the reward axis does, or removing it, beside every control."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from agents import statistics
+from agents.config import ConfigError
+from analysis import extraction, findings, populations, steering, steering_figures, subject
+from analysis.commands.concepts import show
+from analysis.subject import Subject
+from envs import tokens
+
+SETTINGS = ("after RL", "after RL, other emoji", "before RL")
+"""Who is steered: the trained policy in its own world, the same where three emoji it has never seen stand for the
+tiles, and the model before RL. The directions are those of the trained policy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Steer a run's policies along their reward axis, and remove it, against norm-matched controls."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run directory; it needs the checkpoints pretrain and rl."""
+    strengths: tuple[float, ...] = steering.STRENGTHS
+    """In units of half the distance between the class means of Mold and Gold."""
+    extraction_episodes: int = extraction.EPISODES
+    """Episodes of the extraction set; a multiple of 12."""
+    episodes: int = 32
+    """Own episodes of each member in which its choices are asked for."""
+    play_episodes: int = 128
+    """Episodes behind each return."""
+    seed: int = 0
+    """Of everything random; the same seed as `concepts` gives the same vectors."""
+
+
+def run(command: Command, console: Console) -> None:
+    """Run the command."""
+    _check(command)
+    opened = subject.open(command.run)
+    after, before = opened.parameters("rl"), opened.parameters("pretrain")
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("drawing episodes", total=2 + len(SETTINGS))
+
+        def tell(what: str) -> None:
+            progress.update(bar, advance=1, description=what)
+
+        episodes = command.extraction_episodes
+        sets = findings.draw_sets(opened, episodes, command.seed)
+        tell("extracting concepts")
+        found, own = _concepts(opened, after, before, sets)
+        layer = (found.layer[:, tokens.GOLD] + found.layer[:, tokens.MOLD]) // 2
+        name_key, play_key = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 0x57EE))
+        after, before = (jax.tree.map(jnp.asarray, x) for x in (after, before))
+        named = steering.named_directions(after, found, own, opened.params.tile_map, name_key)
+        results = {}
+        for setting in SETTINGS:
+            tell(f"steering: {setting}")
+            steered = steering.steer(
+                opened.policy, before if setting == "before RL" else after, opened.world, _world(opened, setting),
+                named, layer, play_key, command.strengths, command.episodes, command.play_episodes,
+            )  # fmt: skip
+            results[setting] = jax.tree.map(np.asarray, steered)
+
+    document = _document(opened, command, results, np.asarray(layer))
+    written = opened.write("steer", document, _rows(results, command.strengths))
+    footer = f"{opened.run.path.name}, {opened.members} members"
+    written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, footer)
+    console.print(table(document))
+    for path in written:
+        if path.suffix in (".json", ".png"):
+            console.print(f"  {path}", highlight=False)
+
+
+def _check(command: Command) -> None:
+    if command.extraction_episodes < 120 or command.extraction_episodes % 12:
+        raise ConfigError(f"--extraction-episodes={command.extraction_episodes}: use a multiple of 12, at least 120")
+    for name in ("episodes", "play_episodes"):
+        if getattr(command, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}={getattr(command, name)}: use at least 1")
+    if not np.all(np.isfinite(command.strengths)) or 0.0 not in command.strengths or len(command.strengths) < 3:
+        raise ConfigError(f"--strengths={list(command.strengths)}: give at least three numbers, 0 among them")
+
+
+def _concepts(opened: Subject, after, before, sets: findings.Sets):
+    """Concepts of the members and of the model before RL, as many of one as of the other."""
+    shared = opened.config.pretrain.shared and opened.config.one_world
+    bases = 1 if shared else opened.members
+    parameters = populations.stack(after, jax.tree.map(lambda x: x[:bases], before))
+    maps = jnp.concatenate([opened.params.tile_map, opened.params.tile_map[:bases]])
+    both = populations.extract(
+        opened.policy, parameters, opened.world, maps, sets.training, sets.held_out, sets.written, sets.key, 1
+    )
+    found = jax.tree.map(lambda x: x[: opened.members], both)
+    own = jax.tree.map(lambda x: x[opened.members :], both)
+    return found, jax.tree.map(jnp.asarray, findings.repeat(own, opened.members))
+
+
+def _world(opened: Subject, setting: str) -> Any:
+    """The members' world parameters in a setting."""
+    params = opened.params
+    if "other emoji" not in setting:
+        return params
+    others = jnp.array(tokens.UNSEEN_TILES[:3], jnp.int32)
+    return dataclasses.replace(params, tile_map=params.tile_map.at[:, :3].set(others[None]))
+
+
+def _document(opened: Subject, command: Command, results, layer: np.ndarray) -> dict[str, Any]:
+    return {
+        "source": "arXiv 2605.30232, section on steering",
+        "run": str(opened.run.path),
+        "strengths": list(command.strengths),
+        "unit": "half the distance between the class means of Mold and Gold",
+        "layer": layer + 1,
+        "episodes": command.episodes,
+        "play_episodes": command.play_episodes,
+        "seed": command.seed,
+        "settings": {setting: _setting(steered, command.strengths) for setting, steered in results.items()},
+    }
+
+
+def _setting(steered: steering.Steered, strengths: tuple[float, ...]) -> dict[str, Any]:
+    """What steering and ablation did in one setting: values by strength, and p against random directions."""
+    low, high = int(np.argmin(strengths)), int(np.argmax(strengths))
+    document: dict[str, Any] = {
+        "unsteered": {
+            **{effect: findings.estimate(steered.plain[:, index]) for index, effect in enumerate(steering.EFFECTS)},
+            "return": findings.estimate(steered.plain_return),
+        }
+    }
+    for kind in ("steering", "ablation"):
+        document[kind] = {}
+    for effect in _TITLES:
+        pushed, removed = steering_figures.values(steered, effect)
+        null_push, null_removal = pushed["random"].mean(axis=0), removed["random"].mean(axis=0)
+        swing_null = null_push[:, high] - null_push[:, low]
+        for name in pushed:
+            few = name in ("random", "orthogonal")
+            values = pushed[name].mean(axis=1) if few else pushed[name][:, 0]
+            swing = values[:, high] - values[:, low]
+            gone = removed[name].mean(axis=1) if few else removed[name][:, 0]
+            entry: dict[str, Any] = {"by_strength": values.mean(axis=0), "swing": findings.estimate(swing)}
+            ablated: dict[str, Any] = {"value": findings.estimate(gone)}
+            if not few:
+                entry["p"] = float(statistics.permutation_p_value(swing.mean(), swing_null))
+                ablated["p"] = float(statistics.permutation_p_value(gone.mean(), null_removal))
+            document["steering"].setdefault(name, {})[effect] = entry
+            document["ablation"].setdefault(name, {})[effect] = ablated
+    return document
+
+
+def _rows(results, strengths: tuple[float, ...]) -> dict[str, list]:
+    """One row per setting, direction, its number, member and strength; NaN as the strength means ablation."""
+    columns = ("setting", "direction", "number", "member", "strength", *steering.EFFECTS, "return")
+    rows: dict[str, list] = {name: [] for name in columns}
+    for setting, steered in results.items():
+        measures = [steering_figures.values(steered, effect) for effect in _TITLES]
+        for name, pushed in steered.effects.items():
+            for member, number in np.ndindex(pushed.shape[:2]):
+                for index, strength in enumerate((*strengths, float("nan"))):
+                    values = []
+                    for push, removed in measures:
+                        cells = np.concatenate([push[name], removed[name][..., None]], axis=-1)[member]
+                        values.append(float(cells[number, index]) if number < len(cells) else float("nan"))
+                    for column, value in zip(columns, (setting, name, number, member, strength, *values), strict=True):
+                        rows[column].append(value)
+    return rows
+
+
+_TITLES = {"enter_gold": "P(enter Gold)", "enter_mold": "P(enter Mold)", "entropy": "entropy\nnats", "return": "return"}
+
+
+def table(document: dict[str, Any]) -> Table:
+    """What a person reads at the terminal: how far each direction swings behaviour from end to end."""
+    ends = document["strengths"]
+    made = Table(
+        title=f"Steering from {min(ends):+g} to {max(ends):+g} half-distances: change of behaviour (p against random)",
+        title_justify="left",
+    )
+    made.add_column("")
+    for title in _TITLES.values():
+        made.add_column(title, justify="right")
+    for setting, part in document["settings"].items():
+        plain = part["unsteered"]
+        made.add_row(f"[bold]{setting}[/], unsteered", *(f"{plain[effect]['mean']:.2f}" for effect in _TITLES))
+        for name, effects in part["steering"].items():
+            cells = []
+            for effect in _TITLES:
+                p = effects[effect].get("p")
+                note = "" if p is None else f"\n[dim]p = {p:.3f}[/]"
+                cells.append(show({**effects[effect]["swing"], "interval": None}) + note)
+            made.add_row(f"  {name}" + (", mean" if name in ("random", "orthogonal") else ""), *cells)
+        for name in ("axis", "random"):
+            gone = part["ablation"][name]
+            cells = (f"{gone[effect]['value']['mean']:.2f}" for effect in _TITLES)
+            made.add_row(f"  {name} removed from every block", *cells, end_section=name == "random")
+    return made

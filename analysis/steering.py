@@ -1,0 +1,242 @@
+"""Steering and ablation: what pushing the residual stream along a direction, or removing it, does to behaviour.
+
+A strength of 1 moves an activation half the distance between the class means of Mold and Gold, whatever the
+direction: from the middle to Gold's mean along the axis, and as far along every control.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from agents import learner, objectives, ppo, rollout
+from agents.transformer import Intervention, Parameters, Transformer
+from analysis import concepts, directions, populations
+from envs import base, tokens
+
+STRENGTHS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+"""Default strengths."""
+
+EFFECTS = ("enter_gold", "enter_mold", "entropy")
+"""What `effects` measures, in this order: the probability of stepping onto Gold where Gold is beside the agent, onto
+Mold where Mold is and something else too, and the entropy of the action, nats."""
+
+
+@struct.dataclass
+class Situations:
+    """Episodes of a member's own, in which its choices are asked for again under interventions."""
+
+    tokens: jax.Array
+    """int32[N, S]"""
+    neighbours: jax.Array
+    """int8[N, T, 4]"""
+
+
+def situations(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    key: jax.Array,
+    episodes: int,
+) -> Situations:
+    """Episodes that one member plays without any intervention."""
+    maze_key, turn_key = jax.random.split(key)
+    driver = rollout.policy_driver(policy, parameters, world)
+    keys = jax.random.split(maze_key, episodes)
+    played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
+    return Situations(played.tokens, played.neighbours)
+
+
+def effects(
+    policy: Transformer, parameters: Parameters, world: base.World, seen: Situations, intervention: Intervention
+) -> jax.Array:
+    """Behaviour of one member under one intervention at every position, float32[3] in the order of `EFFECTS`."""
+    log_probabilities, _ = ppo.read(policy, parameters, world, seen.tokens, intervention=intervention)
+    probabilities = jnp.exp(log_probabilities)
+    gold, mold = (seen.neighbours == role for role in (tokens.GOLD, tokens.MOLD))
+    onto_gold, onto_mold = (jnp.sum(probabilities, axis=-1, where=there) for there in (gold, mold))
+    return jnp.stack(
+        [
+            jnp.mean(onto_gold, where=gold.any(axis=-1)),
+            jnp.mean(onto_mold, where=mold.any(axis=-1) & ~mold.all(axis=-1)),
+            jnp.mean(objectives.entropy(log_probabilities)),
+        ]
+    )
+
+
+def grid(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    seen: Situations,
+    tried: jax.Array,
+    layers: jax.Array,
+    strengths: jax.Array,
+    at_once: int = 1,
+) -> jax.Array:
+    """`effects` of every direction × layer × strength on one member, float32[K, Y, A, 3].
+
+    Args:
+        policy, parameters, world, seen: of one member.
+        tried: directions float32[K, L, D], at each layer its own; a strength multiplies them.
+        layers: indices int32[Y] among the L layers, 0 the output of the first block.
+        strengths: float32[A].
+        at_once: conditions of one forward pass; bounds the memory.
+    """
+    shape = (len(tried), len(layers), len(strengths))
+
+    def condition(index):
+        direction, layer, strength = jnp.unravel_index(index, shape)
+        return effects(policy, parameters, world, seen, push(tried[direction], layers[layer], strengths[strength]))
+
+    flat = jax.lax.map(condition, jnp.arange(shape[0] * shape[1] * shape[2]), batch_size=at_once)
+    return flat.reshape(*shape, len(EFFECTS))
+
+
+def push(direction: jax.Array, layer: jax.Array, strength: jax.Array) -> Intervention:
+    """Add `strength` × a direction float32[L, D] at one layer (index among the L)."""
+    at = jnp.arange(len(direction) + 1)[:, None] == layer + 1
+    steering = jnp.where(at, (strength * direction[layer])[None], 0.0)
+    return Intervention(steering=steering)
+
+
+def remove(direction: jax.Array) -> Intervention:
+    """Project a direction float32[L, D] out of the output of every block."""
+    length = jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    unit = direction / jnp.maximum(length, 1e-30)
+    return Intervention(ablation=jnp.concatenate([jnp.zeros_like(unit[:1]), unit])[:, None])
+
+
+def returns(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    interventions: Intervention,
+    key: jax.Array,
+    episodes: int,
+) -> jax.Array:
+    """Mean return of one member playing under each of K interventions, float32[K], on the same mazes.
+
+    Args:
+        policy, parameters, world, params: of one member.
+        interventions: K of them on axis 0 of every array.
+        key: of mazes, weather and the policy's chance.
+        episodes: under each.
+    """
+    maze_key, turn_key = jax.random.split(key)
+    keys = jax.random.split(maze_key, episodes)
+
+    def under(intervention):
+        driver = rollout.policy_driver(policy, parameters, world, intervention=intervention)
+        played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
+        return played.returns.mean()
+
+    return jax.lax.map(under, interventions)
+
+
+PLAYED = 16
+"""Random directions whose return is played; the others are only asked for their choices."""
+
+
+@struct.dataclass
+class Steered:
+    """What `steer` finds; dictionaries by the names of `directions.of_member`, arrays with axis 0 the member."""
+
+    effects: dict[str, jax.Array]
+    """float32[M, K, A, 3], steering at the member's layer."""
+    returns: dict[str, jax.Array]
+    """float32[M, at most `PLAYED`, A], mean return while steered."""
+    ablated: dict[str, jax.Array]
+    """float32[M, K, 3], the direction removed at every layer."""
+    ablated_returns: dict[str, jax.Array]
+    """float32[M, at most `PLAYED`]"""
+    plain: jax.Array
+    """float32[M, 3], without intervention."""
+    plain_return: jax.Array
+    """float32[M]"""
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
+def steer(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    named: dict[str, jax.Array],
+    layer: jax.Array,
+    key: jax.Array,
+    strengths: tuple[float, ...] = STRENGTHS,
+    episodes: int = 32,
+    play_episodes: int = 128,
+) -> Steered:
+    """Steer every member along, and rob it of, every named direction.
+
+    Args:
+        policy, parameters, world, params: of the members.
+        named: name → directions float32[M, K, L, D]; all of one length at a layer.
+        layer: int32[M], index of the layer to steer at.
+        key: of mazes, weather and chance.
+        strengths: in units of the directions' length.
+        episodes: in which choices are asked for.
+        play_episodes: behind each return.
+    """
+    seen_key, play_key = jax.random.split(key)
+    levels = jnp.array(strengths, jnp.float32)
+
+    def member(parameters, params, named, layer):
+        seen = situations(policy, parameters, world, params, seen_key, episodes)
+        few = {name: tried[:PLAYED] for name, tried in named.items()}
+
+        def play(interventions):
+            return returns(policy, parameters, world, params, interventions, play_key, play_episodes)
+
+        def play_grid(tried):
+            each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
+            pushed = each(tried, layer, levels)
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pushed)
+            return play(flat).reshape(len(tried), len(levels))
+
+        def ask(intervention):
+            return effects(policy, parameters, world, seen, intervention)
+
+        nothing = push(next(iter(named.values()))[0], layer, jnp.float32(0))
+        return Steered(
+            effects={
+                name: grid(policy, parameters, world, seen, tried, layer[None], levels)[:, 0]
+                for name, tried in named.items()
+            },
+            returns={name: play_grid(tried) for name, tried in few.items()},
+            ablated={name: jax.lax.map(lambda x: ask(remove(x)), tried) for name, tried in named.items()},
+            ablated_returns={name: play(jax.vmap(remove)(tried)) for name, tried in few.items()},
+            plain=ask(nothing),
+            plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
+        )
+
+    return learner.over_members(member, populations.mesh(len(layer)))(parameters, params, named, layer)
+
+
+def named_directions(
+    parameters: Parameters,
+    found: concepts.Concepts,
+    before: concepts.Concepts,
+    tile_maps: jax.Array,
+    key: jax.Array,
+) -> dict[str, jax.Array]:
+    """The directions of every member, float32[M, K, L, D], all as long as half the way from Mold's to Gold's mean.
+
+    Args:
+        parameters: of the members; the emoji and value-head controls come from them.
+        found, before: the members' concepts, and those of the model before RL.
+        tile_maps: int32[M, 5].
+        key: of the random directions.
+    """
+
+    def member(parameters, found, before, tile_map):
+        half = jnp.linalg.norm(found.means[tokens.GOLD] - found.means[tokens.MOLD], axis=-1) / 2
+        every = directions.of_member(parameters, found.vectors, before.vectors, tile_map, key)
+        return {name: directions.with_norm(tried, half[None]) for name, tried in every.items()}
+
+    return jax.vmap(member)(parameters, found, before, tile_maps)
