@@ -45,7 +45,9 @@ def subnetwork(
     )
     places = [(left, _BOTTOM, width, _HEIGHT) for left, width in ((0.07, 0.30), (0.515, 0.205), (0.785, 0.205))]
     reward, cosine, near = (made.add_axes(place) for place in places)
-    drawing.plain(reward, "which parameters were trained", "return per episode (reward)")
+    drawing.plain(
+        reward, "trained parameters\n(random, smallest: as many in each matrix)", "return per episode (reward)"
+    )
     _draw_arms(reward, returns, strata)
     _draw_references(reward, {name: float(x.mean()) for name, x in returns.items() if name not in ARMS})
 
