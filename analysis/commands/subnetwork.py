@@ -223,9 +223,10 @@ def _print(console: Console, document: Mapping[str, Any]) -> None:
     for name, meaning in _MEANING.items():
         console.print(f"  {name}: {meaning}, {agreement['density'][name]:.1%}", highlight=False)
     learned = document["returns"]["learned"]
+    low, high = learned["better_than_random_interval"]
     console.print(
         f"gain: share of the full run's. P(learned > random) {_number(learned['better_than_random'], '.2f')}, "
-        f"interval {_range(learned['better_than_random_interval'], '.2f')}; {options['members']} members, "
+        f"interval {low:.2f} to {high:.2f}; {options['members']} members, "
         f"{options['episodes']:,} mazes each",
         highlight=False,
     )
@@ -262,5 +263,5 @@ def _number(value: float | None, form: str = "+.1f") -> str:
     return "" if value is None else "–" if np.isnan(value) else format(value, form)
 
 
-def _range(ends: Sequence[float] | None, form: str = "+.1f") -> str:
-    return f"{ends[0]:{form}} to {ends[1]:{form}}" if ends and ends[0] < ends[1] else ""
+def _range(ends: Sequence[float] | None) -> str:
+    return f"{ends[0]:+.1f} to {ends[1]:+.1f}" if ends and ends[0] < ends[1] else ""
