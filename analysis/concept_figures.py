@@ -325,9 +325,9 @@ def _trace(arm: Arm):
     episode = int(np.argmin(distance))
     turns = np.arange(rewards.shape[1])
     figure = drawing.figure(
-        9.4, 4.4, "One episode on the reward axis",
-        f"member {member}, of median goal tracking; of the episodes with Gold and Mold, the one whose return "
-        f"({sums[episode]:+.1f}) is nearest the median; the mean of each of the four moves is taken out",
+        10.4, 4.4, "One episode on the reward axis",
+        f"member {member}, of median goal tracking; return {sums[episode]:+.1f}, nearest the median among episodes "
+        "with Gold and Mold; each move's own mean is taken out",
     )  # fmt: skip
     axes = figure.add_axes((0.08, 0.30, 0.82, 0.50))
     axes.plot(turns, position[episode], color=BLUE, marker="o", linewidth=1.5)
@@ -344,8 +344,8 @@ def _trace(arm: Arm):
         for depth, token in ((22, actions[turn]), (46, int(chosen[turn]))):
             image = OffsetImage(np.asarray(sprites.sprite(int(token))), zoom=18 / sprites.CELL)
             box = AnnotationBbox(
-                image, (float(turn), 0), xycoords=axes.get_xaxis_transform(), xybox=(0, -depth), boxcoords="offset points",
-                frameon=False, pad=0, annotation_clip=False,
+                image, (float(turn), 0), xycoords=axes.get_xaxis_transform(), xybox=(0, -depth),
+                boxcoords="offset points", frameon=False, pad=0, annotation_clip=False,
             )  # fmt: skip
             axes.add_artist(box)
         axes.annotate(

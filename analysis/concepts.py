@@ -229,4 +229,5 @@ def coordinate(activations: jax.Array, found: Concepts) -> jax.Array:
     gold, mold = found.means[tokens.GOLD], found.means[tokens.MOLD]
     axis = gold - mold
     from_middle = activations - jnp.broadcast_to(found.centre + (gold + mold) / 2, activations.shape)
-    return jnp.einsum("...ld,ld->...l", from_middle, axis) * 2 / jnp.maximum(jnp.square(axis).sum(axis=-1), 1e-30)
+    unit = 2 * axis / jnp.maximum(jnp.square(axis).sum(axis=-1, keepdims=True), 1e-30)
+    return jnp.einsum("...ld,ld->...l", from_middle, unit)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
@@ -86,8 +87,8 @@ def track(
     def member(parameters, params, found, before):
         seen = tracking.play(policy, parameters, world, params, play_key, episodes)
         named = directions.of_member(parameters, found.vectors, before.vectors, params.tile_map, random_key)
-        few = {name: tracking.track(seen, x) for name, x in named.items() if len(x) == 1}
-        many = {name: tracking.track(seen, x, areas=False) for name, x in named.items() if len(x) > 1}
+        few = _track_together(seen, {name: x for name, x in named.items() if len(x) == 1}, areas=True)
+        many = _track_together(seen, {name: x for name, x in named.items() if len(x) > 1}, areas=False)
         return Tracked(
             tracking=few | many,
             coordinate=concepts.coordinate(seen.stream, found),
@@ -98,6 +99,14 @@ def track(
         )
 
     return learner.over_members(member, mesh(len(params.tile_map)))(parameters, params, found, before)
+
+
+def _track_together(seen: tracking.Play, named: dict[str, jax.Array], *, areas: bool) -> dict[str, tracking.Tracking]:
+    """`tracking.track` of directions [K, L, D] by name, compiled once for all names."""
+    found = tracking.track(seen, jnp.concatenate(list(named.values())), areas=areas)
+    ends = np.cumsum([len(x) for x in named.values()])
+    cuts = {name: slice(end - len(x), end) for (name, x), end in zip(named.items(), ends, strict=True)}
+    return {name: jax.tree.map(lambda x, cut=cut: x[cut], found) for name, cut in cuts.items()}
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "config", "episodes"))

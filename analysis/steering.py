@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from agents import learner, objectives, ppo, rollout
@@ -159,6 +160,19 @@ class Steered:
     """float32[M]"""
 
 
+class _Stack:
+    """Named directions one after the other, and the way back."""
+
+    def __init__(self, named: dict[str, jax.Array]):
+        self.directions = jnp.concatenate(list(named.values()))
+        self._names = list(named)
+        self._ends = np.cumsum([len(tried) for tried in named.values()])[:-1].tolist()
+
+    def split(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Rows of each name."""
+        return dict(zip(self._names, jnp.split(x, self._ends), strict=True))
+
+
 @functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
 def steer(
     policy: Transformer,
@@ -188,29 +202,23 @@ def steer(
 
     def member(parameters, params, named, layer):
         seen = situations(policy, parameters, world, params, seen_key, episodes)
-        few = {name: tried[:PLAYED] for name, tried in named.items()}
+        # All directions in one array: one program for each question, however many names there are.
+        asked, played = _Stack(named), _Stack({name: tried[:PLAYED] for name, tried in named.items()})
 
         def play(interventions):
             return returns(policy, parameters, world, params, interventions, play_key, play_episodes)
 
-        def play_grid(tried):
-            each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
-            pushed = each(tried, layer, levels)
-            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pushed)
-            return play(flat).reshape(len(tried), len(levels))
-
         def ask(intervention):
             return effects(policy, parameters, world, seen, intervention)
 
-        nothing = push(next(iter(named.values()))[0], layer, jnp.float32(0))
+        each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
+        pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played.directions, layer, levels))
+        nothing = push(asked.directions[0], layer, jnp.float32(0))
         return Steered(
-            effects={
-                name: grid(policy, parameters, world, seen, tried, layer[None], levels)[:, 0]
-                for name, tried in named.items()
-            },
-            returns={name: play_grid(tried) for name, tried in few.items()},
-            ablated={name: jax.lax.map(lambda x: ask(remove(x)), tried) for name, tried in named.items()},
-            ablated_returns={name: play(jax.vmap(remove)(tried)) for name, tried in few.items()},
+            effects=asked.split(grid(policy, parameters, world, seen, asked.directions, layer[None], levels)[:, 0]),
+            returns=played.split(play(pushed).reshape(-1, len(levels))),
+            ablated=asked.split(jax.lax.map(lambda x: ask(remove(x)), asked.directions)),
+            ablated_returns=played.split(play(jax.vmap(remove)(played.directions))),
             plain=ask(nothing),
             plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
         )

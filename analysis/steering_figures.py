@@ -94,7 +94,7 @@ def _ablation(results: Mapping[str, steering.Steered]) -> Figure:
     )  # fmt: skip
     rows = [*LINES, "random"]
     for column, (effect, title) in enumerate(_EFFECTS.items()):
-        axes = figure.add_axes((0.165 + 0.208 * column, 0.1, 0.19, 0.68))
+        axes = figure.add_axes((0.165 + 0.208 * column, 0.13, 0.19, 0.65))
         for index, (setting, steered) in enumerate(results.items()):
             colour = (BLUE, VERMILION, INK)[index % 3]
             _, removed = values(steered, effect)

@@ -59,15 +59,25 @@ def run(command: Command, console: Console) -> None:
         found, own = _concepts(opened, after, before, sets)
         layer = (found.layer[:, tokens.GOLD] + found.layer[:, tokens.MOLD]) // 2
         name_key, play_key = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 0x57EE))
-        after, before = (jax.tree.map(jnp.asarray, x) for x in (after, before))
-        named = steering.named_directions(after, found, own, opened.params.tile_map, name_key)
+        directions = steering.named_directions(
+            jax.tree.map(jnp.asarray, after), found, own, opened.params.tile_map, name_key
+        )
+        named = jax.tree.map(np.asarray, directions)
         results = {}
         for setting in SETTINGS:
             tell(f"steering: {setting}")
             steered = steering.steer(
-                opened.policy, before if setting == "before RL" else after, opened.world, _world(opened, setting),
-                named, layer, play_key, command.strengths, command.episodes, command.play_episodes,
-            )  # fmt: skip
+                opened.policy,
+                before if setting == "before RL" else after,
+                opened.world,
+                _world(opened, setting),
+                named,
+                layer,
+                play_key,
+                command.strengths,
+                command.episodes,
+                command.play_episodes,
+            )
             results[setting] = jax.tree.map(np.asarray, steered)
 
     document = _document(opened, command, results, np.asarray(layer))
@@ -99,9 +109,10 @@ def _concepts(opened: Subject, after, before, sets: findings.Sets):
     both = populations.extract(
         opened.policy, parameters, opened.world, maps, sets.training, sets.held_out, sets.written, sets.key, 1
     )
+    both = jax.tree.map(np.asarray, both)  # to the host: a part of what is spread over devices would stay on some
     found = jax.tree.map(lambda x: x[: opened.members], both)
     own = jax.tree.map(lambda x: x[opened.members :], both)
-    return found, jax.tree.map(jnp.asarray, findings.repeat(own, opened.members))
+    return found, findings.repeat(own, opened.members)
 
 
 def _world(opened: Subject, setting: str) -> Any:
@@ -175,14 +186,17 @@ def _rows(results, strengths: tuple[float, ...]) -> dict[str, list]:
     return rows
 
 
-_TITLES = {"enter_gold": "P(enter Gold)", "enter_mold": "P(enter Mold)", "entropy": "entropy\nnats", "return": "return"}
+_TITLES = {"enter_gold": "P(enter Gold)", "enter_mold": "P(enter Mold)", "entropy": "entropy, nats", "return": "return"}
+
+
+_SHOWN = ("axis", "gold", "mold", "axis before", "axis without emoji", "axis without value head", "path", "random")
 
 
 def table(document: dict[str, Any]) -> Table:
-    """What a person reads at the terminal: how far each direction swings behaviour from end to end."""
+    """What a person reads at the terminal: how behaviour changes from the lowest to the highest strength."""
     ends = document["strengths"]
     made = Table(
-        title=f"Steering from {min(ends):+g} to {max(ends):+g} half-distances: change of behaviour (p against random)",
+        title=f"Steering from {min(ends):+g} to {max(ends):+g}: change of behaviour [dim](p against random)[/]",
         title_justify="left",
     )
     made.add_column("")
@@ -191,15 +205,15 @@ def table(document: dict[str, Any]) -> Table:
     for setting, part in document["settings"].items():
         plain = part["unsteered"]
         made.add_row(f"[bold]{setting}[/], unsteered", *(f"{plain[effect]['mean']:.2f}" for effect in _TITLES))
-        for name, effects in part["steering"].items():
+        for name in _SHOWN:
+            effects = part["steering"][name]
             cells = []
             for effect in _TITLES:
-                p = effects[effect].get("p")
-                note = "" if p is None else f"\n[dim]p = {p:.3f}[/]"
+                note = f" [dim]({effects[effect]['p']:.2f})[/]" if "p" in effects[effect] else ""
                 cells.append(show({**effects[effect]["swing"], "interval": None}) + note)
-            made.add_row(f"  {name}" + (", mean" if name in ("random", "orthogonal") else ""), *cells)
+            made.add_row(f"  {name}" + (", mean" if name == "random" else ""), *cells)
         for name in ("axis", "random"):
             gone = part["ablation"][name]
             cells = (f"{gone[effect]['value']['mean']:.2f}" for effect in _TITLES)
-            made.add_row(f"  {name} removed from every block", *cells, end_section=name == "random")
+            made.add_row(f"  {name} removed", *cells, end_section=name == "random")
     return made

@@ -1,0 +1,159 @@
+"""Steering: one compiled grid equals interventions made by hand, one at a time, and its memory is bounded."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import ppo, rollout
+from agents.config import Config
+from agents.transformer import Intervention
+from analysis import concepts, populations, steering, tracking
+from envs import tokens
+from tests import tiny
+
+POLICY = tiny.changed(policy={"layers": 2}).make_policy()
+WORLD, PARAMS = tiny.CONFIG.world.make()
+WIDTH = POLICY.config.width
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    return jax.tree.map(lambda x: 2 * x, POLICY.init(jax.random.key(1)))
+
+
+@pytest.fixture(scope="module")
+def seen(parameters):
+    return steering.situations(POLICY, parameters, WORLD, PARAMS, jax.random.key(2), 16)
+
+
+def test_effects_are_what_a_loop_over_the_choices_says(parameters, seen):
+    found = steering.effects(POLICY, parameters, WORLD, seen, Intervention())
+    logits = np.asarray(ppo.read(POLICY, parameters, WORLD, seen.tokens)[0], np.float64)
+    gold, mold, entropy = [], [], []
+    for probabilities, around in zip(np.exp(logits).reshape(-1, 4), seen.neighbours.reshape(-1, 4), strict=True):
+        is_gold, is_mold = np.asarray(around) == tokens.GOLD, np.asarray(around) == tokens.MOLD
+        if is_gold.any():
+            gold.append(probabilities[is_gold].sum())
+        if is_mold.any() and not is_mold.all():
+            mold.append(probabilities[is_mold].sum())
+        entropy.append(-(probabilities * np.log(probabilities)).sum())
+    np.testing.assert_allclose(found, [np.mean(gold), np.mean(mold), np.mean(entropy)], rtol=1e-5)
+
+
+def test_the_neighbours_of_a_situation_are_what_its_tokens_show(seen):
+    sequence = np.asarray(seen.tokens)
+    view = np.stack([sequence[:, at - 4 : at] for at in WORLD.action_positions()], axis=1)
+    np.testing.assert_array_equal(view, np.asarray(PARAMS.tile_map)[np.asarray(seen.neighbours)])
+
+
+def test_the_grid_equals_steering_by_hand(parameters, seen):
+    tried = jax.random.normal(jax.random.key(3), (3, 2, WIDTH))
+    strengths = (-2.0, 0.0, 3.0)
+    run = functools.partial(steering.grid, POLICY, parameters, WORLD, seen, tried, jnp.arange(2), jnp.array(strengths))
+    found = run(at_once=1)
+    np.testing.assert_allclose(run(at_once=4), found, atol=1e-5)
+    for k, layer, a in np.ndindex(3, 2, 3):
+        by_hand = np.zeros((3, WIDTH), np.float32)
+        by_hand[layer + 1] = strengths[a] * np.asarray(tried)[k, layer]
+        expected = steering.effects(POLICY, parameters, WORLD, seen, Intervention(steering=jnp.asarray(by_hand)))
+        np.testing.assert_allclose(found[k, layer, a], expected, atol=1e-5)
+    plain = steering.effects(POLICY, parameters, WORLD, seen, Intervention())
+    np.testing.assert_allclose(found[:, :, 1], jnp.broadcast_to(plain, (3, 2, 3)), atol=1e-6)
+    assert np.abs(found[:, :, 2] - found[:, :, 1]).max() > 1e-2
+
+
+def test_pushing_along_what_says_a_move_makes_the_policy_say_it(parameters, seen):
+    # After the last block, a planted direction: it raises the logit of one move and leaves the other three alone.
+    readout = np.asarray(tracking.unembedding(parameters))[list(tokens.MOVES)]
+    planted = 1e4 * np.linalg.pinv(readout).T
+    for move in range(4):
+        direction = jnp.zeros((2, WIDTH)).at[1].set(planted[move])
+        push = steering.push(direction, jnp.int32(1), jnp.float32(1))
+        log_probabilities, _ = ppo.read(POLICY, parameters, WORLD, seen.tokens, intervention=push)
+        assert jnp.all(jnp.argmax(log_probabilities, axis=-1) == move)
+
+
+def test_a_removed_direction_is_gone_after_every_block(parameters, seen):
+    direction = jax.random.normal(jax.random.key(4), (2, WIDTH))
+    change = steering.remove(direction)
+    stream = POLICY.forward(parameters, seen.tokens, intervention=change, capture=(3, 9)).residual
+    unit = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    np.testing.assert_allclose(jnp.einsum("bcld,ld->bcl", stream[:, :, 1:], unit), 0.0, atol=2e-5)
+    untouched = POLICY.forward(parameters, seen.tokens, capture=(3, 9)).residual
+    np.testing.assert_array_equal(stream[:, :, 0], untouched[:, :, 0])
+
+
+def test_returns_without_a_push_are_the_policys_own(parameters):
+    key, episodes = jax.random.key(5), 32
+    nothing = Intervention(steering=jnp.zeros((1, 3, WIDTH)))
+    found = steering.returns(POLICY, parameters, WORLD, PARAMS, nothing, key, episodes)
+    maze_key, turn_key = jax.random.split(key)
+    driver = rollout.policy_driver(POLICY, parameters, WORLD)
+    keys = jax.random.split(maze_key, episodes)
+    played, _, _ = rollout.play(WORLD, PARAMS, keys, turn_key, driver, rollout.gumbel(episodes))
+    np.testing.assert_allclose(found[0], played.returns.mean(), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_population_is_steered_like_its_members():
+    members = 2
+    population = jax.vmap(POLICY.init)(jax.random.split(jax.random.key(6), members))
+    params = jax.tree.map(lambda x: jnp.stack([x] * members), PARAMS)
+    found = _concepts(members)
+    named = steering.named_directions(population, found, found, params.tile_map, jax.random.key(8))
+    half = np.linalg.norm(found.means[:, tokens.GOLD] - found.means[:, tokens.MOLD], axis=-1) / 2
+    for tried in named.values():
+        lengths = np.linalg.norm(tried, axis=-1)
+        np.testing.assert_allclose(lengths, np.broadcast_to(half[:, None], lengths.shape), rtol=1e-4)
+    few = {name: tried[:, :3] for name, tried in named.items() if name in ("axis", "random")}
+    layer, levels = jnp.array([0, 1]), (-1.0, 0.0, 2.0)
+    run = functools.partial(
+        steering.steer, POLICY, world=WORLD, key=jax.random.key(9), strengths=levels, episodes=8, play_episodes=8
+    )
+    together = run(population, params=params, named=few, layer=layer)
+    for member in range(members):
+        one = slice(member, member + 1)
+        alone = run(
+            jax.tree.map(lambda x, one=one: x[one], population),
+            params=jax.tree.map(lambda x, one=one: x[one], params),
+            named={name: tried[one] for name, tried in few.items()},
+            layer=layer[one],
+        )
+        jax.tree.map(lambda x, y, one=one: np.testing.assert_allclose(x[one], y, atol=1e-4), together, alone)
+
+
+def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
+    config = Config()  # the laptop scale
+    policy, (world, params) = config.make_policy(), config.world.make()
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    seen = jax.eval_shape(lambda p: steering.situations(policy, p, world, params, jax.random.key(0), 32), shapes)
+    arguments = (shapes, seen, jax.ShapeDtypeStruct((1000, 2, 64), jnp.float32))
+
+    def run(parameters, seen, tried):
+        return steering.grid(policy, parameters, world, seen, tried, jnp.arange(1), jnp.linspace(-4, 4, 5))
+
+    memory = jax.jit(run).lower(*arguments).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 64 * 2**20
+
+
+def _concepts(members):
+    means = jax.random.normal(jax.random.key(7), (members, 3, 2, WIDTH))
+    nothing = jnp.zeros((members, 3, 2))
+    return concepts.Concepts(
+        centre=means[:, 0],
+        means=means,
+        vectors=jax.vmap(concepts.vectors)(means),
+        opposition=nothing,
+        permuted=nothing,
+        auroc=nothing,
+        d=nothing,
+        overlap=nothing,
+        layer=jnp.zeros((members, 3), jnp.int32),
+    )
+
+
+def test_the_mesh_divides_members_over_devices():
+    assert populations.mesh(4).shape["member"] == min(4, jax.device_count())
