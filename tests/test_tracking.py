@@ -1,0 +1,266 @@
+"""Goal tracking and the narrator, beside loops over the tokens that were played."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from agents import pretrain
+from agents.transformer import Transformer, TransformerConfig
+from analysis import concepts, directions, populations, tracking
+from envs import maze, tokens
+
+EPISODES = 32
+POLICY = Transformer(TransformerConfig(width=16, layers=1, heads=2, hidden=16))
+WORLD = maze.EmojiMaze(size=11, turns=4)
+TILE_MAP = (tokens.TILE_MAP[2], tokens.TILE_MAP[0], tokens.TILE_MAP[1], *tokens.TILE_MAP[3:])
+PARAMS = dataclasses.replace(
+    WORLD.default_params, tile_map=jnp.array(TILE_MAP, jnp.int32), wind_probability=jnp.float32(0.4)
+)
+STREAM = jax.jit(lambda p, x: POLICY.forward(p, x, capture=np.arange(x.shape[1])).residual)
+TRACK = jax.jit(tracking.track, static_argnames="areas")
+PLAY = jax.jit(lambda p, params, key: tracking.play(POLICY, p, WORLD, params, key, EPISODES))
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    """A policy whose norm has a scale and whose value head is not zero."""
+    fresh = jax.jit(POLICY.init)(jax.random.key(7))
+    rng = np.random.default_rng(0)
+    norm = {"scale": jnp.asarray(rng.uniform(0.5, 2, 16), jnp.float32)}
+    return fresh | {"norm": norm, "value": {"kernel": jnp.asarray(rng.normal(size=(16, 1)), jnp.float32)}}
+
+
+@pytest.fixture(scope="module")
+def seen(parameters):
+    return PLAY(parameters, PARAMS, jax.random.key(3))
+
+
+def textbook_d(own, rest):
+    squares = ((own - own.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()
+    return (own.mean() - rest.mean()) / np.sqrt(squares / (len(own) + len(rest) - 2))
+
+
+def textbook_area(own, rest):
+    return stats.mannwhitneyu(own, rest).statistic / (len(own) * len(rest))
+
+
+def outcomes(landed, rewards):
+    """For each outcome the (episode, turn) pairs of both groups, by loops over whole tenths of pay."""
+    tenths = np.round(np.asarray(rewards, np.float64) * 10).astype(int).tolist()
+    episodes, turns = np.shape(landed)
+    every = [(n, t) for n in range(episodes) for t in range(turns)]
+    tile = tuple([at for at in every if landed[at] == role] for role in (tokens.GOLD, tokens.MOLD))
+    more, less = [], []
+    for t in range(turns - 1):
+        rest = [sum(tenths[n][t + 1 :]) for n in range(episodes)]
+        ordered = sorted(rest)
+        twice_median = ordered[(episodes - 1) // 2] + ordered[episodes // 2]
+        more += [(n, t) for n in range(episodes) if 2 * rest[n] > twice_median]
+        less += [(n, t) for n in range(episodes) if 2 * rest[n] < twice_median]
+    return tile, (more, less), tile
+
+
+def within_moves(scores, moves, groups):
+    """Scores less the mean, over both groups, of those with the same move."""
+    result = scores.copy()
+    for move in range(4):
+        same = [scores[at] for group in groups for at in group if moves[at] == move]
+        result[moves == move] -= np.mean(same) if same else 0.0
+    return result
+
+
+def check_tracking(seen, along, found):
+    """Every d and AUROC equals the textbook's on the groups of the loop."""
+    groups = outcomes(np.asarray(seen.landed), seen.rewards)
+    stream = np.asarray(seen.stream, np.float64)
+    for k, s, o, layer in np.ndindex(found.d.shape):
+        scores = stream[s, :, :, layer] @ np.asarray(along, np.float64)[k, layer]
+        if tracking.OUTCOMES[o] == "next_same_move":
+            scores = within_moves(scores, np.asarray(seen.moves), groups[o])
+        own, rest = (np.array([scores[at] for at in group]) for group in groups[o])
+        np.testing.assert_allclose(found.d[k, s, o, layer], textbook_d(own, rest), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found.auroc[k, s, o, layer], textbook_area(own, rest), atol=2e-4)
+
+
+def test_play_says_what_the_tokens_say(parameters, seen):
+    spoken = np.asarray(seen.tokens)
+    turns = spoken[:, 1:].reshape(EPISODES, WORLD.turns, -1)
+    moves = turns[..., -1] - tokens.MOVES[0]
+    for n, t in np.ndindex(moves.shape):
+        assert seen.moves[n, t] == moves[n, t]
+        assert seen.landed[n, t] == TILE_MAP.index(turns[n, t, 2 + moves[n, t]])
+    # Pay of the tile and, where the next view tells of wind, perhaps of one more.
+    pay = np.array([0, 20, -10])[np.asarray(seen.landed)] - 0.1
+    calm = turns[:, 1:, 1] == tokens.CALM
+    rewards = np.asarray(seen.rewards)
+    np.testing.assert_allclose(rewards[:, :-1][calm], pay[:, :-1][calm], atol=1e-5)
+    assert 0.4 < calm.mean() < 0.8
+    whole = np.asarray(STREAM(parameters, seen.tokens))
+    at = WORLD.action_positions()
+    assert seen.stream.shape == (2, EPISODES, WORLD.turns, 1, 16)
+    for site, offset in enumerate((-1, 0)):  # the last tile of the view, then the move
+        np.testing.assert_allclose(seen.stream[site], whole[:, at + offset, 1:], rtol=1e-3, atol=1e-4)
+    assert np.isin(spoken[:, at], tokens.MOVES).all()
+
+
+def test_a_policy_that_reads_the_view_is_played_by_its_own_logits(parameters, seen):
+    logits = jax.jit(lambda p, x: POLICY.heads(p, POLICY.forward(p, x).hidden)[0])(parameters, seen.tokens)
+    at = WORLD.action_positions()
+    scores = np.asarray(logits)[:, at - 1][..., list(tokens.MOVES)].astype(np.float64)
+    chances = np.exp(scores - scores.max(-1, keepdims=True))
+    chances /= chances.sum(-1, keepdims=True)
+    moves = np.asarray(seen.tokens)[:, at] - tokens.MOVES[0]
+    counts = np.bincount(moves.ravel(), minlength=4)
+    error = np.sqrt((chances * (1 - chances)).sum((0, 1)))
+    np.testing.assert_array_less(np.abs(counts - chances.sum((0, 1))), 4 * error)
+
+
+def synthetic(stream, landed, moves, rewards):
+    """A `Play` whose tokens nobody reads."""
+    return tracking.Play(
+        stream=jnp.asarray(stream, jnp.float32),
+        landed=jnp.asarray(landed, jnp.int32),
+        moves=jnp.asarray(moves, jnp.int32),
+        rewards=jnp.asarray(rewards, jnp.float32),
+        tokens=jnp.zeros((len(landed), 1), jnp.int32),
+    )
+
+
+def test_a_planted_direction_foretells_the_tile_at_its_site_and_layer():
+    rng = np.random.default_rng(1)
+    episodes, turns, layers, width = 60, 5, 2, 12
+    landed, moves = rng.integers(0, 3, (episodes, turns)), rng.integers(0, 4, (episodes, turns))
+    along = np.linalg.qr(rng.normal(size=(layers, width, 3)))[0].transpose(2, 0, 1).astype(np.float32)
+    stream = rng.normal(size=(2, episodes, turns, layers, width))
+    strength = np.array([0.0, 1.0, -1.0])[landed][..., None]
+    stream[1, :, :, 1] += 2 * strength * along[0, 1]
+    play = synthetic(stream, landed, moves, np.array([0, 20, -10])[landed] - 0.1)
+    found = TRACK(play, jnp.asarray(along))
+    assert found.d.shape == found.auroc.shape == (3, len(tracking.SITES), len(tracking.OUTCOMES), layers)
+    check_tracking(play, along, found)
+    d, area = found.d[0, 1, :, 1], found.auroc[0, 1, :, 1]
+    assert (d[jnp.array([0, 2])] > 2.5).all()
+    assert (area[jnp.array([0, 2])] > 0.95).all()
+    others = np.array(found.d)
+    others[0, 1, [0, 2], 1] = 0
+    assert np.abs(others).max() < 1
+    without = TRACK(play, jnp.asarray(along), areas=False)
+    np.testing.assert_allclose(without.d, found.d, rtol=1e-5)
+    assert without.auroc is None
+
+
+def test_what_a_move_itself_says_counts_only_where_moves_may_differ():
+    rng = np.random.default_rng(6)
+    moves = rng.integers(0, 3, (80, 6))  # one move is never made
+    landed = np.where(rng.random(moves.shape) < 0.7, np.array([1, 2, 0])[moves], rng.integers(0, 3, moves.shape))
+    stream = np.array([5.0, -5, 1])[moves] + 0.1 * rng.normal(size=moves.shape)
+    play = synthetic(np.stack([stream, stream])[..., None, None], landed, moves, landed)
+    found = TRACK(play, jnp.ones((1, 1, 1)))
+    check_tracking(play, np.ones((1, 1, 1)), found)
+    assert found.d[0, 0, 0, 0] > 1.5
+    assert abs(found.d[0, 0, 2, 0]) < 0.3
+
+
+def test_ties_with_the_median_are_left_out_whatever_was_paid_before():
+    # Sums of tenths in another order differ in their last bits; those would tell of the reward of this very turn.
+    rng = np.random.default_rng(2)
+    pay = np.array([-0.1, -0.1, 19.9, -10.1, 9.9, -20.1])[rng.integers(0, 6, (200, 15))]
+    landed, moves = (rng.integers(0, high, pay.shape) for high in (3, 4))
+    stream = (pay + 0.01 * rng.normal(size=(2, 200, 15)))[..., None, None]
+    _, (more, less), _ = outcomes(landed, pay)
+    assert 200 * 14 - len(more) - len(less) > 200  # the example has many ties
+    play = synthetic(stream, landed, moves, pay)
+    check_tracking(play, np.ones((1, 1, 1)), TRACK(play, jnp.ones((1, 1, 1))))
+
+
+def test_one_turn_has_no_rest():
+    rng = np.random.default_rng(3)
+    landed = rng.integers(0, 3, (40, 1))
+    play = synthetic(rng.normal(size=(2, 40, 1, 1, 3)), landed, landed, np.zeros((40, 1)))
+    found = TRACK(play, jnp.ones((1, 1, 3)))
+    for values in (found.d, found.auroc):
+        np.testing.assert_array_equal(np.isnan(values[0, :, :, 0]), [[False, True, False]] * 2)
+
+
+def test_the_narrator_is_read_at_the_word_and_before_it(parameters, monkeypatch):
+    config = pretrain.PretrainConfig(tile_maps="unseen", narration=0.0)
+    demonstrate, kept = pretrain.persona_episodes, []
+
+    def overheard(*arguments):
+        kept.append(demonstrate(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(pretrain, "persona_episodes", overheard)
+
+    def read_and_spoken(parameters, key):
+        read = tracking.narrator(POLICY, parameters, WORLD, PARAMS, config, key, EPISODES)
+        return read, kept[-1].tokens
+
+    read, spoken = jax.jit(read_and_spoken)(parameters, jax.random.key(9))
+    whole = np.asarray(STREAM(parameters, spoken), np.float64)
+    spoken = np.asarray(spoken)
+    words = {tokens.GOOD: [], tokens.NEUTRAL: [], tokens.BAD: []}
+    for n, t in np.ndindex(EPISODES, WORLD.turns - 1):
+        move = WORLD.action_positions()[t]
+        assert spoken[n, move] in tokens.MOVES
+        words[spoken[n, move + 1]].append((whole[n, move, 1:], whole[n, move + 1, 1:]))
+    assert min(map(len, words.values())) > 3
+    foretold, heard = np.mean(words[tokens.GOOD], axis=0) - np.mean(words[tokens.BAD], axis=0)
+    np.testing.assert_allclose(read.heard, heard, atol=1e-3)
+    np.testing.assert_allclose(read.foretold, foretold, atol=1e-3)
+    readout = tracking.unembedding(parameters)
+    np.testing.assert_allclose(read.said, readout[tokens.GOOD] - readout[tokens.BAD], atol=1e-6)
+    views = spoken[:, 1:].reshape(EPISODES, WORLD.turns, -1)[:, :, 2:6]
+    assert np.isin(views, tokens.UNSEEN_TILES).all()  # the emoji of pretraining
+
+
+def test_logits_and_values_are_read_off_the_stream(parameters):
+    x = jnp.asarray(np.random.default_rng(4).integers(0, tokens.SIZE, (5, 12)), jnp.int32)
+    outputs = jax.jit(lambda p: POLICY.forward(p, x, capture=np.arange(12), capture_layers=(1,)))(parameters)
+    logits, value = POLICY.heads(parameters, outputs.hidden)
+    stream = np.asarray(outputs.residual, np.float64)[:, :, 0]
+    length = np.sqrt((stream**2).mean(axis=-1) + 1e-6)
+    readout = tracking.unembedding(parameters)
+    said = np.asarray(readout[tokens.GOOD] - readout[tokens.BAD], np.float64)
+    difference = np.asarray(logits[..., tokens.GOOD] - logits[..., tokens.BAD])
+    np.testing.assert_allclose(difference, stream @ said / length, atol=1e-3)
+    np.testing.assert_allclose(logits, stream @ np.asarray(readout, np.float64).T / length[..., None], atol=1e-3)
+    along = np.asarray(tracking.value_readout(parameters), np.float64)
+    np.testing.assert_allclose(value, stream @ along / length, atol=1e-3)
+
+
+def test_a_population_is_its_members(parameters, seen):
+    other = jax.tree.map(lambda x: x[::-1] * jnp.float32(1.1), parameters)
+    both = populations.stack(*(jax.tree.map(lambda x: x[None], member) for member in (other, parameters)))
+    maps = jnp.array([tokens.TILE_MAP, TILE_MAP], jnp.int32)
+    params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS).replace(tile_map=maps)
+    rng = np.random.default_rng(5)
+    means = jnp.asarray(rng.normal(size=(2, 2, 3, 1, 16)), jnp.float32)  # found and before, of each member
+    found, before = (
+        concepts.Concepts(jnp.ones((2, 1, 16)), m, concepts.vectors(m.swapaxes(0, 1)).swapaxes(0, 1), *6 * [maps])
+        for m in means
+    )
+    key = jax.random.key(12)
+    tracked = populations.track(POLICY, both, WORLD, params, found, before, key, EPISODES)
+    play_key, random_key = jax.random.split(key)
+    alone = PLAY(parameters, PARAMS, play_key)
+    for name in ("tokens", "landed", "rewards"):
+        np.testing.assert_array_equal(getattr(tracked, name)[1], getattr(alone, name))
+    np.testing.assert_array_equal(tracked.tokens[0, :, 0], tracked.tokens[1, :, 0])
+    # The same mazes for all: the first views are the same but for the emoji.
+    first = [[list(maps[m]).index(tile) for tile in tracked.tokens[m, :, 3:7].ravel()] for m in range(2)]
+    assert first[0] == first[1]
+    member = jax.tree.map(lambda x: x[1], found)
+    np.testing.assert_allclose(tracked.coordinate[1], concepts.coordinate(alone.stream, member), rtol=1e-3, atol=1e-4)
+    named = jax.jit(directions.of_member)(parameters, member.vectors, before.vectors[1], maps[1], random_key)
+    assert set(named) == set(tracked.tracking)
+    for name in ("axis", "axis without emoji", "orthogonal"):
+        direct = TRACK(alone, named[name], areas=len(named[name]) == 1)
+        np.testing.assert_allclose(tracked.tracking[name].d[1], direct.d, rtol=1e-2, atol=1e-3, err_msg=name)
+        if direct.auroc is not None:
+            np.testing.assert_allclose(tracked.tracking[name].auroc[1], direct.auroc, atol=5e-3, err_msg=name)
+    assert {name for name, found in tracked.tracking.items() if found.auroc is None} == {"random", "orthogonal"}
