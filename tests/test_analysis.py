@@ -121,8 +121,9 @@ def test_agreement_between_members_is_minus_a_fifth_for_what_is_an_emojis_own():
         tile_maps = orders
         axis = (emoji[orders[:, tokens.GOLD]] - emoji[orders[:, tokens.MOLD]])[:, None]
 
-    pairs = findings.agreement(Arm())["other_tiles"]
-    assert np.isclose(pairs["mean"], -1 / 5)
+    pairs = findings.agreement(Arm())
+    assert pairs is not None
+    assert np.isclose(pairs["other_tiles"]["mean"], -1 / 5)
 
 
 def test_wrong_input_is_one_line_and_status_2(run, tmp_path, capsys):

@@ -80,9 +80,11 @@ def test_a_removed_direction_is_gone_after_every_block(parameters, seen):
     direction = jax.random.normal(jax.random.key(4), (2, WIDTH))
     change = steering.remove(direction)
     stream = POLICY.forward(parameters, seen.tokens, intervention=change, capture=(3, 9)).residual
+    untouched = POLICY.forward(parameters, seen.tokens, capture=(3, 9)).residual
+    assert stream is not None
+    assert untouched is not None
     unit = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
     np.testing.assert_allclose(jnp.einsum("bcld,ld->bcl", stream[:, :, 1:], unit), 0.0, atol=2e-5)
-    untouched = POLICY.forward(parameters, seen.tokens, capture=(3, 9)).residual
     np.testing.assert_array_equal(stream[:, :, 0], untouched[:, :, 0])
 
 
@@ -136,6 +138,7 @@ def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
         return steering.grid(policy, parameters, world, seen, tried, jnp.arange(1), jnp.linspace(-4, 4, 5))
 
     memory = jax.jit(run).lower(*arguments).compile().memory_analysis()
+    assert memory is not None
     assert memory.temp_size_in_bytes < 64 * 2**20
 
 
