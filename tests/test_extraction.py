@@ -141,7 +141,7 @@ def test_a_set_depends_on_its_key_and_not_on_the_batch(monkeypatch):
 
 
 def simulated(rng, turns, size, wanted, episodes):
-    """Episodes by trial and error in NumPy: Mold beside the agent at the last view, and whether it stepped back."""
+    """Episodes by trial and error in NumPy: Mold at the last view, whether it stepped back, whether first North."""
     seen = []
     while len(seen) < episodes:
         direction, steps = int(rng.integers(4)), int(rng.integers(1, turns + 1))
@@ -150,18 +150,20 @@ def simulated(rng, turns, size, wanted, episodes):
             grid = np.where(u < mold, tokens.MOLD, np.where(u < 1.2 * mold, tokens.GOLD, tokens.PATH))
             grid[[0, -1]] = grid[:, [0, -1]] = tokens.MOLD
             cell = before = (size // 2, size // 2)
-            grid[cell] = tokens.PATH
-            for _ in range(steps - 1):
+            grid[cell], north = tokens.PATH, False
+            for turn in range(steps - 1):
                 around = [(cell[0] + down, cell[1] + right) for down, right in tokens.STEPS]
                 around = [near for near in around if grid[near] == tokens.PATH]
                 if not around:
                     break
                 before, cell = cell, around[rng.integers(len(around))]
+                north |= turn == 0 and cell[0] < before[0]
             else:
                 around = [grid[cell[0] + down, cell[1] + right] for down, right in tokens.STEPS]
                 if around[direction] == wanted:
                     down, right = tokens.STEPS[direction]
-                    seen.append((around.count(tokens.MOLD), before == (cell[0] + down, cell[1] + right)))
+                    back = before == (cell[0] + down, cell[1] + right)
+                    seen.append((around.count(tokens.MOLD), back, north))
                     break
     return np.array(seen, float)
 
@@ -173,7 +175,8 @@ def test_episodes_are_a_sample_of_all_such_walks():
         for sequence, steps, role in zip(found.tokens, found.steps, found.classes, strict=True):
             told = list(turns_of(world, sequence))[:steps]
             back = len(told) > 1 and (told[-1][4] - told[-2][4]) % 4 == 2
-            ours[int(role)].append((told[-1][2].count(TILE_MAP[tokens.MOLD]), back))
+            north = len(told) > 1 and told[0][4] == tokens.NORTH
+            ours[int(role)].append((told[-1][2].count(TILE_MAP[tokens.MOLD]), back, north))
     rng = np.random.default_rng(0)
     for wanted in extraction.CLASSES:
         theirs, mine = simulated(rng, world.turns, world.size, wanted, 800), np.array(ours[wanted], float)
