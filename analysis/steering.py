@@ -235,6 +235,8 @@ def named_directions(
 ) -> dict[str, jax.Array]:
     """The directions of every member, float32[M, K, L, D], all as long as half the way from Mold's to Gold's mean.
 
+    All of `directions.of_member` but `orthogonal`, which here is hardly another control than `random`.
+
     Args:
         parameters: of the members; the emoji and value-head controls come from them.
         found, before: the members' concepts, and those of the model before RL.
@@ -245,6 +247,6 @@ def named_directions(
     def member(parameters, found, before, tile_map):
         half = jnp.linalg.norm(found.means[tokens.GOLD] - found.means[tokens.MOLD], axis=-1) / 2
         every = directions.of_member(parameters, found.vectors, before.vectors, tile_map, key)
-        return {name: directions.with_norm(tried, half[None]) for name, tried in every.items()}
+        return {name: directions.with_norm(tried, half[None]) for name, tried in every.items() if name != "orthogonal"}
 
     return jax.vmap(member)(parameters, found, before, tile_maps)

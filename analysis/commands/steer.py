@@ -154,7 +154,7 @@ def _setting(steered: steering.Steered, strengths: tuple[float, ...]) -> dict[st
         null_push, null_removal = pushed["random"].mean(axis=0), removed["random"].mean(axis=0)
         swing_null = null_push[:, high] - null_push[:, low]
         for name in pushed:
-            few = name in ("random", "orthogonal")
+            few = name == "random"
             values = pushed[name].mean(axis=1) if few else pushed[name][:, 0]
             swing = values[:, high] - values[:, low]
             gone = removed[name].mean(axis=1) if few else removed[name][:, 0]
