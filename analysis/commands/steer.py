@@ -154,13 +154,13 @@ def _setting(steered: steering.Steered, strengths: tuple[float, ...]) -> dict[st
         null_push, null_removal = pushed["random"].mean(axis=0), removed["random"].mean(axis=0)
         swing_null = null_push[:, high] - null_push[:, low]
         for name in pushed:
-            few = name == "random"
-            values = pushed[name].mean(axis=1) if few else pushed[name][:, 0]
+            many = name == "random"
+            values = pushed[name].mean(axis=1) if many else pushed[name][:, 0]
             swing = values[:, high] - values[:, low]
-            gone = removed[name].mean(axis=1) if few else removed[name][:, 0]
+            gone = removed[name].mean(axis=1) if many else removed[name][:, 0]
             entry: dict[str, Any] = {"by_strength": values.mean(axis=0), "swing": findings.estimate(swing)}
             ablated: dict[str, Any] = {"value": findings.estimate(gone)}
-            if not few:
+            if not many:
                 entry["p"] = float(statistics.permutation_p_value(swing.mean(), swing_null))
                 ablated["p"] = float(statistics.permutation_p_value(gone.mean(), null_removal))
             document["steering"].setdefault(name, {})[effect] = entry
