@@ -103,7 +103,7 @@ def _axis(arms: Mapping[str, Arm]):
     for column, name in enumerate(shown):
         arm = arms[name]
         above, below = figure.add_subplot(grid[0, column]), figure.add_subplot(grid[1, column])
-        means = np.asarray(jax.vmap(_class_coordinates)(arm.found))
+        means = np.asarray(jax.vmap(findings.class_coordinates)(arm.found))
         for role, label, colour in TILES:
             values = arm.at_layer(means[:, role])
             height = np.linspace(0.25, 0.75, len(values)) if len(values) > 1 else np.array([0.5])
@@ -148,11 +148,6 @@ def _moves(arm: Arm) -> np.ndarray:
     means = sums / np.maximum(same.sum(axis=(1, 2)), 1)[..., None]
     mean = at.mean(axis=(1, 2), keepdims=True)
     return at - np.einsum("mal,mnta->mntl", means, same) + mean
-
-
-def _class_coordinates(found: concepts.Concepts) -> jax.Array:
-    """Where one member's class means stand, float32[C, L]."""
-    return concepts.coordinate(found.means + found.centre[None], found)
 
 
 def _cosine(every: Mapping[str, Arm]):

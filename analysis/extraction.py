@@ -51,8 +51,11 @@ class Approaches:
 def plan(episodes: int, turns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class, direction and steps of each episode, int32[N]: exactly balanced directions in each class, and steps even.
 
-    `episodes` is a multiple of 12, so that every class has each direction equally often.
+    Raises:
+        ValueError: `episodes` is not a multiple of 12, so that classes and directions cannot be balanced.
     """
+    if episodes < 1 or episodes % (len(CLASSES) * len(tokens.MOVES)):
+        raise ValueError(f"episodes={episodes}: use a multiple of {len(CLASSES) * len(tokens.MOVES)}")
     index = np.arange(episodes, dtype=np.int32)
     within = index % (episodes // len(CLASSES))
     return index // (episodes // len(CLASSES)), within % 4, within // 4 % turns + 1

@@ -184,16 +184,23 @@ def summarise(arm: Arm) -> dict[str, Any]:
         for role, name in enumerate(tokens.ROLES[:3])
     }
     landed = arm.tracked.landed
+    place = np.asarray(jax.vmap(class_coordinates)(found))[:, tokens.PATH]
     return {
         "members": arm.members,
         "rule_layer": arm.layer + 1,
         "cosine": cosines,
+        "path_place": estimate(arm.at_layer(place)),
         "held_out": held_out,
         "goal_tracking": {name: _tracking(arm, name) for name in arm.tracked.tracking},
         "landed_share": {name.lower(): (landed == role).mean() for role, name in enumerate(tokens.ROLES[:3])},
         "narrator_cosine": narrator_cosines(arm),
         "axis_agreement": agreement(arm),
     }
+
+
+def class_coordinates(found: concepts.Concepts) -> jax.Array:
+    """Where one member's class means stand between Mold (−1) and Gold (+1), float32[C, L]."""
+    return concepts.coordinate(found.means + found.centre[None], found)
 
 
 def _own_layer(values: ArrayLike, layers: ArrayLike, role: int) -> np.ndarray:

@@ -53,6 +53,7 @@ def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, ca
         assert np.allclose(cosine["minimum_over_layers"]["members"], np.min(cosine["by_layer"], axis=1))
         assert np.allclose(cosine["mean_over_layers"]["mean"], np.mean(cosine["by_layer"]))
         assert -1 <= cosine["at_rule_layer"]["mean"] <= 1
+        assert np.isfinite(arm["path_place"]["mean"])
         assert min(cosine["permuted_labels"]["p_members"]) >= cosine["permuted_labels"]["p_floor"] == 1 / 20
         assert set(arm["goal_tracking"]["axis"]) == {
             f"{site}_{outcome}" for site in ("view", "move") for outcome in ("next", "rest", "next_same_move")

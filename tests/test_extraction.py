@@ -106,6 +106,12 @@ def test_the_set_is_what_was_planned_and_every_episode_another(drawn):
         assert len({tuple(next(turns_of(world, sequence))[3]) for sequence in found.tokens}) > 10
 
 
+@pytest.mark.parametrize("episodes", [0, 13, 100])
+def test_a_plan_that_cannot_be_balanced_is_refused(episodes):
+    with pytest.raises(ValueError, match=f"episodes={episodes}: use a multiple of 12"):
+        extraction.plan(episodes, 15)
+
+
 @pytest.mark.parametrize(("episodes", "turns"), [(15_000, 15), (3_000, 15), (48, 4), (12, 15), (36, 2)])
 def test_the_plan_is_balanced(episodes, turns):
     classes, directions, steps = extraction.plan(episodes, turns)

@@ -197,6 +197,7 @@ def test_returns_are_those_of_the_summary_and_of_diverged_members_nan(run, ends)
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_found(run, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(run.path, path)

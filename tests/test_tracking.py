@@ -233,6 +233,7 @@ def test_logits_and_values_are_read_off_the_stream(parameters):
     np.testing.assert_allclose(value, stream @ along / length, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_population_is_its_members(parameters, seen):
     other = jax.tree.map(lambda x: x[::-1] * jnp.float32(1.1), parameters)
     both = populations.stack(*(jax.tree.map(lambda x: x[None], member) for member in (other, parameters)))

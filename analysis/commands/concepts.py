@@ -191,23 +191,18 @@ def tables(document: dict[str, Any]) -> list[Table]:
     arms = dict(document["arms"])
     for name, parts in document["controls"].items():
         arms |= {f"{name}: {arm}": part for arm, part in parts.items()}
-    first = Table(title="Is the representation of Gold opposite to that of Mold?", title_justify="left")
-    columns = (
-        "",
-        "cos, least\nof layers",
-        "at the\nrule's layer",
-        "mean of\nlayers",
-        "Path as\nreference",
-        "p, labels\ndealt",
-    )
-    for column in columns:
+    first = Table(title="Gold against Mold: cosine of the two concept vectors", title_justify="left")
+    headers = ("least of\nlayers", "rule's\nlayer", "mean of\nlayers", "Path as\nreference", "Path's\nplace")
+    for column in ("", *headers, "p, dealt\nlabels"):
         first.add_column(column, justify="right" if column else "left")
     for name, part in arms.items():
         rest, path = part["cosine"]["other_classes"], part["cosine"]["path"]
         cells = [show(rest[key]) for key in ("minimum_over_layers", "at_rule_layer", "mean_over_layers")]
-        p = max(rest["permuted_labels"]["p_members"])
-        first.add_row(name, *cells, show(path["at_rule_layer"]), f"≤ {p:.3f}")
-    first.add_row("[dim]null: unrelated classes[/]", "", "[dim]−0.50[/]", "", "[dim]+0.50[/]", "")
+        p = float(np.median(rest["permuted_labels"]["p_members"]))
+        first.add_row(name, *cells, show(path["at_rule_layer"]), show(part["path_place"]), f"{p:.3f}")
+    first.add_row("[dim]null: unrelated[/]", "", "[dim]−0.50[/]", "", "[dim]+0.50[/]", "", "")
+    first.caption = "Path's place: −1 with Mold, 0 half-way, +1 with Gold. p: of the median member."
+    first.caption_justify = "left"
 
     second = Table(
         title="Does the axis foretell what the policy's own next tile pays? Cohen's d, Gold against Mold",
