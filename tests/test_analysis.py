@@ -38,6 +38,7 @@ def refused(capsys, arguments, *words):
         assert word in lines[0]
 
 
+@pytest.mark.slow
 def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, capsys):
     path = copy(run, tmp_path)
     control = copy(run, tmp_path, "control")
@@ -100,6 +101,7 @@ def test_steer_writes_its_numbers_and_its_figures(run, tmp_path, capsys):
     assert "unsteered" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_extraction_set_speaks_each_members_emoji(run):
     opened = subject.open(run.path)
     sets = findings.draw_sets(opened, 120, seed=0)
@@ -127,6 +129,7 @@ def test_agreement_between_members_is_minus_a_fifth_for_what_is_an_emojis_own():
     assert np.isclose(pairs["other_tiles"]["mean"], -1 / 5)
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line_and_status_2(run, tmp_path, capsys):
     refused(capsys, [], "which analysis?", "concepts")
     refused(capsys, ["emotions"], "emotions", "concepts")
@@ -139,6 +142,7 @@ def test_wrong_input_is_one_line_and_status_2(run, tmp_path, capsys):
     assert not (run.path / "analysis").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_looked_at_is_named_and_left_alone(run, tmp_path, capsys):
     unfinished = copy(run, tmp_path, "unfinished")
     shutil.rmtree(unfinished / "checkpoints" / "rl")
