@@ -13,8 +13,10 @@ from agents.config import ConfigError
 Command = TypeVar("Command")
 
 
-def read(command: type[Command], arguments: Sequence[str], default: Command | None = None) -> Command:
-    """The options of a command as its dataclass.
+def read(
+    command: type[Command], arguments: Sequence[str], default: Command | None = None, prog: str | None = None
+) -> Command:
+    """The options of a command as its dataclass; `prog` is what its help calls it.
 
     Raises:
         ConfigError: one line that says what is wrong and what would do.
@@ -23,7 +25,7 @@ def read(command: type[Command], arguments: Sequence[str], default: Command | No
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(command, args=list(arguments), **extra)
+            return tyro.cli(command, prog=prog, args=list(arguments), **extra)
     except SystemExit as stop:
         if stop.code == 0:
             raise

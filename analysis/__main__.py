@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     module = importlib.import_module(f"analysis.commands.{name}")
     try:
-        command = options.read(module.Command, arguments[1:])
+        command = options.read(module.Command, arguments[1:], prog=f"analysis {name}")
         with stages.signals(at_once=True):
             module.run(command, Console())
     except (ConfigError, runs.RunError) as error:
