@@ -168,7 +168,9 @@ def _cosine(every: Mapping[str, Arm]):
         for layer in range(layers):
             axes.fill_between([layer + 0.6, layer + 1.4], low[layer], high[layer], color=PALE, alpha=0.6, linewidth=0)
         axes.axhline(null, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        axes.text(0.56, null, f" null {null:+.1f}".replace("-", "−"), fontsize=8, va="bottom", color=INK)
+        axes.text(
+            layers + 0.45, null, f"null {null:+.1f}".replace("-", "−"), fontsize=8, va="bottom", ha="right", color=INK
+        )
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
         for index, (name, arm) in enumerate(every.items()):
             offset = (index - (len(every) - 1) / 2) * 0.72 / len(every)
@@ -274,7 +276,7 @@ def _narrator(every: Mapping[str, Arm]):
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
         if way == "agreement":
             axes.axhline(-0.2, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-            axes.text(len(every) - 0.5, -0.2, "an emoji's own ", fontsize=7.5, ha="right", va="top", color=INK)
+            axes.text(-0.6, -0.22, "an emoji's\nown", fontsize=7.5, ha="left", va="top", color=INK)
         drawing.plain(axes, "", "cosine with the axis" if not column else "", title)
         axes.set_xticks([])
         axes.set_xlim(-0.7, len(every) - 0.3)

@@ -190,7 +190,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
     """What a person reads at the terminal."""
     arms = dict(document["arms"])
     for name, parts in document["controls"].items():
-        arms |= {f"{name}: {arm}": part for arm, part in parts.items()}
+        arms |= {f"{name}:\n{arm}": part for arm, part in parts.items()}
     first = Table(title="Gold against Mold: cosine of the two concept vectors", title_justify="left")
     headers = ("least of\nlayers", "rule's\nlayer", "mean of\nlayers", "Path as\nreference", "Path's\nplace")
     for column in ("", *headers, "p, dealt\nlabels"):
