@@ -15,7 +15,6 @@ from rich.table import Table
 from agents import statistics
 from agents.config import ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
-from analysis.commands.concepts import show
 from analysis.subject import Subject
 from envs import tokens
 
@@ -37,7 +36,7 @@ class Command:
     episodes: int = 32
     """Own episodes of each member in which its choices are asked for."""
     play_episodes: int = 128
-    """Episodes behind each return."""
+    """Episodes behind each return; the same mazes for every direction, strength and member."""
     seed: int = 0
     """Of everything random; the same seed as `concepts` gives the same vectors."""
 
@@ -210,10 +209,15 @@ def table(document: dict[str, Any]) -> Table:
             cells = []
             for effect in _TITLES:
                 note = f" [dim]({effects[effect]['p']:.2f})[/]" if "p" in effects[effect] else ""
-                cells.append(show({**effects[effect]["swing"], "interval": None}) + note)
+                digits = 0 if effect == "return" else 2
+                cells.append(f"{effects[effect]['swing']['mean']:+.{digits}f}".replace("-", "−") + note)
             made.add_row(f"  {name}" + (", mean" if name == "random" else ""), *cells)
         for name in ("axis", "random"):
             gone = part["ablation"][name]
             cells = (f"{gone[effect]['value']['mean']:.2f}" for effect in _TITLES)
             made.add_row(f"  {name} removed", *cells, end_section=name == "random")
+    made.caption = (
+        f"Returns are of {document['play_episodes']} mazes, the same under every condition: compare within a setting."
+    )
+    made.caption_justify = "left"
     return made
