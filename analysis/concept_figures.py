@@ -169,8 +169,9 @@ def _cosine(every: Mapping[str, Arm]):
             axes.fill_between([layer + 0.6, layer + 1.4], low[layer], high[layer], color=PALE, alpha=0.6, linewidth=0)
         axes.axhline(null, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         axes.text(
-            layers + 0.45, null, f"null {null:+.1f}".replace("-", "−"), fontsize=8, va="bottom", ha="right", color=INK
-        )
+            1.5 if layers > 1 else 1.45, null, f"null {null:+.1f}".replace("-", "−"), fontsize=8, va="center",
+            ha="center", color=INK, zorder=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
         for index, (name, arm) in enumerate(every.items()):
             offset = (index - (len(every) - 1) / 2) * 0.72 / len(every)
