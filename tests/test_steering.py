@@ -14,6 +14,8 @@ from analysis import concepts, populations, steering, tracking
 from envs import tokens
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # minutes of compiling on two cores
+
 POLICY = tiny.changed(policy={"layers": 2}).make_policy()
 WORLD, PARAMS = tiny.CONFIG.world.make()
 WIDTH = POLICY.config.width
@@ -99,7 +101,6 @@ def test_returns_without_a_push_are_the_policys_own(parameters):
     np.testing.assert_allclose(found[0], played.returns.mean(), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_population_is_steered_like_its_members():
     members = 2
     population = jax.vmap(POLICY.init)(jax.random.split(jax.random.key(6), members))

@@ -18,6 +18,8 @@ from analysis import masks, subject, subnetworks, weights
 from analysis.commands import subnetwork
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # minutes of compiling on two cores
+
 CONFIG = tiny.changed(
     rl={"weight_decay": 0.3}, population={"seeds": 2, "sweep": ("rl.learning_rate=1e-3,1e-2",), "microbatch": 4}
 )
@@ -197,7 +199,6 @@ def test_returns_are_those_of_the_summary_and_of_diverged_members_nan(run, ends)
 # The command
 
 
-@pytest.mark.slow
 def test_the_command_writes_what_it_found(run, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(run.path, path)
