@@ -91,9 +91,9 @@ def read(
     intervention: Intervention | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Action log-probabilities float32[B, T, 4] and values float32[B, T] before each action of episodes [B, S]."""
-    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention)
-    hidden = outputs.hidden[:, world.action_positions() - 1]
-    logits, values = policy.heads(parameters, hidden)
+    at = world.action_positions() - 1
+    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at)
+    logits, values = policy.heads(parameters, outputs.hidden)
     return objectives.action_log_probabilities(logits), values
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from agents import objectives
@@ -144,8 +145,9 @@ def policy_driver(
     def choose(cache, index, said, observation, states):
         chunk = jnp.concatenate([said[:, None], observation], axis=-1)
         start = world.prompt_length - 1 + index * (world.observation_length + 1)
-        outputs, cache = policy.decode(parameters, cache, chunk, start, intervention=intervention)
-        logits, _ = policy.heads(parameters, outputs.hidden[:, -1])
+        last = np.array([chunk.shape[1] - 1])
+        outputs, cache = policy.decode(parameters, cache, chunk, start, intervention=intervention, at=last)
+        logits, _ = policy.heads(parameters, outputs.hidden[:, 0])
         return objectives.action_log_probabilities(logits) / temperature, cache
 
     return Driver(begin, choose)

@@ -11,9 +11,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
+from agents import kernels
 from envs import tokens
+
+UNROLLED = 2
+"""Blocks compiled one after the other; a deeper stack is a loop over groups of so many, so that it compiles as fast."""
 
 Parameters = Any
 """Nested dict of arrays; in a population every array has the member as its leading axis."""
@@ -49,7 +54,7 @@ class Cache:
     """Keys and values of the tokens read so far."""
 
     keys: tuple[jax.Array, ...]
-    """For each layer [B, heads, length, width / heads]; apart, so that each is updated in place."""
+    """For each layer [B, heads, width / heads, length]; apart, so that each is updated in place."""
     values: tuple[jax.Array, ...]
     """For each layer [B, heads, length, width / heads]."""
 
@@ -67,15 +72,26 @@ class Intervention:
     ablation: jax.Array | None = None
     """[layers + 1, K, width]; K orthonormal directions to remove at every position, zeros for none."""
 
-    def at(self, layer: int, x: jax.Array) -> jax.Array:
-        """The stream [B, S, width] after this layer's changes."""
+    def by_layer(self) -> "Intervention":
+        """The same with the layer as the leading axis of every array."""
+        steering = self.steering
+        if steering is not None and steering.ndim == 4:
+            steering = jnp.moveaxis(steering, 2, 0)
+        return Intervention(steering, self.ablation)
+
+    def change(self, x: jax.Array, positions: np.ndarray | None = None) -> jax.Array:
+        """The stream [width, B, C] after the changes of one layer, of which this holds the arrays.
+
+        `positions` int[C] tells where in the sequence the stream lies; everywhere by default.
+        """
         if self.ablation is not None:
-            directions = self.ablation[layer].astype(x.dtype)
-            x = x - (x @ directions.T) @ directions
+            directions = self.ablation.astype(x.dtype)
+            x = x - jnp.einsum("kw,kbs->wbs", directions, jnp.einsum("kw,wbs->kbs", directions, x))
         if self.steering is not None:
-            x = x + (self.steering if self.steering.ndim == 4 else self.steering[None, None])[:, :, layer].astype(
-                x.dtype
-            )
+            steering = self.steering if self.steering.ndim == 3 else self.steering[None, None]
+            if positions is not None and self.steering.ndim == 3:
+                steering = steering[:, positions]
+            x = x + jnp.moveaxis(steering, 2, 0).astype(x.dtype)
         return x
 
 
@@ -90,6 +106,41 @@ class Outputs:
     the embedding, layer l the output of block l."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """Where the tokens lie that a block reads, and which of them it computes."""
+
+    start: jax.Array | int
+    """int32[], position of the first token."""
+    length: int
+    """Tokens."""
+    angles: tuple[jax.Array, jax.Array]
+    """Cosines and sines float32[width / heads / 2, length] of the rotary angles."""
+    wanted: np.ndarray | None = None
+    """int[C], increasing: the tokens, counted from the first, whose new stream is wanted; None for all."""
+
+    @property
+    def static(self) -> tuple[int, ...]:
+        """The wanted tokens as plain numbers."""
+        return tuple(range(self.length)) if self.wanted is None else tuple(self.wanted.tolist())
+
+    @property
+    def now(self) -> jax.Array:
+        """Positions of the wanted tokens in the sequence, int32[C]."""
+        return self.start + jnp.array(self.static, jnp.int32)
+
+    def only(self, x: jax.Array) -> jax.Array:
+        """The wanted tokens of [..., S]."""
+        return x if self.wanted is None else x[..., self.wanted]
+
+    def rotate(self, x: jax.Array, tokens: np.ndarray | None = None) -> jax.Array:
+        """Rotate the two halves of each head [heads, D, B, C] by their positions; `tokens` tells which they are."""
+        cosine, sine = (part if tokens is None else part[:, tokens] for part in self.angles)
+        cosine, sine = (part[None, :, None].astype(x.dtype) for part in (cosine, sine))
+        first, second = jnp.split(x, 2, axis=1)
+        return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=1)
+
+
 class Attention(nnx.Module):
     """Causal multi-head attention with rotary positions."""
 
@@ -99,21 +150,28 @@ class Attention(nnx.Module):
         self.out = linear(config.width, config.width, gain=(2 * config.layers) ** -0.5)
         self.heads = config.heads
 
-    def __call__(self, x: jax.Array, rotation, cache, start):
-        batch, length, width = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
-        if cache is not None:
-            key = jax.lax.dynamic_update_slice(cache[0], key.astype(cache[0].dtype), (0, 0, start, 0))
-            value = jax.lax.dynamic_update_slice(cache[1], value.astype(cache[1].dtype), (0, 0, start, 0))
-            cache = (key, value)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-        visible = jnp.arange(key.shape[2])[None] <= start + jnp.arange(length)[:, None]
-        scores = jnp.where(visible[None, None], scores * (width // self.heads) ** -0.5, -1e30)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
-        return self.out(jnp.moveaxis(mixed, 1, 2).reshape(batch, length, width)), cache
+    def __call__(self, x: jax.Array, positions: Positions, cache):
+        width, batch, _ = x.shape
+        kernel, parts = _kernel(self.qkv, x), 3
+        query = x
+        if positions.wanted is not None:
+            query = kernels.dense(kernel[:, :width], x[..., positions.wanted])
+            kernel, parts = kernel[:, width:], 2
+        *ahead, key, value = kernels.dense(kernel, x).reshape(parts, self.heads, width // self.heads, batch, -1)
+        query = ahead[0] if ahead else query.reshape(self.heads, width // self.heads, batch, -1)
+        query = positions.rotate(query, positions.wanted) * (width // self.heads) ** -0.5
+        query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, positions.rotate(key), value))
+        if cache is None:
+            mixed = kernels.causal_attention(positions.static, query, key, value)
+        else:
+            new = (key, jnp.swapaxes(value, 2, 3))
+            starts = ((0, 0, 0, positions.start), (0, 0, positions.start, 0))
+            cache = tuple(
+                jax.lax.dynamic_update_slice(old, part.astype(old.dtype), at)
+                for old, part, at in zip(cache, new, starts, strict=True)
+            )
+            mixed = kernels.cached_attention(query, *cache, positions.now)
+        return kernels.dense(_kernel(self.out, x), jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
 
 
 class Block(nnx.Module):
@@ -127,10 +185,11 @@ class Block(nnx.Module):
         self.up = linear(config.width, config.hidden)
         self.down = linear(config.hidden, config.width, gain=(2 * config.layers) ** -0.5)
 
-    def __call__(self, x: jax.Array, rotation, cache, start):
-        mixed, cache = self.attention(self.attention_norm(x), rotation, cache, start)
-        x = x + mixed
-        return x + self.down(jnp.square(jax.nn.relu(self.up(self.mlp_norm(x))))), cache
+    def __call__(self, x: jax.Array, positions: Positions, cache):
+        mixed, cache = self.attention(_normalise(self.attention_norm, x), positions, cache)
+        x = positions.only(x) + mixed
+        hidden = kernels.dense(_kernel(self.up, x), _normalise(self.mlp_norm, x))
+        return x + kernels.dense(_kernel(self.down, x), jnp.square(jax.nn.relu(hidden))), cache
 
 
 class Model(nnx.Module):
@@ -165,9 +224,12 @@ class Transformer:
     def empty_cache(self, batch: int, length: int) -> Cache:
         """A cache for `batch` sequences of up to `length` tokens."""
         config = self.config
-        shape = (batch, config.heads, length, config.width // config.heads)
-        empty = tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
-        return Cache(empty, empty)
+        size = config.width // config.heads
+
+        def empty(*shape: int) -> tuple[jax.Array, ...]:
+            return tuple(jnp.zeros((batch, config.heads, *shape), config.compute_dtype) for _ in range(config.layers))
+
+        return Cache(keys=empty(size, length), values=empty(length, size))
 
     def forward(
         self,
@@ -177,6 +239,7 @@ class Transformer:
         intervention: Intervention | None = None,
         capture: jax.Array | Sequence[int] | None = None,
         capture_layers: Sequence[int] | None = None,
+        at: np.ndarray | None = None,
     ) -> Outputs:
         """Read whole sequences at once.
 
@@ -187,8 +250,10 @@ class Transformer:
             capture: positions int[C], or int[B, C] where each sequence has its own, at which to return the residual
                 stream as the intervention leaves it.
             capture_layers: which of the layers 0 (embedding) to `config.layers` to return; all by default.
+            at: positions int[C], increasing, whose hidden state is wanted; all by default. The last block then
+                computes nothing else, unless its stream is captured.
         """
-        outputs, _ = self._read(parameters, sequence, None, 0, intervention, capture, capture_layers)
+        outputs, _ = self._read(parameters, sequence, None, 0, intervention, capture, capture_layers, at)
         return outputs
 
     def decode(
@@ -201,9 +266,13 @@ class Transformer:
         intervention: Intervention | None = None,
         capture: jax.Array | Sequence[int] | None = None,
         capture_layers: Sequence[int] | None = None,
+        at: np.ndarray | None = None,
     ) -> tuple[Outputs, Cache]:
-        """Read the next tokens int32[B, C] of sequences whose first `start` tokens are in the cache."""
-        return self._read(parameters, chunk, cache, start, intervention, capture, capture_layers)
+        """Read the next tokens int32[B, C] of sequences whose first `start` tokens are in the cache.
+
+        Positions in `capture` and `at` count from the chunk's first token; the rest is as in `forward`.
+        """
+        return self._read(parameters, chunk, cache, start, intervention, capture, capture_layers, at)
 
     def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""
@@ -220,38 +289,65 @@ class Transformer:
         nnx.replace_by_pure_dict(state, parameters)
         return nnx.merge(graph, state)
 
-    def _read(self, parameters, sequence, cache, start, intervention, capture, capture_layers):
+    def _read(self, parameters, sequence, cache, start, intervention, capture, capture_layers, at):
         model = self._model(parameters)
-        positions = start + jnp.arange(sequence.shape[1])
-        rotation = _rotation(positions, self.config.width // self.config.heads)
-        x = model.embedding(sequence) * jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
-        wanted = range(self.config.layers + 1) if capture_layers is None else capture_layers
-        seen = {}
-
-        def pass_layer(layer, x):
-            x = x if intervention is None else intervention.at(layer, x)
-            if capture is not None and layer in wanted:
-                seen[layer] = _at(x, jnp.asarray(capture, jnp.int32))
-            return x
-
-        x = pass_layer(0, x)
+        length, last = sequence.shape[1], self.config.layers - 1
+        angles = _angles(start + jnp.arange(length), self.config.width // self.config.heads)
+        every = Positions(start, length, angles)
+        # The last block may leave out what nobody asked for.
+        few = every if capture is not None or at is None else dataclasses.replace(every, wanted=np.asarray(at))
+        changes = None if intervention is None else intervention.by_layer()
+        capture = None if capture is None else jnp.asarray(capture, jnp.int32)
         graph, stack = nnx.split(model.blocks)
-        keys, values = [], []
-        for layer in range(self.config.layers):
-            block = nnx.merge(graph, jax.tree.map(lambda parameter, layer=layer: parameter[layer], stack))
-            x, pair = block(x, rotation, cache and (cache.keys[layer], cache.values[layer]), start)
-            x = pass_layer(layer + 1, x)
-            if pair:
-                keys.append(pair[0])
-                values.append(pair[1])
-        residual = None if capture is None else jnp.stack([seen[layer] for layer in wanted], axis=2)
-        return Outputs(model.norm(x), residual), cache and Cache(tuple(keys), tuple(values))
+
+        def block(x, layer, positions=every):
+            parameters, change, pair = layer
+            x, pair = nnx.merge(graph, parameters)(x, positions, pair)
+            x = x if change is None else change.change(x, positions.wanted)
+            return x, (None if capture is None else _at(x, capture), pair)
+
+        def layers(index):
+            pair = None if cache is None or isinstance(index, slice) else (cache.keys[index], cache.values[index])
+            of_blocks = jax.tree.map(lambda array: array[1:], changes)
+            return (*(jax.tree.map(lambda array: array[index], tree) for tree in (stack, of_blocks)), pair)
+
+        scale = jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
+        x = jnp.moveaxis(model.embedding(sequence), 2, 0) * scale
+        if changes is not None:
+            x = jax.tree.map(lambda array: array[0], changes).change(x)
+        seen, pairs = [] if capture is None else [_at(x, capture)[None]], []
+        if cache is None:
+            x, (found, _) = jax.lax.scan(block, x, layers(slice(last)), unroll=True if last < UNROLLED else UNROLLED)
+            seen += [] if capture is None else [found]
+        for index in range(last if cache is None else 0, last + 1):  # a compiled loop would copy the cache
+            x, (found, pair) = block(x, layers(index), few if index == last else every)
+            seen += [] if capture is None else [found[None]]
+            pairs.append(pair)
+        residual = None
+        if capture is not None:
+            residual = jnp.moveaxis(jnp.concatenate(seen), 0, 2)
+            residual = residual if capture_layers is None else residual[:, :, np.asarray(capture_layers)]
+        hidden = jnp.moveaxis(_normalise(model.norm, x), 0, 2)
+        hidden = hidden[:, np.asarray(at)] if at is not None and few is every else hidden
+        return Outputs(hidden, residual), cache and Cache(*zip(*pairs, strict=True))
 
 
 def _at(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """The stream [B, S, width] at positions [C] or [B, C], float32[B, C, width]."""
-    some = x[:, positions] if positions.ndim == 1 else jnp.take_along_axis(x, positions[..., None], axis=1)
-    return some.astype(jnp.float32)
+    """The stream [width, B, S] at positions [C] or [B, C], float32[B, C, width]."""
+    some = x[..., positions] if positions.ndim == 1 else jnp.take_along_axis(x, positions[None], axis=2)
+    return jnp.moveaxis(some, 0, 2).astype(jnp.float32)
+
+
+def _kernel(linear: nnx.Linear, x: jax.Array) -> jax.Array:
+    """The kernel [I, O] in the precision of what it multiplies."""
+    return linear.kernel[...].astype(x.dtype)
+
+
+def _normalise(norm: nnx.RMSNorm, x: jax.Array) -> jax.Array:
+    """`norm` of features on axis 0; statistics in float32."""
+    precise = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(precise), axis=0, keepdims=True) + norm.epsilon)
+    return (precise * scale * norm.scale[...].astype(jnp.float32)[:, None, None]).astype(x.dtype)
 
 
 def _linear(config: TransformerConfig, rngs: nnx.Rngs):
@@ -276,15 +372,8 @@ def _norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
     return nnx.RMSNorm(config.width, param_dtype=parameter_dtype, dtype=dtype, rngs=rngs)
 
 
-def _rotation(positions: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines float32[S, head_width / 2] of the rotary angles (arXiv 2104.09864, base 10,000)."""
+def _angles(positions: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines float32[head_width / 2, S] of the rotary angles (arXiv 2104.09864, base 10,000)."""
     frequencies = 10_000.0 ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angles = jnp.outer(positions.astype(jnp.float32), frequencies)
+    angles = jnp.outer(frequencies, positions.astype(jnp.float32))
     return jnp.cos(angles), jnp.sin(angles)
-
-
-def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate the two halves of each head [B, heads, S, head_width] by their position."""
-    cosine, sine = (part[None, None].astype(x.dtype) for part in rotation)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=-1)

@@ -22,7 +22,6 @@ import hypothesis
 import jax
 import optax
 import pytest
-from flax import nnx
 
 jax.config.update("jax_num_cpu_devices", 4)  # simulated, so that sharding is tested; costs no time
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # int32 + float32 is an error; write the cast down
@@ -42,7 +41,6 @@ def _promote(owner: object, name: str) -> None:
     setattr(owner, name, wrapper)
 
 
-_promote(nnx.RMSNorm, "__call__")  # statistics of bfloat16 in float32
 _promote(optax.tree, "bias_correction")  # Adam's decay**count, a float to the power of an int32
 
 # No deadline: the first example compiles. In CI the examples are the same in every run.

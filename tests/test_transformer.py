@@ -49,6 +49,19 @@ def test_cached_decoding_equals_the_full_forward_at_every_position(parameters, s
         start += size
 
 
+def test_asking_for_some_positions_gives_the_same_there(parameters, sequence):
+    at = np.array([2, 3, 17, LENGTH - 2])
+    steering = jax.random.normal(jax.random.key(5), (BATCH, LENGTH, POLICY.config.layers + 1, POLICY.config.width))
+    change = Intervention(steering)
+    hidden = jax.jit(lambda p, x, at: POLICY.forward(p, x, intervention=change, at=at).hidden, static_argnames="at")
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(POLICY.forward(p, sequence, at=at).hidden))))
+    whole = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(POLICY.forward(p, sequence).hidden[:, at]))))
+    every = hidden(parameters, sequence, None)
+    np.testing.assert_allclose(hidden(parameters, sequence, tuple(at.tolist())), every[:, at], atol=2e-5)
+    for a, b in zip(*(jax.tree.leaves(g(parameters)) for g in (gradient, whole)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_a_cache_longer_than_the_sequence_changes_nothing(parameters, sequence):
     logits, _, _ = predictions(parameters, sequence)
     outputs, _ = POLICY.decode(parameters, POLICY.empty_cache(BATCH, LENGTH + 13), sequence, 0)

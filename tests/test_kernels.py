@@ -1,0 +1,74 @@
+"""The kernels and their written-down gradients against what JAX derives from the textbook formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import kernels
+
+BATCH, HEADS, WIDTH = 2, 3, 4
+
+
+def textbook(positions, query, key, value):
+    scores = jnp.einsum("bhdq,bhdk->bhqk", query, key)
+    visible = jnp.arange(key.shape[3])[None] <= jnp.array(positions)[:, None]
+    weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
+    return jnp.einsum("bhdk,bhqk->bhdq", value, weights)
+
+
+@pytest.mark.parametrize(
+    ("length", "positions"),
+    [
+        (1, (0,)),
+        (29, tuple(range(29))),
+        (105, tuple(range(105))),
+        (200, tuple(range(200))),
+        (105, tuple(range(6, 105, 7))),
+        (150, tuple(range(0, 140, 1))),  # the last keys are seen by nobody
+    ],
+)
+def test_attention_and_its_gradients_are_the_textbooks(key, length, positions):
+    query, *rest = (
+        jax.random.normal(part, (BATCH, HEADS, WIDTH, count))
+        for part, count in zip(jax.random.split(key, 4), (len(positions), length, length, len(positions)), strict=True)
+    )
+    operands, weight = (query, *rest[:2]), rest[2]
+
+    def run(attention):
+        program = jax.jit(
+            jax.value_and_grad(lambda *xs: jnp.sum(attention(positions, *xs) * weight), argnums=(0, 1, 2))
+        )
+        return program(*operands)
+
+    found, expected = run(kernels.causal_attention), run(textbook)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4)
+
+
+def test_attention_survives_scores_that_overflow_an_exponential(key):
+    operands = [200 * jax.random.normal(part, (1, 1, WIDTH, 20)) for part in jax.random.split(key, 3)]
+    gradient = jax.grad(lambda *xs: kernels.causal_attention(tuple(range(20)), *xs).sum(), argnums=(0, 1, 2))(*operands)
+    assert all(bool(jnp.isfinite(part).all()) for part in gradient)
+
+
+def test_a_dense_layer_and_its_gradients(key):
+    kernel, x, weight = (
+        jax.random.normal(part, shape)
+        for part, shape in zip(jax.random.split(key, 3), ((5, 7), (5, 2, 11), (7, 2, 11)), strict=True)
+    )
+    found = jax.grad(lambda *xs: jnp.sum(kernels.dense(*xs) * weight), argnums=(0, 1))(kernel, x)
+    expected = jax.grad(lambda k, x: jnp.sum(jnp.einsum("io,ibs->obs", k, x) * weight), argnums=(0, 1))(kernel, x)
+    np.testing.assert_allclose(kernels.dense(kernel, x), jnp.einsum("io,ibs->obs", kernel, x), atol=1e-5)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_members_of_a_population_are_mapped(key):
+    kernel, x = (
+        jax.random.normal(part, shape) for part, shape in zip(jax.random.split(key), ((3, 5, 7), (3, 5, 2, 11)))
+    )
+    loss = lambda k, x: jnp.sum(jnp.square(kernels.dense(k, x)))  # noqa: E731
+    together = jax.vmap(jax.grad(loss))(kernel, x)
+    for member in range(3):
+        np.testing.assert_allclose(together[member], jax.grad(loss)(kernel[member], x[member]), rtol=1e-4, atol=1e-4)
