@@ -6,7 +6,6 @@ tiles, each a hash of (maze, cell): it stores no grid, and a fresh maze costs no
 """
 
 import abc
-import collections
 from typing import Any
 
 import jax
@@ -75,96 +74,143 @@ class Scatter(Layout):
         return jnp.where(jnp.all(cells == self.size // 2, axis=-1), jnp.int8(tokens.PATH), role)
 
 
+@struct.dataclass(kw_only=True)
+class WalkMaze:
+    """A maze as `Walk` stores it: a bit for each interior cell, 32 to a word.
+
+    Cells are numbered as a breadth-first search from the centre meets them, so that the nearest one is the first bit.
+    """
+
+    path: jax.Array
+    """uint32[words], the cells that are Path or Gold."""
+    gold: jax.Array
+    """uint32[words], the cells that are Gold."""
+
+
 class Walk(Layout):
-    """The paper's generator, step by step; the maze is its grid, roles int8[H, W]."""
+    """The paper's generator. Sets of cells are bits, so that a maze is small and drawing one handles 32 cells at once."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self._cells, self._numbers = _breadth_first(size)
 
     def generate(self, key, seed, mold_range, gold_ratio):
-        length_key, walk_key, carve_key, target_key, gold_key = jax.random.split(key, 5)
+        length_key, start_key, target_key, bits_key = jax.random.split(key, 4)
         interior = self.size - 2
         total = interior * interior
+        noise = jax.random.bits(bits_key, (6,), jnp.uint32)
 
         # A random walk carves Path out of Mold: each step uniform over the directions that stay inside.
         length = jax.random.randint(length_key, (), 5 * interior, 15 * interior + 1)
-        carved = self._carve(walk_key, length)
+        carved = _pack(self._carve(noise[:2], jax.random.randint(start_key, (2,), 0, interior), length))
 
         # Too much Mold is thinned to a random target by turning uniformly chosen Mold tiles into Path.
-        mold = jnp.int32(total) - carved.sum(dtype=jnp.int32)
+        uncarved = _pack(np.ones(total, bool)) & ~carved
+        mold = _count(uncarved)
         low = jnp.floor(mold_range[0] * total).astype(jnp.int32) + 1
         high = jnp.maximum(jnp.floor(mold_range[1] * total).astype(jnp.int32) - 1, low)
-        target = jax.random.randint(target_key, (), low, high + 1)
-        flipped = _choose(carve_key, ~carved, jnp.where(mold > high, mold - target, 0))
-        path = carved | flipped
+        kept = jnp.where(mold > high, jax.random.randint(target_key, (), low, high + 1), mold)
+        path = carved | _choose(noise[2:4], uncarved, mold - kept)
 
-        mold = jnp.int32(total) - path.sum(dtype=jnp.int32)
-        golds = jnp.maximum(1, jnp.floor(gold_ratio * mold.astype(jnp.float32)).astype(jnp.int32))
-        gold = _choose(gold_key, path, jnp.minimum(golds, total - mold - 1))
-
-        inside = jnp.where(gold, tokens.GOLD, jnp.where(path, tokens.PATH, tokens.MOLD)).astype(jnp.int8)
-        grid = jnp.pad(inside, 1, constant_values=tokens.MOLD)
-        rank = jnp.where(grid == tokens.PATH, jnp.asarray(_breadth_first_ranks(self.size)), self.size**2)
-        start = jnp.argmin(rank).astype(jnp.int32)
-        return grid, jnp.stack([start // self.size, start % self.size])
+        golds = jnp.maximum(1, jnp.floor(gold_ratio * kept.astype(jnp.float32)).astype(jnp.int32))
+        gold = _choose(noise[4:], path, jnp.minimum(golds, total - kept - 1))
+        start = jnp.asarray(self._cells)[_first(path & ~gold)]
+        return WalkMaze(path=path, gold=gold), jnp.stack([start // self.size, start % self.size])
 
     def roles(self, maze, cells):
-        role = maze.at[cells[..., 0], cells[..., 1]].get(mode="clip")
+        inside = jnp.clip(cells, 0, self.size - 1)
+        number = jnp.asarray(self._numbers)[inside[..., 0] * self.size + inside[..., 1]]
+        path, gold = (
+            ((words[number // 32] >> (number % 32).astype(jnp.uint32)) & 1) == 1 for words in (maze.path, maze.gold)
+        )
+        role = jnp.where(gold, tokens.GOLD, jnp.where(path, tokens.PATH, tokens.MOLD)).astype(jnp.int8)
         return jnp.where(self._on_ring(cells), jnp.int8(tokens.MOLD), role)
 
-    def _carve(self, key: jax.Array, length: jax.Array) -> jax.Array:
-        """Cells that a random walk of `length` steps visits, bool[interior, interior]."""
+    def _carve(self, seed: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
+        """The interior cells that a random walk of `length` steps visits, bool[cells] by number."""
         interior = self.size - 2
-        steps = jnp.array(tokens.STEPS, jnp.int32)
-        start_key, step_key = jax.random.split(key)
-        start = jax.random.randint(start_key, (2,), 0, interior)
-        # 5040 = 7! is divisible by 2, 3 and 4, so that `choice % directions` is exactly uniform.
-        choices = jax.random.randint(step_key, (15 * interior,), 0, 5040)
 
-        def step(position, choice):
-            targets = position[None] + steps
-            inside = jnp.all((targets >= 0) & (targets < interior), axis=-1)
-            wanted = choice % jnp.maximum(inside.sum(dtype=jnp.int32), 1)
-            direction = jnp.argmax(inside & (jnp.cumsum(inside.astype(jnp.int32)) - 1 == wanted))
-            position = jnp.where(inside.any(), targets[direction], position)
+        def step(position, time):
+            row, column = position >> 16, position & 0xFFFF
+            inside = (row > 0, column < interior - 1, row < interior - 1, column > 0)
+            count = sum(way.astype(jnp.float32) for way in inside)
+            wanted = jnp.floor(hashing.uniform(hashing.bits(seed, time)) * count)
+            for way, (down, right) in zip(inside, tokens.STEPS, strict=True):
+                taken = way & (wanted == 0) & (time < length)
+                position = position + jnp.where(taken, down * 65536 + right, 0)
+                wanted = wanted - way.astype(jnp.float32)
             return position, position
 
-        _, way = jax.lax.scan(step, start, choices, unroll=8)
-        way = jnp.concatenate([start[None], jnp.where((jnp.arange(len(way)) < length)[:, None], way, start[None])])
-        return jnp.zeros((interior, interior), bool).at[way[:, 0], way[:, 1]].set(True)
+        first = start[0] * 65536 + start[1]
+        _, way = jax.lax.scan(step, first, jnp.arange(15 * interior))
+        way = jnp.concatenate([first[None], way])
+        numbers = jnp.asarray(self._numbers)[((way >> 16) + 1) * self.size + (way & 0xFFFF) + 1]
+        return jnp.zeros(interior * interior, bool).at[numbers].set(True)
 
 
-def _choose(key: jax.Array, candidates: jax.Array, count: jax.Array) -> jax.Array:
-    """`count` uniformly chosen cells among `candidates`, bool of the same shape.
+def _pack(mask: jax.Array | np.ndarray) -> jax.Array:
+    """bool[N] as bits, uint32[ceil(N / 32)]."""
+    padded = jnp.pad(jnp.asarray(mask), (0, -len(mask) % 32)).reshape(-1, 32).astype(jnp.uint32)
+    return jnp.sum(padded << jnp.arange(32, dtype=jnp.uint32)[None], axis=1, dtype=jnp.uint32)
 
-    Every cell draws 32 bits; the `count` smallest win, found by bisecting the bar, which is many times faster
-    than a sort. Two cells with the same bits at the bar (once in 10^6 mazes) would win together.
+
+def _count(words: jax.Array) -> jax.Array:
+    """Bits that are set, int32[]."""
+    return jax.lax.population_count(words).astype(jnp.int32).sum()
+
+
+def _first(words: jax.Array) -> jax.Array:
+    """Number of the first bit that is set, int32[]; where none is, of some bit of the first word."""
+    index = jnp.argmax(words != 0)
+    word = words[index]
+    return index.astype(jnp.int32) * 32 + jax.lax.population_count((word & (~word + 1)) - 1).astype(jnp.int32) % 32
+
+
+def _choose(seed: jax.Array, candidates: jax.Array, count: jax.Array) -> jax.Array:
+    """`count` uniformly chosen bits among the `candidates` uint32[W] that are set; uint32[W].
+
+    Every candidate has a random number, and the `count` least win. The numbers are looked at bit by bit, from the
+    highest: those with a 0 win if there are not too many of them, and are the only ones left if there are. Two equal
+    numbers of 64 bits at the bar, once in 10^15 mazes, would both lose.
     """
-    draws = jax.random.bits(key, candidates.shape, jnp.uint32)
+    index = jnp.arange(len(candidates))
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = low + (high - low) // 2
-        enough = jnp.sum(candidates & (draws <= middle), dtype=jnp.int32) >= count
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+    def undecided(state):
+        digit, _, _, missing = state
+        return (missing > 0) & (digit < 64)
 
-    _, bar = jax.lax.fori_loop(0, 32, halve, (jnp.uint32(0), jnp.uint32(2**32 - 1)))
-    return candidates & (draws <= bar) & (count > 0)
+    def look(state):
+        digit, open, chosen, missing = state
+        lower = open & hashing.bits(seed, digit * len(candidates) + index)
+        found = _count(lower)
+        wins = found <= missing
+        chosen = jnp.where(wins, chosen | lower, chosen)
+        return digit + 1, jnp.where(wins, open & ~lower, lower), chosen, missing - jnp.where(wins, found, 0)
+
+    start = (jnp.int32(0), candidates, jnp.zeros_like(candidates), count)
+    return jax.lax.while_loop(undecided, look, start)[2]
 
 
-def _breadth_first_ranks(size: int) -> np.ndarray:
-    """Order in which a breadth-first search from the centre meets each cell of the grid, int32[H, W]."""
+def _breadth_first(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the interior cells, in the order in which a breadth-first search from the centre meets them.
+
+    Returns:
+        The cells by number, row * size + column, int32[(H - 2) * (W - 2)]; and the numbers by cell, int32[H * W],
+        0 on the ring.
+    """
     centre = (size // 2, size // 2)
-    ranks = np.full((size, size), -1, np.int32)
-    ranks[centre] = 0
-    queue = collections.deque([centre])
-    count = 1
-    while queue:
-        row, column = queue.popleft()
-        for step_row, step_column in tokens.STEPS:
-            cell = (row + step_row, column + step_column)
-            if 0 <= cell[0] < size and 0 <= cell[1] < size and ranks[cell] < 0:
-                ranks[cell] = count
-                count += 1
-                queue.append(cell)
-    return ranks
+    order, met = [centre], {centre}
+    for row, column in order:
+        for down, right in tokens.STEPS:
+            cell = (row + down, column + right)
+            if 0 <= cell[0] < size and 0 <= cell[1] < size and cell not in met:
+                met.add(cell)
+                order.append(cell)
+    inner = [(row, column) for row, column in order if 0 < row < size - 1 and 0 < column < size - 1]
+    cells = np.array([row * size + column for row, column in inner], np.int32)
+    numbers = np.zeros(size * size, np.int32)
+    numbers[cells] = np.arange(len(cells))
+    return cells, numbers
 
 
 LAYOUTS: dict[str, type[Layout]] = {"scatter": Scatter, "walk": Walk}
