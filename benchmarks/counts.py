@@ -61,13 +61,13 @@ def decoding(config: TransformerConfig, world: base.World) -> Work:
     return dataclasses.replace(work, bytes=cache / world.episode_length())
 
 
-def stage(config: Config, name: str) -> Work:
-    """One token of a whole update of `pretrain` or `rl`."""
+def stage(config: Config, name: str, *, scoring: bool = True) -> Work:
+    """One token of a whole update of `pretrain` or `rl`; `scoring` whether episodes are read again before learning."""
     world, _ = config.world.make()
     if name == "pretrain":
         return _reading(config.policy, world, passes=3, predictions=world.episode_length() - 1, logits=tokens.SIZE)
     # Playing, scoring, and in every epoch a forward and a backward pass.
-    return _reading(config.policy, world, passes=2 + 3 * config.rl.epochs, predictions=world.turns)
+    return _reading(config.policy, world, passes=1 + scoring + 3 * config.rl.epochs, predictions=world.turns)
 
 
 def reading(config: TransformerConfig, world: base.World) -> Work:
@@ -104,8 +104,11 @@ def stepping(world: base.World, params: Any) -> Work:
 
 
 _FREE = frozenset(
-    "broadcast_in_dim reshape squeeze slice dynamic_slice dynamic_update_slice concatenate gather scatter iota copy "
-    "transpose convert_element_type pad rev split random_wrap random_unwrap bitcast_convert_type stop_gradient".split()
+    [
+        *("bitcast_convert_type", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice"),
+        *("dynamic_update_slice", "gather", "iota", "pad", "random_unwrap", "random_wrap", "reshape", "rev", "scatter"),
+        *("slice", "split", "squeeze", "stop_gradient", "transpose"),
+    ]
 )
 """Primitives that move data and compute nothing."""
 

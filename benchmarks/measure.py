@@ -1,5 +1,6 @@
 """Timing of compiled programs, their memory, and the machine they ran on."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -93,6 +94,39 @@ class Result:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to measure."""
+
+    repeats: int = 5
+    """Timed repeats of each case."""
+    peers: bool = False
+    """Whether to measure what others offer beside us."""
+    only: str = ""
+    """Measure only groups of cases of which one has this in its name."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What a benchmark found."""
+
+    results: list[Result] = dataclasses.field(default_factory=list)
+    ratios: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Comparisons of medians of the same run: `what`, `ratio`, and the two cases in `of`."""
+
+    def add(self, cases: Sequence[Case], options: Options) -> list[Result]:
+        """Measure a group of cases in turn, unless `options.only` leaves it out."""
+        if not any(options.only in case.name for case in cases):
+            return []
+        found = measure(cases, options.repeats)
+        self.results += found
+        return found
+
+    def compare(self, what: str, ours: Result, other: Result) -> None:
+        """Note how many times faster one result is than another."""
+        self.ratios.append({"what": what, "ratio": ours.median / other.median, "of": [ours.case, other.case]})
+
+
 def roofline(work: Work, ceilings: dict[str, float]) -> tuple[float | None, str | None]:
     """Units per second that the machine allows, and what sets that limit; None where nothing was counted."""
     bandwidth = "copy_in_cache" if work.in_cache else "copy_out_of_cache"
@@ -115,7 +149,6 @@ def measure(cases: Sequence[Case], repeats: int = 5) -> list[Result]:
         start = time.perf_counter()
         call, compiled = case.prepare()
         compile_seconds = time.perf_counter() - start
-        jax.block_until_ready(call())
         start = time.perf_counter()
         jax.block_until_ready(call())
         calls = math.ceil(MIN_SECONDS / max(time.perf_counter() - start, 1e-6))
@@ -164,10 +197,8 @@ def peak() -> int:
 
 def reset_peak() -> None:
     """Forget the largest resident set so far (Linux)."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass
 
 
 def _status(field: str) -> int:

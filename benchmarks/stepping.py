@@ -15,10 +15,10 @@ import envs
 from benchmarks import counts
 from benchmarks.measure import Case, Work
 
-ROUNDS = 8
-"""Episodes that every one of our mazes plays in a call."""
+ROUNDS = {"scatter": 8, "walk": 1}
+"""Episodes that every one of our mazes plays in a call, by layout."""
 
-STEPS = 128
+STEPS = 32
 """Steps that every environment of a peer takes in a call."""
 
 
@@ -56,7 +56,7 @@ def ours(layout: str, mazes: int, devices: int) -> Case:
 
             return jax.lax.scan(turn, states, jax.random.split(turn_key, world.turns))[1]
 
-        return jax.lax.map(episode, jax.random.split(key, ROUNDS))
+        return jax.lax.map(episode, jax.random.split(key, ROUNDS[layout]))
 
     def prepare():
         key = _keys(devices)
@@ -64,7 +64,7 @@ def ours(layout: str, mazes: int, devices: int) -> Case:
         return lambda: program(key), program
 
     name = _name(f"EmojiMaze {layout} {world.size}x{world.size}", mazes, devices)
-    return Case(name, "turns", mazes * ROUNDS * world.turns, prepare, counts.stepping(world, params))
+    return Case(name, "turns", mazes * ROUNDS[layout] * world.turns, prepare, counts.stepping(world, params))
 
 
 def theirs(peer: Peer, environments: int, devices: int) -> Case:

@@ -85,7 +85,7 @@ def _jaxued(replay: bool) -> Peer:
         observation, state, reward, _, _ = world.step(key, state, action, params)
         return state, observation, reward
 
-    return Peer(f"JaxUED Maze-13x13, {'one level again' if replay else 'new levels'}", reset, step, 3)  # left, right, forward; the other four do nothing
+    return Peer(f"JaxUED Maze-13x13, {'one level again' if replay else 'new levels'}", reset, step, 3)
 
 
 class _OldJax(types.ModuleType):
