@@ -7,6 +7,7 @@ uv run -m benchmarks report env.json train.json --into docs/performance.md
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +38,7 @@ class Command:
     repeats: int = 5
     """Timed repeats of each case."""
     only: str = ""
-    """Measure only the cases with this in their name, and those they are compared with."""
+    """A regular expression: measure only the cases in whose name it matches, and those timed in turn with them."""
     json: Path | None = None
     """Write the figures to this file."""
 
@@ -60,6 +61,10 @@ def check(command: Command) -> None:
     """
     if command.repeats < 1:
         raise ConfigError(f"--repeats={command.repeats}: use at least 1")
+    try:
+        re.compile(command.only)
+    except re.error as error:
+        raise ConfigError(f"--only={command.only}: {error}; use a regular expression") from None
     if command.json and not command.json.parent.is_dir():
         raise ConfigError(f"--json={command.json}: no such folder; make it first")
     if command.peers:
@@ -77,7 +82,7 @@ def document(command: Command, console: Console) -> dict[str, Any]:
     with console.status("measuring"):
         report = CASES[command.what](measure.Options(command.repeats, command.peers, command.only))
     if not report.results:
-        raise ConfigError(f"--only={command.only}: no case of {command.what} has this in its name")
+        raise ConfigError(f"--only={command.only}: no case of {command.what} has such a name")
     with console.status("measuring the ceilings again"):
         limits = ceilings.higher(before, ceilings.measured())
     return {

@@ -28,9 +28,9 @@ class Peer:
 
     name: str
     reset: Callable[[jax.Array], Any]
-    """key → state"""
+    """key uint32[2] → state"""
     step: Callable[[jax.Array | None, Any, jax.Array], tuple[Any, Any, Any]]
-    """(key, state, action) → (state, observation, reward)"""
+    """(key uint32[2], state, action int32[]) → (state, observation, reward)"""
     actions: int
     keyed: bool = True
     """Whether the library wants a key per environment and step; otherwise `step` is given None."""
@@ -72,21 +72,20 @@ def theirs(peer: Peer, environments: int, devices: int) -> Case:
     mine = environments // devices
 
     def first(key):
-        return jax.vmap(peer.reset)(jax.random.split(key, mine))
+        return jax.vmap(peer.reset)(_raw(jax.random.split(key, mine)))
 
     def play(key, states):
         def one(states, key):
             action_key, step_key = jax.random.split(key)
             actions = jax.random.randint(action_key, (mine,), 0, peer.actions)
-            keys = jax.random.split(step_key, mine) if peer.keyed else None
+            keys = _raw(jax.random.split(step_key, mine)) if peer.keyed else None
             states, observation, reward = jax.vmap(peer.step)(keys, states, actions)
             return states, _sums((observation, reward))
 
         return jax.lax.scan(one, states, jax.random.split(key, STEPS))
 
     def prepare():
-        # Peers other than ours are written for JAX's default rules and raw keys.
-        key = jax.random.key_data(_keys(devices))
+        key = _keys(devices)
         states = [_over(devices, first)(key)]
         program = _over(devices, play).lower(key, states[0]).compile()
 
@@ -114,6 +113,11 @@ def _keys(devices: int) -> jax.Array:
     return jax.device_put(keys, NamedSharding(_mesh(devices), PartitionSpec("device")))
 
 
+def _raw(keys: jax.Array) -> jax.Array:
+    """Keys as uint32[..., 2], which every library takes."""
+    return jax.random.key_data(keys)
+
+
 def _mesh(devices: int) -> Mesh:
     return Mesh(jax.devices()[:devices], ("device",))
 
@@ -132,4 +136,4 @@ def _over(devices: int, function: Callable) -> Any:
 def _sums(tree: Any) -> jax.Array:
     """The sum of every number of a tree of arrays, float32[]."""
     leaves = [x for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    return sum((x.astype(jnp.float32).sum() for x in leaves), start=jnp.float32(0))
+    return jnp.stack([x.astype(jnp.float32).sum() for x in leaves]).sum()

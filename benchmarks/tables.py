@@ -90,12 +90,12 @@ def write(path: Path, found: dict[str, dict[str, Any]]) -> None:
         raise ConfigError(f"--into={path}: {error.strerror or error}; give a Markdown file with markers") from None
     for name, table in sections(found).items():
         pattern = re.compile(_MARKED.format(name), re.DOTALL)
-        if len(pattern.findall(text)) != 1:
+        if text.count(f"<!-- benchmarks: {name} -->\n") != 1 or not pattern.search(text):
             raise ConfigError(
                 f"--into={path}: expected one pair of markers '<!-- benchmarks: {name} -->' and "
                 "'<!-- benchmarks: end -->'; add them"
             )
-        text = pattern.sub(lambda _, table=table: f"\n{table}\n\n", text)
+        text = pattern.sub(lambda _, table=table: f"\n{table}\n\n", text, count=1)
     path.write_text(text, encoding="utf-8")
 
 

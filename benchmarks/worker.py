@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-
 SETTLED = 5
 """Updates after which `memory` begins to watch."""
 

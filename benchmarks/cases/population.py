@@ -64,7 +64,7 @@ def _one_after_another() -> Case:
 def _scaling(report: Report, options: Options) -> None:
     """Weak scaling: one member on one core, then a member on each core; each in a process bound to its cores."""
     names = {cores: f"PPO, {cores} core{'s' * (cores > 1)}, a member on each" for cores in (1, len(jax.devices()))}
-    if len(names) < 2 or not any(options.only in name for name in names.values()):
+    if len(names) < 2 or not options.wants(*names.values()):
         return
     found = [_worker(name, "scaling", cores, options.repeats) for cores, name in names.items()]
     report.results += found
@@ -74,7 +74,7 @@ def _scaling(report: Report, options: Options) -> None:
 def _memory(report: Report, options: Options) -> None:
     """Peak memory of whole runs, metrics and checkpoints included, against their number of updates."""
     names = {updates: f"small run of {updates} updates" for updates in UPDATES}
-    if any(options.only in name for name in names.values()):
+    if options.wants(*names.values()):
         report.results += [_worker(name, "memory", updates) for updates, name in names.items()]
 
 

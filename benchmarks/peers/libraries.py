@@ -71,8 +71,8 @@ def _jaxued(replay: bool) -> Peer:
     from jaxued.wrappers import autoreplay, autoreset
 
     for module in (autoreplay, autoreset):  # version 0.0.1 calls `jax.tree_map`, which JAX has removed
-        module.jax = _OldJax("jax")
-    sample = make_level_generator(13, 13, 25)
+        setattr(module, "jax", _OldJax("jax"))  # noqa: B010
+    sample: Any = make_level_generator(13, 13, 25)
     inner = Maze()
     world = wrappers.AutoReplayWrapper(inner) if replay else wrappers.AutoResetWrapper(inner, sample)
     params = inner.default_params

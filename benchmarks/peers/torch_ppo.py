@@ -115,8 +115,7 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value.weight)
         head = config.width // config.heads
         angles = torch.outer(torch.arange(length).float(), 10_000.0 ** (-torch.arange(0, head, 2) / head))
-        self.register_buffer("cosine", angles.cos())
-        self.register_buffer("sine", angles.sin())
+        self.cosine, self.sine = angles.cos(), angles.sin()
 
     def forward(self, sequence, caches=None, start=0, at=None):
         """Tokens int64[B, S] → action log-probabilities [B, P, 4] and values [B, P] at the positions `at`."""
