@@ -41,6 +41,8 @@ def read(path: Path) -> dict[str, Any]:
 def merged(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """One document for each word on the command line; of a case measured twice the later result is kept.
 
+    Every result keeps the fraction of its own run's ceilings; `ceilings` becomes the list of those of all runs.
+
     Raises:
         ConfigError: no documents, or they come from different machines.
     """
@@ -50,8 +52,9 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for document in documents:
         if document["machine"] != first["machine"]:
             raise ConfigError("report: the files come from different machines or versions; make one report of each")
-        kept = found.setdefault(document["what"], {**document, "results": [], "ratios": []})
-        kept["ceilings"], kept["commit"] = document["ceilings"], document.get("commit")
+        kept = found.setdefault(document["what"], {**document, "ceilings": [], "results": [], "ratios": []})
+        kept["ceilings"].append(document["ceilings"])
+        kept["commit"] = document.get("commit")
         for key, name in (("results", "case"), ("ratios", "what")):
             both = {entry[name]: entry for entry in kept[key]} | {entry[name]: entry for entry in document[key]}
             kept[key] = list(both.values())
@@ -159,11 +162,13 @@ def _ceiling(name: str, value: float) -> tuple[str, str]:
 
 
 def _ceilings(found: dict[str, dict[str, Any]]) -> str:
-    """A column for each run, since every run has its own."""
-    rows = [
-        (LABELS[name][0], *(_ceiling(name, document["ceilings"][name])[1] for document in found.values()))
-        for name in LABELS
-    ]
+    """A column for each word; where its table comes from several runs, the lowest and the highest of theirs."""
+
+    def best(name, runs):
+        ends = [_ceiling(name, end(run[name] for run in runs))[1] for end in (min, max)]
+        return ends[0] if ends[0] == ends[1] else f"{ends[0].split()[0]} to {ends[1]}"
+
+    rows = [(LABELS[name][0], *(best(name, document["ceilings"]) for document in found.values())) for name in LABELS]
     return _markdown(("ceiling", *(f"run of `{what}`" for what in found)), rows)
 
 

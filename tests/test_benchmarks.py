@@ -131,19 +131,19 @@ def saved(tmp_path):
 
     work = measure.Work(operations=2.0)
 
-    def document(rate, names):
+    def document(rate, names, copied):
         results = [
             measure.Result(name, "turns", 1.5, [rate, rate * 3, rate * 2], work).to_dict(CEILINGS) for name in names
         ]
         machine = {"processor": "P", "cores": 2, "device": "cpu", "devices": 2, "python": "3", "jax": "0"}
         ratios = [{"what": "a / b", "ratio": rate / 1e6, "of": ["a", "b"]}]
         return {
-            "schema": 1, "what": "env", "machine": machine, "commit": "abc", "ceilings": CEILINGS,
-            "results": results, "ratios": ratios,
+            "schema": 1, "what": "env", "machine": machine, "commit": "abc",
+            "ceilings": CEILINGS | {"copy_out_of_cache": copied}, "results": results, "ratios": ratios,
         }  # fmt: skip
 
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
-    for path, found in zip(paths, (document(1e6, "ab"), document(5e6, "b")), strict=True):
+    for path, found in zip(paths, (document(1e6, "ab", 4e9), document(5e6, "b", 1e9)), strict=True):
         path.write_text(json.dumps(found), encoding="utf-8")
     return paths
 
@@ -160,6 +160,7 @@ def test_a_report_is_made_of_the_files(saved, tmp_path):
         assert "| b | 10.0 M turns | 5.00 M | 15.0 M | 2.0 % of elementwise int32 | 1.5 |  |" in text
         assert text.count("| b |") == 1
         assert "| a / b | 5.00 |" in text
+        assert "| copy, out of cache, read + write | 1 to 4 GB/s |" in text
     assert re.sub(r"<!-- benchmarks: (?!end).*?end -->", "", text, flags=re.DOTALL) == words
 
 
