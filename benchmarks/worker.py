@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SETTLED = 5
-"""Updates after which `memory` begins to watch."""
+SETTLED = 10
+"""Updates after which `memory` begins to watch: compiling and the first checkpoint are behind it."""
 
 
 def scaling(cores: int, repeats: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from benchmarks.measure import Case, Options, Report, Result
 
 MEMBERS = 8
 
-UPDATES = (10, 40)
+UPDATES = (15, 60)
 """Updates of the two runs whose peak memory is compared."""
 
 
