@@ -1,14 +1,16 @@
 """Measure speed.
 
 uv run -m benchmarks env --json env.json
-uv run -m benchmarks train
+uv run --extra peers -m benchmarks env --peers
+uv run -m benchmarks report env.json train.json --into docs/performance.md
 """
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from agents import devices
 
@@ -17,57 +19,106 @@ if __name__ == "__main__":
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from agents import options
 from agents.config import ConfigError
-from benchmarks import cases, measure
+from benchmarks import ceilings, measure, peers, tables
+from benchmarks.cases import CASES
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Measure speed on this machine."""
+    """Measure speed on this machine, as fractions of what it can do."""
 
-    what: Annotated[Literal["env", "train"], tyro.conf.Positional]
-    """env: stepping mazes. train: whole updates."""
+    what: Annotated[Literal["env", "policy", "train", "population", "analysis"], tyro.conf.Positional]
+    """env: stepping mazes. policy: the transformer alone. train: whole updates. population: many members, memory and
+    scaling. analysis: reading and steering. (`report FILE...` writes the tables of earlier measurements.)"""
+    peers: bool = False
+    """Measure what others offer beside us, in the same process: other mazes (env), plain PyTorch (train)."""
     repeats: int = 5
-    """Timed calls of each case."""
+    """Timed repeats of each case."""
+    only: str = ""
+    """A regular expression: measure only the cases in whose name it matches, and those timed in turn with them."""
     json: Path | None = None
     """Write the figures to this file."""
 
 
-def main() -> int:
-    """Run the command; returns the exit status."""
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write the tables of earlier measurements."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """What `--json` wrote; where two hold the same case, the later one counts."""
+    into: Path | None = None
+    """A Markdown file with a pair of markers for every table; without it, the tables are printed."""
+
+
+def check(command: Command) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ConfigError: one line that names the option, its value and the remedy.
+    """
+    if command.repeats < 1:
+        raise ConfigError(f"--repeats={command.repeats}: use at least 1")
     try:
-        command = options.read(Command, sys.argv[1:])
+        re.compile(command.only)
+    except re.error as error:
+        raise ConfigError(f"--only={command.only}: {error}; use a regular expression") from None
+    if command.json and not command.json.parent.is_dir():
+        raise ConfigError(f"--json={command.json}: no such folder; make it first")
+    if command.peers:
+        if command.what not in ("env", "train"):
+            raise ConfigError(f"--peers: {command.what} has no peers; use env or train")
+        absent = peers.missing() if command.what == "env" else peers.torch_missing()
+        if absent:
+            raise ConfigError(absent)
+
+
+def document(command: Command, console: Console) -> dict[str, Any]:
+    """Measure; → what `--json` writes. Ceilings are measured before and after, and the higher counts."""
+    with console.status("measuring the ceilings"):
+        before = ceilings.measured()
+    with console.status("measuring"):
+        report = CASES[command.what](measure.Options(command.repeats, command.peers, command.only))
+    if not report.results:
+        raise ConfigError(f"--only={command.only}: no case of {command.what} has such a name")
+    with console.status("measuring the ceilings again"):
+        limits = ceilings.higher(before, ceilings.measured())
+    return {
+        "schema": tables.SCHEMA,
+        "what": command.what,
+        "machine": measure.machine(),
+        "commit": measure.commit(),
+        "ceilings": limits,
+        "results": [result.to_dict(limits) for result in report.results],
+        "ratios": report.ratios,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    try:
+        if arguments[:1] == ["report"]:
+            command = options.read(ReportCommand, arguments[1:], prog="benchmarks report")
+            found = tables.merged([tables.read(path) for path in command.files])
+            if command.into:
+                tables.write(command.into, found)
+            else:
+                print("\n\n".join(tables.sections(found).values()))
+            return 0
+        command = options.read(Command, arguments, prog="benchmarks")
+        check(command)
+        found = document(command, console)
     except ConfigError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
-    if command.repeats < 1:
-        print(f"benchmarks: --repeats={command.repeats}: use at least 1", file=sys.stderr)
-        return 2
-    if command.json and not command.json.parent.is_dir():
-        print(f"benchmarks: --json={command.json}: no such folder; make it first", file=sys.stderr)
-        return 2
-    console = Console()
-    with console.status("measuring"):
-        results = cases.CASES[command.what](command.repeats)
-    about = measure.machine()
-    table = Table(title=f"{about['processor']}, {about['cores']} cores, JAX {about['jax']}", title_justify="left")
-    for name in ("case", "per second, median", "lowest", "highest", "compile seconds"):
-        table.add_column(name, justify="left" if name == "case" else "right")
-    for result in results:
-        spread = (result.median, min(result.rates), max(result.rates))
-        table.add_row(
-            result.case, f"{spread[0]:,.0f} {result.unit}", *(f"{x:,.0f}" for x in spread[1:]),
-            f"{result.compile_seconds:.1f}",
-        )  # fmt: skip
-    console.print(table)
+    tables.show(console, found)
     if command.json:
-        document = {"schema": 1, "machine": about, "results": [result.to_dict() for result in results]}
-        command.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        command.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

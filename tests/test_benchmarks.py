@@ -1,0 +1,212 @@
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from agents.config import ConfigError
+from agents.transformer import Transformer, TransformerConfig
+from benchmarks import __main__ as command
+from benchmarks import ceilings, counts, measure, stepping, tables
+
+CEILINGS = dict.fromkeys(ceilings.LABELS, 1e9)
+
+SMALL = TransformerConfig(width=64, layers=2, heads=4, hidden=256)
+
+
+def xla_flops(function, *arguments) -> float:
+    analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    assert analysis
+    return analysis["flops"]
+
+
+def test_the_formula_is_what_xla_counts():
+    """XLA also counts softmax, norms and rotary positions: up to 6 % at this width, and never less than we do."""
+    config, length, batch = SMALL, 48, 4
+    policy = Transformer(config)
+    parameters = policy.init(jax.random.key(0))
+    sequence = jnp.zeros((batch, length), jnp.int32)
+
+    def predictions(parameters):
+        return policy.heads(parameters, policy.forward(parameters, sequence).hidden)
+
+    def loss(parameters):
+        logits, values = predictions(parameters)
+        return jax.nn.log_softmax(logits).sum() + values.sum()
+
+    counted = batch * counts.forward(config, length, length)
+    assert 1.0 < xla_flops(predictions, parameters) / counted < 1.06
+    assert 1.0 < xla_flops(jax.grad(loss), parameters) / (3 * counted) < 1.06
+
+
+def test_the_formula_by_hand():
+    config = TransformerConfig(width=4, layers=3, heads=1, hidden=6)
+    matrices = [(4, 12), (4, 4), (4, 6), (6, 4)]
+    layer = sum(2 * 5 * rows * columns for rows, columns in matrices)
+    scores_and_mixing = sum(2 * 2 * 4 for _ in range(5) for _ in range(5))
+    assert counts.forward(config, 5, 2, 7) == 3 * (layer + scores_and_mixing) + 2 * 2 * 4 * (7 + 1)
+    below = sum(2 * 2 * 4 for query in range(5) for key in range(5) if key <= query)
+    assert counts.forward(config, 5, 2, 7, causal=True) == 3 * (layer + below) + 2 * 2 * 4 * (7 + 1)
+
+
+def test_a_stage_counts_every_pass():
+    from tests import tiny
+
+    config = tiny.CONFIG
+    world, _ = config.world.make()
+    length = world.episode_length()
+    once = counts.forward(config.policy, length - 1, world.turns, 4) / length
+    assert counts.stage(config, "rl").flops == pytest.approx((2 + 3 * config.rl.epochs) * once)
+    assert counts.stage(config, "rl", scoring=False).flops == pytest.approx((1 + 3 * config.rl.epochs) * once)
+    every = counts.forward(config.policy, length - 1, length - 1) / length
+    assert counts.stage(config, "pretrain").flops == pytest.approx(3 * every)
+
+
+def test_operations_of_loops_are_counted_as_often_as_they_run():
+    def program(x):
+        y, _ = jax.lax.scan(lambda y, _: (y * x + x, None), x, length=7)
+        return jax.jit(jnp.sum)(y.reshape(2, 3).T)
+
+    assert counts.operations(jax.make_jaxpr(program)(jnp.ones(6)).jaxpr) == 7 * 2 * 6 + 6
+
+
+def test_bytes_are_of_what_a_step_changes():
+    small, large = (counts.stepping(*envs.make("EmojiMaze-v0", size=size, layout="walk")) for size in (40, 100))
+    grids = (100**2 - 40**2) / 15  # written at the reset, once in 15 turns
+    assert large.bytes - small.bytes == pytest.approx(grids)
+    assert large.operations > small.operations > 0
+
+
+def test_the_limit_is_the_tightest_one():
+    limits = CEILINGS | {"copy_out_of_cache": 1e6, "copy_in_cache": 1e8}
+    work = measure.Work(flops=100.0, bytes=1.0, in_cache=False)
+    assert measure.roofline(work, limits) == (1e6, "copy_out_of_cache")
+    assert measure.roofline(dataclasses.replace(work, in_cache=True), limits) == (1e7, "matmul_float32")
+    assert measure.roofline(measure.Work(), limits) == (None, None)
+
+
+def test_our_maze_is_stepped_and_timed():
+    case = stepping.ours("scatter", 8, devices=2)
+    (result,) = measure.measure([case], repeats=2)
+    assert len(result.rates) == 2
+    assert result.median > 0
+    found = result.to_dict(CEILINGS)
+    assert found["fraction"] == pytest.approx(result.median * max(case.work.operations, case.work.bytes) / 1e9)
+    assert result.peak_memory
+    assert result.temporary_memory
+
+
+def test_a_peer_keeps_its_states_and_its_observations_count():
+    """A peer that counts: the harness must carry its states, give every environment a key, and sum what it shows."""
+
+    def step(key, state, action):
+        return state + 1, jnp.stack([state, action]), jnp.float32(key.shape == (2,))
+
+    peer = stepping.Peer("counter", lambda key: jnp.int32(0), step, actions=1)
+    call, _ = stepping.theirs(peer, 4, 2).prepare()
+    for first in (0, stepping.STEPS):
+        np.testing.assert_allclose(call().sum(), 4 * sum(range(first, first + stepping.STEPS)) + 4 * stepping.STEPS)
+
+
+def test_peak_memory_is_of_the_timed_calls():
+    measure.reset_peak()
+    before = measure.peak()
+    block = np.ones(2**23)
+    assert measure.peak() - before > 0.9 * block.nbytes
+    del block
+    measure.reset_peak()
+    if Path("/proc/self/clear_refs").exists():
+        assert measure.peak() - before < 2**25
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Two files as `--json` writes them; the second measured one case again."""
+
+    work = measure.Work(operations=2.0)
+
+    def document(rate, names, copied):
+        results = [
+            measure.Result(name, "turns", 1.5, [rate, rate * 3, rate * 2], work).to_dict(CEILINGS) for name in names
+        ]
+        machine = {"processor": "P", "cores": 2, "device": "cpu", "devices": 2, "python": "3", "jax": "0"}
+        ratios = [{"what": "a / b", "ratio": rate / 1e6, "of": ["a", "b"]}]
+        return {
+            "schema": 1, "what": "env", "machine": machine, "commit": "abc",
+            "ceilings": CEILINGS | {"copy_out_of_cache": copied}, "results": results, "ratios": ratios,
+        }  # fmt: skip
+
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, found in zip(paths, (document(1e6, "ab", 4e9), document(5e6, "b", 1e9)), strict=True):
+        path.write_text(json.dumps(found), encoding="utf-8")
+    return paths
+
+
+def test_a_report_is_made_of_the_files(saved, tmp_path):
+    page = tmp_path / "page.md"
+    shutil.copy(Path(__file__).parent.parent / "docs" / "performance.md", page)
+    words = re.sub(r"<!-- benchmarks: (?!end).*?end -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = ""
+    for _ in range(2):  # writing again changes nothing
+        assert command.main(["report", *map(str, saved), "--into", str(page)]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert "| a | 2.00 M turns | 1.00 M | 3.00 M | 0.4 % of elementwise int32 | 1.5 |  |" in text
+        assert "| b | 10.0 M turns | 5.00 M | 15.0 M | 2.0 % of elementwise int32 | 1.5 |  |" in text
+        assert text.count("| b |") == 1
+        assert "| a / b | 5.00 |" in text
+        assert "| copy, out of cache, read + write | 1 to 4 GB/s |" in text
+    assert re.sub(r"<!-- benchmarks: (?!end).*?end -->", "", text, flags=re.DOTALL) == words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "what"),
+        (["env", "--repeats", "0"], "--repeats=0: use at least 1"),
+        (["env", "--json", "nowhere/x.json"], "--json=nowhere/x.json: no such folder"),
+        (["policy", "--peers"], "--peers: policy has no peers; use env or train"),
+        (["env", "--only", "("], "--only=(: "),
+        (["report", "missing.json"], "missing.json: No such file"),
+        (["report", __file__], "not JSON"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, message, capsys):
+    assert command.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch, capsys):
+    from benchmarks import peers
+
+    monkeypatch.setattr(peers, "_imports", lambda name: name == "gymnax")
+    assert command.main(["env", "--peers"]) == 2
+    assert "navix, xminigrid, jumanji, jaxued not installed; use `uv run --extra peers" in capsys.readouterr().err
+    assert command.main(["train", "--peers"]) == 2
+    assert "uv pip install torch" in capsys.readouterr().err
+
+
+def test_a_report_needs_its_markers_and_one_machine(saved, tmp_path, capsys):
+    page = tmp_path / "bare.md"
+    page.write_text("no markers\n", encoding="utf-8")
+    assert command.main(["report", str(saved[0]), "--into", str(page)]) == 2
+    assert "expected one pair of markers" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == "no markers\n"
+    other = json.loads(saved[1].read_text(encoding="utf-8"))
+    other["machine"]["cores"] = 64
+    saved[1].write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(ConfigError, match="different machines"):
+        tables.merged([tables.read(path) for path in saved])
+
+
+def test_numbers_have_three_digits():
+    assert [tables.number(x) for x in (0.123, 45.6, 1234.0, 98_765.0, 123_456.0, 2.5e6)] == [
+        "0.123", "45.6", "1.23 k", "98.8 k", "123 k", "2.50 M",
+    ]  # fmt: skip
