@@ -134,5 +134,8 @@ def cached_attention(query: jax.Array, key: jax.Array, value: jax.Array, positio
     """
     scores = _einsum("bhqd,bhdk->bhqk", jnp.swapaxes(query, 2, 3), key)
     visible = jnp.arange(key.shape[3])[None] <= positions[:, None]
-    weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -1e30), axis=-1).astype(value.dtype)
-    return jnp.swapaxes(_einsum("bhqk,bhkd->bhqd", weights, value).astype(value.dtype), 2, 3)
+    scores = jnp.where(visible[None, None], scores, -1e30)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    share = 1 / weights.sum(axis=-1, keepdims=True)
+    mixed = _einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value) * share
+    return jnp.swapaxes(mixed.astype(value.dtype), 2, 3)

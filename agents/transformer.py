@@ -160,7 +160,10 @@ class Attention(nnx.Module):
         *ahead, key, value = kernels.dense(kernel, x).reshape(parts, self.heads, width // self.heads, batch, -1)
         query = ahead[0] if ahead else query.reshape(self.heads, width // self.heads, batch, -1)
         query = positions.rotate(query, positions.wanted) * (width // self.heads) ** -0.5
-        query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, positions.rotate(key), value))
+        key = positions.rotate(key)
+        if cache is not None:  # or the rotation is worked out anew for every number that the cache holds
+            query, key = jax.lax.optimization_barrier((query, key))
+        query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, key, value))
         if cache is None:
             mixed = kernels.causal_attention(positions.static, query, key, value)
         else:

@@ -48,7 +48,7 @@ def ours(layout: str, mazes: int, devices: int) -> Case:
 
             def turn(states, key):
                 action_key, step_key = jax.random.split(key)
-                actions = jax.random.randint(action_key, (mine,), 0, world.num_actions)
+                actions = _actions(action_key, mine, world.num_actions)
                 observation, states, reward, _, _ = jax.vmap(world.step_env, in_axes=(None, 0, 0, None))(
                     step_key, states, actions, params
                 )
@@ -77,7 +77,7 @@ def theirs(peer: Peer, environments: int, devices: int) -> Case:
     def play(key, states):
         def one(states, key):
             action_key, step_key = jax.random.split(key)
-            actions = jax.random.randint(action_key, (mine,), 0, peer.actions)
+            actions = _actions(action_key, mine, peer.actions)
             keys = _raw(jax.random.split(step_key, mine)) if peer.keyed else None
             states, observation, reward = jax.vmap(peer.step)(keys, states, actions)
             return states, _sums((observation, reward))
@@ -96,6 +96,11 @@ def theirs(peer: Peer, environments: int, devices: int) -> Case:
         return call, program
 
     return Case(_name(peer.name, environments, devices), "steps", environments * STEPS, prepare, Work())
+
+
+def _actions(key: jax.Array, count: int, choices: int) -> jax.Array:
+    """Random actions int32[count] from a byte each, so that the drawing does not outweigh the stepping."""
+    return (jax.random.bits(key, (count,), jnp.uint8) % jnp.uint8(choices)).astype(jnp.int32)
 
 
 def device_counts(environments: int) -> list[int]:

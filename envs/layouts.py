@@ -1,8 +1,8 @@
 """Where the tiles of an EmojiMaze lie before anybody has touched them.
 
 A layout draws a maze from a seed and knows the role of any of its cells. `walk` is the generator of
-arXiv 2605.30232, appendix J, and stores the grid. `scatter` has the same shares of Mold and Gold but independent
-tiles, each a hash of (maze, cell): it stores no grid, and a fresh maze costs nothing.
+arXiv 2605.30232, appendix J, and stores its mazes as bits. `scatter` has the same shares of Mold and Gold but
+independent tiles, each a hash of (maze, cell): it stores no grid, and a fresh maze costs nothing.
 """
 
 import abc
@@ -88,7 +88,7 @@ class WalkMaze:
 
 
 class Walk(Layout):
-    """The paper's generator. Sets of cells are bits, so that a maze is small and drawing one handles 32 cells at once."""
+    """The paper's generator. Sets of cells are bits: a maze is small, and drawing one handles 32 cells at once."""
 
     def __init__(self, size: int):
         super().__init__(size)

@@ -65,9 +65,8 @@ def test_a_dense_layer_and_its_gradients(key):
 
 
 def test_members_of_a_population_are_mapped(key):
-    kernel, x = (
-        jax.random.normal(part, shape) for part, shape in zip(jax.random.split(key), ((3, 5, 7), (3, 5, 2, 11)))
-    )
+    kernel = jax.random.normal(key, (3, 5, 7))
+    x = jax.random.normal(jax.random.fold_in(key, 1), (3, 5, 2, 11))
     loss = lambda k, x: jnp.sum(jnp.square(kernels.dense(k, x)))  # noqa: E731
     together = jax.vmap(jax.grad(loss))(kernel, x)
     for member in range(3):
