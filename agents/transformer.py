@@ -136,9 +136,10 @@ class Positions:
     def rotate(self, x: jax.Array, tokens: np.ndarray | None = None) -> jax.Array:
         """Rotate the two halves of each head [heads, D, B, C] by their positions; `tokens` tells which they are."""
         cosine, sine = (part if tokens is None else part[:, tokens] for part in self.angles)
-        cosine, sine = (part[None, :, None].astype(x.dtype) for part in (cosine, sine))
-        first, second = jnp.split(x, 2, axis=1)
-        return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=1)
+        cosine = jnp.stack([cosine, cosine])[None, :, :, None].astype(x.dtype)
+        sine = jnp.stack([-sine, sine])[None, :, :, None].astype(x.dtype)
+        halves = x.reshape(x.shape[0], 2, -1, *x.shape[2:])
+        return (halves * cosine + jnp.flip(halves, axis=1) * sine).reshape(x.shape)
 
 
 class Attention(nnx.Module):
@@ -160,10 +161,7 @@ class Attention(nnx.Module):
         *ahead, key, value = kernels.dense(kernel, x).reshape(parts, self.heads, width // self.heads, batch, -1)
         query = ahead[0] if ahead else query.reshape(self.heads, width // self.heads, batch, -1)
         query = positions.rotate(query, positions.wanted) * (width // self.heads) ** -0.5
-        key = positions.rotate(key)
-        if cache is not None:  # or the rotation is worked out anew for every number that the cache holds
-            query, key = jax.lax.optimization_barrier((query, key))
-        query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, key, value))
+        query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, positions.rotate(key), value))
         if cache is None:
             mixed = kernels.causal_attention(positions.static, query, key, value)
         else:
