@@ -148,6 +148,11 @@ class Config:
         swept = any(path.startswith("world.") for path in self.members[0].values)
         return self.population.tile_maps == "same" and not swept
 
+    @property
+    def starts(self) -> int:
+        """Members that can differ before RL, the first of all: one if all share a base and a world, else everyone."""
+        return 1 if self.pretrain.shared and self.one_world else len(self.members)
+
 
 SCALES: dict[str, Config] = {
     "smoke": Config(

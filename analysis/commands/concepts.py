@@ -96,16 +96,14 @@ def _sets(other: Subject, sets: findings.Sets, opened: Subject, command: Command
 
 def _arms(opened: Subject, checkpoints, sets, command: Command, tell) -> dict[str, Arm]:
     """Every arm of a run; those before RL first, since their vectors are tried in the others."""
-    shared = opened.config.pretrain.shared and opened.config.one_world
     arms: dict[str, Arm] = {}
     for name in sorted(checkpoints, key=lambda name: name == "after RL"):
         tell(f"{opened.run.path.name}: {name}")
         parameters = checkpoints[name]
-        if shared and name != "after RL":
-            parameters = jax.tree.map(lambda x: x[:1], parameters)
-        before = None
         if name == "after RL":
             before = findings.repeat(arms["before RL"].found, opened.members)
+        else:
+            before, parameters = None, jax.tree.map(lambda x: x[: opened.config.starts], parameters)
         arms[name] = findings.look(opened, name, parameters, sets, before, command.play_episodes, command.permutations)
     return {name: arms[name] for name in checkpoints}
 

@@ -101,8 +101,7 @@ def _check(command: Command) -> None:
 
 def _concepts(opened: Subject, after, before, sets: findings.Sets):
     """Concepts of the members and of the model before RL, as many of one as of the other."""
-    shared = opened.config.pretrain.shared and opened.config.one_world
-    bases = 1 if shared else opened.members
+    bases = opened.config.starts
     parameters = populations.stack(after, jax.tree.map(lambda x: x[:bases], before))
     maps = jnp.concatenate([opened.params.tile_map, opened.params.tile_map[:bases]])
     both = populations.extract(
