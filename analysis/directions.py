@@ -34,8 +34,8 @@ def without(directions: jax.Array, span: jax.Array) -> jax.Array:
 
 
 def reward_axis(vectors: jax.Array) -> jax.Array:
-    """From Mold to Gold: v_Gold − v_Mold, float32[L, D], of vectors float32[C, L, D]."""
-    return vectors[tokens.GOLD] - vectors[tokens.MOLD]
+    """From Mold to Gold: v_Gold − v_Mold, float32[..., L, D], of vectors float32[..., C, L, D]."""
+    return vectors[..., tokens.GOLD, :, :] - vectors[..., tokens.MOLD, :, :]
 
 
 def of_member(

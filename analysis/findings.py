@@ -55,12 +55,12 @@ class Arm:
     @property
     def axis(self) -> np.ndarray:
         """float32[M, L, D], from Mold to Gold."""
-        return np.asarray(self.found.vectors[:, tokens.GOLD] - self.found.vectors[:, tokens.MOLD])
+        return np.asarray(directions.reward_axis(self.found.vectors))
 
     @property
     def layer(self) -> np.ndarray:
-        """int[M], index of the layer for what concerns Gold and Mold alike: half-way between the rule's two."""
-        return np.asarray(self.found.layer[:, tokens.GOLD] + self.found.layer[:, tokens.MOLD]) // 2
+        """int32[M], index of the layer for what concerns Gold and Mold alike."""
+        return np.asarray(self.found.axis_layer)
 
     def at_layer(self, values: ArrayLike) -> np.ndarray:
         """Values [M, ..., L] at each member's layer; [M, ...]."""

@@ -43,6 +43,23 @@ def extract(
     return learner.over_members(member, mesh(len(tile_maps)))(parameters, tile_maps)
 
 
+@functools.partial(jax.jit, static_argnames=("policy", "world"))
+def extract_means(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    tile_maps: jax.Array,
+    episodes: extraction.Approaches,
+    written: jax.Array,
+) -> jax.Array:
+    """`concepts.extract_means` of every member, float32[M, C, L, D]; `tile_maps` int32[M, 5]."""
+
+    def member(parameters, tile_map):
+        return concepts.extract_means(policy, parameters, world, tile_map, episodes, written)
+
+    return learner.over_members(member, mesh(len(tile_maps)))(parameters, tile_maps)
+
+
 @struct.dataclass
 class Tracked:
     """What `track` finds, of every member."""

@@ -56,7 +56,6 @@ def run(command: Command, console: Console) -> None:
         sets = findings.draw_sets(opened, episodes, command.seed)
         tell("extracting concepts")
         found, own = _concepts(opened, after, before, sets)
-        layer = (found.layer[:, tokens.GOLD] + found.layer[:, tokens.MOLD]) // 2
         name_key, play_key = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 0x57EE))
         directions = steering.named_directions(
             jax.tree.map(jnp.asarray, after), found, own, opened.params.tile_map, name_key
@@ -71,7 +70,7 @@ def run(command: Command, console: Console) -> None:
                 opened.world,
                 _world(opened, setting),
                 named,
-                layer,
+                found.axis_layer,
                 play_key,
                 command.strengths,
                 command.episodes,
@@ -79,7 +78,7 @@ def run(command: Command, console: Console) -> None:
             )
             results[setting] = jax.tree.map(np.asarray, steered)
 
-    document = _document(opened, command, results, np.asarray(layer))
+    document = _document(opened, command, results, np.asarray(found.axis_layer))
     written = opened.write("steer", document, _rows(results, command.strengths))
     footer = f"{opened.run.path.name}, {opened.members} members"
     written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, footer)
