@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
@@ -104,10 +103,11 @@ def track(
     def member(parameters, params, found, before):
         seen = tracking.play(policy, parameters, world, params, play_key, episodes)
         named = directions.of_member(parameters, found.vectors, before.vectors, params.tile_map, random_key)
-        few = _track_together(seen, {name: x for name, x in named.items() if len(x) == 1}, areas=True)
-        many = _track_together(seen, {name: x for name, x in named.items() if len(x) > 1}, areas=False)
+        few = directions.Stack({name: x for name, x in named.items() if len(x) == 1})
+        many = directions.Stack({name: x for name, x in named.items() if len(x) > 1})
         return Tracked(
-            tracking=few | many,
+            tracking=few.split(tracking.track(seen, few.directions, areas=True))
+            | many.split(tracking.track(seen, many.directions, areas=False)),
             coordinate=concepts.coordinate(seen.stream, found),
             landed=seen.landed,
             rewards=seen.rewards,
@@ -116,14 +116,6 @@ def track(
         )
 
     return learner.over_members(member, mesh(len(params.tile_map)))(parameters, params, found, before)
-
-
-def _track_together(seen: tracking.Play, named: dict[str, jax.Array], *, areas: bool) -> dict[str, tracking.Tracking]:
-    """`tracking.track` of directions [K, L, D] by name, compiled once for all names."""
-    found = tracking.track(seen, jnp.concatenate(list(named.values())), areas=areas)
-    ends = np.cumsum([len(x) for x in named.values()])
-    cuts = {name: slice(end - len(x), end) for (name, x), end in zip(named.items(), ends, strict=True)}
-    return {name: jax.tree.map(lambda x, cut=cut: x[cut], found) for name, cut in cuts.items()}
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "config", "episodes"))

@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from agents import learner, objectives, ppo, rollout
@@ -136,19 +135,6 @@ class Steered:
     """float32[M]"""
 
 
-class _Stack:
-    """Named directions one after the other, and the way back."""
-
-    def __init__(self, named: dict[str, jax.Array]):
-        self.directions = jnp.concatenate(list(named.values()))
-        self._names = list(named)
-        self._ends = np.cumsum([len(tried) for tried in named.values()])[:-1].tolist()
-
-    def split(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Rows of each name."""
-        return dict(zip(self._names, jnp.split(x, self._ends), strict=True))
-
-
 @functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
 def steer(
     policy: Transformer,
@@ -179,7 +165,8 @@ def steer(
     def member(parameters, params, named, layer):
         seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
         # All directions in one array: one program for each question, however many names there are.
-        asked, played = _Stack(named), _Stack({name: tried[:PLAYED] for name, tried in named.items()})
+        asked = directions.Stack(named)
+        played = directions.Stack({name: tried[:PLAYED] for name, tried in named.items()})
 
         def play(interventions):
             return returns(policy, parameters, world, params, interventions, play_key, play_episodes)
