@@ -112,7 +112,7 @@ def _arms(opened: Subject, checkpoints, sets, command: Command, tell) -> dict[st
 def _rotation(opened: Subject, between, arms, sets, command: Command, tell) -> dict[str, np.ndarray]:
     """How the axis turns during RL: cosines with its end and between Gold and Mold, at the end's layer, [points, M]."""
     after = arms["after RL"]
-    updates, means = [0], [findings.repeat(arms["before RL"].found, opened.members).means]
+    updates, means = [0], [np.asarray(findings.repeat(arms["before RL"].found, opened.members).means)]
     for name in between:
         tell(f"{opened.run.path.name}: {name}")
         at = (opened.policy, opened.parameters(name), opened.world, opened.params.tile_map)
