@@ -6,14 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import ArrayLike
 
-from agents import statistics
+from agents import pictures, statistics
 from analysis import concepts, drawing, findings
 from analysis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION
 from analysis.findings import Arm
-from envs import sprites, tokens
+from envs import tokens
 
 TILES = ((tokens.MOLD, "Mold", PURPLE), (tokens.PATH, "Path", GREY), (tokens.GOLD, "Gold", ORANGE))
 _COLOURS = (VERMILION, GREEN, SKY, INK, PURPLE, ORANGE)
@@ -169,7 +168,7 @@ def _cosine(every: Mapping[str, Arm]):
             axes.fill_between([layer + 0.6, layer + 1.4], low[layer], high[layer], color=PALE, alpha=0.6, linewidth=0)
         axes.axhline(null, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         axes.text(
-            1.5 if layers > 1 else 1.45, null, f"null {null:+.1f}".replace("-", "−"), fontsize=8, va="center",
+            1.5 if layers > 1 else 1.45, null, f"null {pictures.signed(null)}", fontsize=8, va="center",
             ha="center", color=INK, zorder=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
@@ -340,15 +339,10 @@ def _trace(arm: Arm):
     chosen = arm.tile_maps[member][landed[episode]]
     actions = arm.tracked.moves[member, episode] + tokens.MOVES[0]
     for turn in turns:
-        for depth, token in ((22, actions[turn]), (46, int(chosen[turn]))):
-            image = OffsetImage(np.asarray(sprites.sprite(int(token))), zoom=18 / sprites.CELL)
-            box = AnnotationBbox(
-                image, (float(turn), 0), xycoords=axes.get_xaxis_transform(), xybox=(0, -depth),
-                boxcoords="offset points", frameon=False, pad=0, annotation_clip=False,
-            )  # fmt: skip
-            axes.add_artist(box)
+        for depth, token in ((22, actions[turn]), (46, chosen[turn])):
+            drawing.emoji(axes, float(turn), int(token), depth, size=18)
         axes.annotate(
-            f"{rewards[episode, turn]:+.0f}".replace("-", "−") if abs(rewards[episode, turn]) > 1 else "·",
+            pictures.signed(rewards[episode, turn], "+.0f") if abs(rewards[episode, turn]) > 1 else "·",
             (float(turn), 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -70), textcoords="offset points",
             ha="center", va="center", fontsize=8.5, color=INK,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from agents import pictures
 from agents.config import ConfigError
 from analysis import concept_figures, concepts, directions, extraction, findings, populations, subject
 from analysis.findings import Arm
@@ -223,8 +224,8 @@ def tables(document: dict[str, Any]) -> list[Table]:
 
 def show(estimate: dict[str, Any]) -> str:
     """A mean and its interval."""
-    text = f"{estimate['mean']:+.2f}".replace("-", "−")
+    text = pictures.signed(estimate["mean"], "+.2f")
     if estimate["interval"] is None:
         return text
-    low, high = (f"{end:+.2f}".replace("-", "−") for end in estimate["interval"])
+    low, high = (pictures.signed(end, "+.2f") for end in estimate["interval"])
     return f"{text}\n[dim]{low} {high}[/]"

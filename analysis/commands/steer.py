@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import statistics
+from agents import pictures, statistics
 from agents.config import ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
 from analysis.subject import Subject
@@ -208,7 +208,7 @@ def table(document: dict[str, Any]) -> Table:
             for effect in _TITLES:
                 note = f" [dim]({effects[effect]['p']:.2f})[/]" if "p" in effects[effect] else ""
                 digits = 0 if effect == "return" else 2
-                cells.append(f"{effects[effect]['swing']['mean']:+.{digits}f}".replace("-", "−") + note)
+                cells.append(pictures.signed(effects[effect]["swing"]["mean"], f"+.{digits}f") + note)
             made.add_row(f"  {name}" + (", mean" if name == "random" else ""), *cells)
         for name in ("axis", "random"):
             gone = part["ablation"][name]
