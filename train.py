@@ -86,8 +86,7 @@ def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
             written = _draw(run, config, summary)
             run.write_summary(summary)
         reporting.results(console, summary)
-        for path in (run.path / "summary.json", *written):
-            console.print(f"  {path}", highlight=False)
+        reporting.written(console, [run.path / "summary.json", *written])
     return run
 
 

@@ -88,6 +88,11 @@ class Member:
     values: Mapping[str, float]
     """Its point of the grid: swept field → value."""
 
+    @property
+    def label(self) -> str:
+        """Its point of the grid for people to read, such as `rl.learning_rate=0.001`; empty where nothing is swept."""
+        return ", ".join(f"{path}={value:g}" for path, value in self.values.items())
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

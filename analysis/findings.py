@@ -67,6 +67,16 @@ class Arm:
         return np.stack([value[..., layer] for value, layer in zip(np.asarray(values), self.layer, strict=True)])
 
 
+def check_episodes(option: str, episodes: int) -> None:
+    """Refuse a size of the extraction set that cannot be balanced, or leaves too little to measure.
+
+    Raises:
+        ConfigError: one line that names the option.
+    """
+    if episodes < 120 or episodes % 12:
+        raise ConfigError(f"--{option}={episodes}: use a multiple of 12, at least 120")
+
+
 def held_out(episodes: int) -> int:
     """Further episodes for choosing layers: a fifth of the extraction set, a multiple of 12."""
     return max(episodes // 60 * 12, 12)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import pictures
+from agents import pictures, reporting
 from agents.config import ConfigError
 from analysis import concept_figures, concepts, directions, extraction, findings, populations, subject
 from analysis.findings import Arm
@@ -69,14 +69,11 @@ def run(command: Command, console: Console) -> None:
     written += concept_figures.draw(stem, arms, against, course, _returns(opened), footer)
     for table in tables(document):
         console.print(table)
-    for path in written:
-        if path.suffix in (".json", ".png"):
-            console.print(f"  {path}", highlight=False)
+    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
 
 
 def _check(command: Command) -> None:
-    if command.episodes < 120 or command.episodes % 12:
-        raise ConfigError(f"--episodes={command.episodes}: use a multiple of 12, at least 120")
+    findings.check_episodes("episodes", command.episodes)
     if command.play_episodes < 16:
         raise ConfigError(f"--play-episodes={command.play_episodes}: use at least 16")
     if command.permutations < 1:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import pictures, statistics
+from agents import pictures, reporting, statistics
 from agents.config import ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
 from analysis.subject import Subject
@@ -83,14 +83,11 @@ def run(command: Command, console: Console) -> None:
     footer = f"{opened.run.path.name}, {opened.members} members"
     written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, footer)
     console.print(table(document))
-    for path in written:
-        if path.suffix in (".json", ".png"):
-            console.print(f"  {path}", highlight=False)
+    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
 
 
 def _check(command: Command) -> None:
-    if command.extraction_episodes < 120 or command.extraction_episodes % 12:
-        raise ConfigError(f"--extraction-episodes={command.extraction_episodes}: use a multiple of 12, at least 120")
+    findings.check_episodes("extraction-episodes", command.extraction_episodes)
     for name in ("episodes", "play_episodes"):
         if getattr(command, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}={getattr(command, name)}: use at least 1")
