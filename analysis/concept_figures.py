@@ -342,7 +342,7 @@ def _trace(arm: Arm):
         for depth, token in ((22, actions[turn]), (46, chosen[turn])):
             drawing.emoji(axes, float(turn), int(token), depth, size=18)
         axes.annotate(
-            pictures.signed(rewards[episode, turn], "+.0f") if abs(rewards[episode, turn]) > 1 else "·",
+            pictures.signed(float(rewards[episode, turn]), "+.0f") if abs(rewards[episode, turn]) > 1 else "·",
             (float(turn), 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -70), textcoords="offset points",
             ha="center", va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
