@@ -1,6 +1,7 @@
 """Concept vectors: planted directions found again, and every measure beside its textbook."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,8 @@ def test_measures_are_taken_on_the_held_out_episodes():
             np.testing.assert_allclose(found.overlap[c, layer], textbook_overlap(own, rest), atol=1e-6)
     best = (found.auroc.argmax(-1), np.abs(found.d).argmax(-1), found.overlap.argmin(-1))
     np.testing.assert_array_equal(found.layer, np.floor(np.mean(best, axis=0)))
-    assert found.axis_layer == np.floor(np.mean([found.layer[tokens.GOLD], found.layer[tokens.MOLD]]))
+    gold, mold = (int(found.layer[role]) for role in (tokens.GOLD, tokens.MOLD))
+    assert int(found.axis_layer) == math.floor((gold + mold) / 2)
     np.testing.assert_allclose(found.centre, x.mean(axis=0), atol=1e-5)
     assert found.permuted.shape == (20, 2, LAYERS)
 
