@@ -86,8 +86,7 @@ def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
             written = _draw(run, config, summary)
             run.write_summary(summary)
         reporting.results(console, summary)
-        for path in (run.path / "summary.json", *written):
-            console.print(f"  {path}", highlight=False)
+        reporting.written(console, [run.path / "summary.json", *written])
     return run
 
 
@@ -131,8 +130,7 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
 
     # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
     before, after = (run.parameters(name) for name in ("pretrain", "rl"))
-    alone = config.pretrain.shared and config.one_world
-    bases = 1 if alone else run.members
+    bases = config.starts
     stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[:bases], a]), before, after)
     worlds = jax.tree.map(lambda x: jnp.concatenate([x[:bases], x]), config.world_params())
     mesh = learner.population_mesh(bases + run.members, episodes)

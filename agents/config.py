@@ -88,6 +88,11 @@ class Member:
     values: Mapping[str, float]
     """Its point of the grid: swept field → value."""
 
+    @property
+    def label(self) -> str:
+        """Its point of the grid for people to read, such as `rl.learning_rate=0.001`; empty where nothing is swept."""
+        return ", ".join(f"{path}={value:g}" for path, value in self.values.items())
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -147,6 +152,11 @@ class Config:
         """Whether all members play the same world."""
         swept = any(path.startswith("world.") for path in self.members[0].values)
         return self.population.tile_maps == "same" and not swept
+
+    @property
+    def starts(self) -> int:
+        """Members that can differ before RL, the first of all: one if all share a base and a world, else everyone."""
+        return 1 if self.pretrain.shared and self.one_world else len(self.members)
 
 
 SCALES: dict[str, Config] = {

@@ -69,18 +69,18 @@ def learning_curve(
         colour, dashes = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
         for axes in panels:
             axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.5, zorder=1)
-        labels.append((value, f"{name}  {_signed(value)}", colour, 1))
+        labels.append((value, f"{name}  {signed(value)}", colour, 1))
     members = returns.shape[1]
     marker = "o" if len(updates) == 1 else None
     main.plot(updates, returns, color=_CURVE, linewidth=0.6, alpha=min(0.5, 0.15 + 2 / members), zorder=2)
     main.fill_between(updates, low, high, color=_CURVE, alpha=0.35, linewidth=0, zorder=3)
     main.plot(updates, middle, color=_CURVE, linewidth=1.8, marker=marker, zorder=4)
-    end = f"last update  {_signed(middle[-1])}"
+    end = f"last update  {signed(middle[-1])}"
     if members == 1:
         labels.append((float(middle[-1]), end, _CURVE, 1))
         meaning = "one member"
     else:
-        labels.append((float(middle[-1]), f"{end}\n{_signed(low[-1])} to {_signed(high[-1])}", _CURVE, 2))
+        labels.append((float(middle[-1]), f"{end}\n{signed(low[-1])} to {signed(high[-1])}", _CURVE, 2))
         meaning = f"thin: {members} members    thick: interquartile mean    band: its {interval:.0%} bootstrap interval"
 
     _name_axes(figure, main, panels, updates, update_name, episodes_per_update)
@@ -92,9 +92,7 @@ def learning_curve(
     figure.text(0.985, 0.015, f"config {config_hash}", fontsize=6.5, color=_GREY, ha="right")
 
     stem = pathlib.Path(path_stem)
-    figure.savefig(stem.with_name(stem.name + ".png"), dpi=160)
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(stem.with_name(stem.name + ".pdf"), metadata={"CreationDate": None})
+    save(figure, stem)
     columns = {"update": updates}
     if episodes_per_update is not None:
         columns["episodes_per_member"] = updates * episodes_per_update
@@ -104,8 +102,18 @@ def learning_curve(
     _write_table(stem.with_name(stem.name + ".csv"), columns)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+def save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
+    """Write `stem`.png and `stem`.pdf, and return their paths; the same figure gives the same bytes."""
+    paths = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
+    figure.savefig(paths[0], dpi=160)
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(paths[1], metadata={"CreationDate": None})
+    return paths
+
+
+def signed(value: float, form: str = "+.1f") -> str:
+    """A number as people write it, with a real minus."""
+    return format(value, form).replace("-", "−")
 
 
 def _panels(figure: Figure, returns: np.ndarray, baselines: Sequence[float]) -> tuple[Axes, list[Axes]]:
@@ -153,7 +161,7 @@ def _name_axes(
         axes.grid(axis="y", color="#e8e8ec", linewidth=0.6, zorder=0)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=9, colors=_INK)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, "g")))
         axes.spines["right"].set_visible(False)
         for side, neighbour in (("top", index - 1), ("bottom", index + 1)):
             if 0 <= neighbour < len(panels):

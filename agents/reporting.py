@@ -1,6 +1,7 @@
 """What a run tells the person at the terminal: what it will do, how far it is, what it found."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agents import statistics
-from agents.config import Config
+from agents.config import Config, Member
 
 # Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
 _SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
@@ -84,8 +85,8 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_row("[bold]model before RL[/]", f"[bold]{sum(before) / len(before):+.1f}[/]", "")
     points: dict[str, list[float]] = {}
     for member, value in zip(summary["population"], returns["after_rl"], strict=True):
-        point = "".join(f", {path}={setting:g}" for path, setting in member["values"].items())
-        points.setdefault(f"model after RL{point}", []).append(value)
+        point = Member(**member).label
+        points.setdefault(f"model after RL, {point}" if point else "model after RL", []).append(value)
     for label, values in points.items():
         low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
         shown = f"{low:+.1f} to {high:+.1f}" if len(values) > 1 else ""
@@ -98,6 +99,12 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
         "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         + "; tokens per second: " + ", ".join(f"{name} {value:,.0f}" for name, value in speed.items())
     )  # fmt: skip
+
+
+def written(console: Console, paths: Iterable[Path]) -> None:
+    """Show which files were written, a line each however long."""
+    for path in paths:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
 def speed(tokens: int, seconds: float) -> str:

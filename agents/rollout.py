@@ -153,6 +153,30 @@ def policy_driver(
     return Driver(begin, choose)
 
 
+def policy_episodes(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    key: jax.Array,
+    episodes: int,
+    intervention: Intervention | None = None,
+) -> Episodes:
+    """Episodes of a policy at temperature 1; the same key gives the same mazes to every policy and intervention.
+
+    Args:
+        policy, parameters: of one member.
+        world, params: where it plays.
+        key: of mazes, weather and the policy's chance.
+        episodes: B.
+        intervention: on the residual stream.
+    """
+    maze_key, turn_key = jax.random.split(key)
+    driver = policy_driver(policy, parameters, world, intervention=intervention)
+    keys = jax.random.split(maze_key, episodes)
+    return play(world, params, keys, turn_key, driver, gumbel(episodes))[0]
+
+
 def scripted_driver(log_probabilities: Callable[[base.WorldState], jax.Array]) -> Driver:
     """A script that sees the states: states of a batch → action log-probabilities float32[B, 4]."""
     return Driver(

@@ -6,14 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import ArrayLike
 
-from agents import statistics
+from agents import pictures, statistics
 from analysis import concepts, drawing, findings
 from analysis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION
 from analysis.findings import Arm
-from envs import sprites, tokens
+from envs import tokens
 
 TILES = ((tokens.MOLD, "Mold", PURPLE), (tokens.PATH, "Path", GREY), (tokens.GOLD, "Gold", ORANGE))
 _COLOURS = (VERMILION, GREEN, SKY, INK, PURPLE, ORANGE)
@@ -92,7 +91,8 @@ def _axis(arms: Mapping[str, Arm]):
         "above: class means of the extraction set, a dot per member    below: the policy's own moves, by the tile that "
         "they lead to; the mean of each of the four moves is taken out",
     )  # fmt: skip
-    widths = [np.abs(arm.at_layer(_moves(arm))).ravel() for arm in (arms[name] for name in shown)]
+    moves = {name: arms[name].at_layer(_moves(arms[name])) for name in shown}
+    widths = [np.abs(at).ravel() for at in moves.values()]
     reach = max(2.5, float(max(np.quantile(width, 0.98) for width in widths[1:] or widths)))
     edges = np.linspace(-reach, reach, 61)
     grid = figure.add_gridspec(
@@ -108,11 +108,10 @@ def _axis(arms: Mapping[str, Arm]):
             values = arm.at_layer(means[:, role])
             height = np.linspace(0.25, 0.75, len(values)) if len(values) > 1 else np.array([0.5])
             above.plot(values, height, linestyle="", marker="o", markersize=4.5, color=colour, alpha=0.8)
-            moves = arm.at_layer(_moves(arm))
             landed = arm.tracked.landed
             curves = [
                 np.histogram(x[at == role], edges)[0] / ((at == role).sum() * (edges[1] - edges[0]))
-                for x, at in zip(moves, landed, strict=True) if (at == role).sum() >= 20
+                for x, at in zip(moves[name], landed, strict=True) if (at == role).sum() >= 20
             ]  # fmt: skip
             if curves:
                 middle = (edges[1:] + edges[:-1]) / 2
@@ -169,7 +168,7 @@ def _cosine(every: Mapping[str, Arm]):
             axes.fill_between([layer + 0.6, layer + 1.4], low[layer], high[layer], color=PALE, alpha=0.6, linewidth=0)
         axes.axhline(null, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         axes.text(
-            1.5 if layers > 1 else 1.45, null, f"null {null:+.1f}".replace("-", "−"), fontsize=8, va="center",
+            1.5 if layers > 1 else 1.45, null, f"null {pictures.signed(null)}", fontsize=8, va="center",
             ha="center", color=INK, zorder=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
@@ -259,10 +258,11 @@ def _tracking(arms: Mapping[str, Arm]):
 def _narrator(every: Mapping[str, Arm]):
     """Alignment with the narrator's words, and agreement between members with other tiles."""
     figure = drawing.figure(
-        10, 4.4, "Is the reward axis the narrator's 😀 − 😞?".replace("😀 − 😞", "good − bad"),
+        10, 4.4, "Is the reward axis the narrator's good − bad?",
         "cosines at the rule's layer; big: mean, line: 95 % interval, dots: members (last panel: pairs of members)",
     )  # fmt: skip
     styles = _styles(every)
+    cosines = {name: findings.narrator_cosines(arm) for name, arm in every.items()}
     panels = {"heard": "at the word itself", "foretold": "at the move before it", "said": "in saying it"}
     for column, (way, title) in enumerate([*panels.items(), ("agreement", "axes of members\nwith other tiles")]):
         axes = figure.add_axes((0.075 + 0.178 * column, 0.08, 0.16, 0.66))
@@ -272,7 +272,7 @@ def _narrator(every: Mapping[str, Arm]):
                 pairs = findings.agreement(arm) or {}
                 values = pairs["other_tiles"]["pairs"] if "other_tiles" in pairs else np.zeros(0)
             else:
-                values = findings.narrator_cosines(arm)[way]["members"]
+                values = cosines[name][way]
             _dots(axes, index, np.asarray(values), colour, marker, filled="before" not in name)
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
         if way == "agreement":
@@ -339,15 +339,10 @@ def _trace(arm: Arm):
     chosen = arm.tile_maps[member][landed[episode]]
     actions = arm.tracked.moves[member, episode] + tokens.MOVES[0]
     for turn in turns:
-        for depth, token in ((22, actions[turn]), (46, int(chosen[turn]))):
-            image = OffsetImage(np.asarray(sprites.sprite(int(token))), zoom=18 / sprites.CELL)
-            box = AnnotationBbox(
-                image, (float(turn), 0), xycoords=axes.get_xaxis_transform(), xybox=(0, -depth),
-                boxcoords="offset points", frameon=False, pad=0, annotation_clip=False,
-            )  # fmt: skip
-            axes.add_artist(box)
+        for depth, token in ((22, actions[turn]), (46, chosen[turn])):
+            drawing.emoji(axes, float(turn), int(token), depth, size=18)
         axes.annotate(
-            f"{rewards[episode, turn]:+.0f}".replace("-", "−") if abs(rewards[episode, turn]) > 1 else "·",
+            pictures.signed(float(rewards[episode, turn]), "+.0f") if abs(rewards[episode, turn]) > 1 else "·",
             (float(turn), 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -70), textcoords="offset points",
             ha="center", va="center", fontsize=8.5, color=INK,
         )  # fmt: skip

@@ -156,6 +156,11 @@ class Concepts:
     layer: jax.Array
     """int32[C], index of the layer that the rule chooses."""
 
+    @property
+    def axis_layer(self) -> jax.Array:
+        """int32[...], the layer for what concerns Gold and Mold alike: half-way between the rule's two."""
+        return (self.layer[..., tokens.GOLD] + self.layer[..., tokens.MOLD]) // 2
+
 
 def measure(
     activations: jax.Array,
@@ -211,14 +216,25 @@ def extract(
         key: of the label permutations.
         permutations: how many.
     """
-    layers = extraction.blocks(policy)
 
     def read(episodes):
-        sequence = extraction.retile(episodes.tokens, written, tile_map)
-        return extraction.read_last(policy, parameters, world, sequence, layers)
+        return _read(policy, parameters, world, tile_map, episodes, written)
 
     strata = training.directions * (world.turns + 1) + training.steps
     return measure(read(training), training.classes, read(held_out), held_out.classes, key, permutations, strata)
+
+
+def extract_means(
+    policy: Any, parameters: Any, world: Any, tile_map: jax.Array, episodes: extraction.Approaches, written: jax.Array
+) -> jax.Array:
+    """The class means of one member alone, float32[C, L, D]; arguments as in `extract`."""
+    return class_means(_read(policy, parameters, world, tile_map, episodes, written), episodes.classes)
+
+
+def _read(policy, parameters, world, tile_map, episodes, written) -> jax.Array:
+    """The residual stream at every last move, float32[N, L, D], of episodes in the emoji that a member knows."""
+    sequence = extraction.retile(episodes.tokens, written, tile_map)
+    return extraction.read_last(policy, parameters, world, sequence, extraction.blocks(policy))
 
 
 def coordinate(activations: jax.Array, found: Concepts) -> jax.Array:

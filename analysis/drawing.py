@@ -3,22 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
+from agents import pictures
 from envs import sprites
 
 # Okabe and Ito.
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
-    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442",
-)  # fmt: skip
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 INK, GREY, PALE = "#1c1c22", "#6a6a72", "#d8d8de"
-GOLD, MOLD, PATH = ORANGE, PURPLE, GREY
-"""Colours of the three tiles, in every figure."""
 
 
 def figure(width: float, height: float, title: str, meaning: str = "") -> Figure:
@@ -48,23 +44,21 @@ def save(made: Figure, stem: Path, footer: str = "") -> list[Path]:
     """Write `stem`.png and `stem`.pdf; the same figure gives the same bytes."""
     if footer:
         made.text(0.985, 0.012, footer, fontsize=6.5, color=GREY, ha="right")
-    paths = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
-    made.savefig(paths[0], dpi=160)
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        made.savefig(paths[1], metadata={"CreationDate": None})
-    return paths
+    return pictures.save(made, stem)
 
 
-def emoji_ticks(axes: Axes, tokens: Sequence[int], axis: str = "x", size: int = 15) -> None:
-    """Emoji in place of the tick labels 0, 1, 2, … of an axis; `size` in points."""
-    set_ticks = axes.set_xticks if axis == "x" else axes.set_yticks
-    set_ticks(range(len(tokens)), [""] * len(tokens))
+def emoji(axes: Axes, x: float, token: int, depth: float, size: float) -> None:
+    """An emoji of `size` points with its middle `depth` points below the x axis."""
+    image = OffsetImage(np.asarray(sprites.sprite(token)), zoom=size / sprites.CELL)
+    box = AnnotationBbox(
+        image, (x, 0), xycoords=axes.get_xaxis_transform(), xybox=(0, -depth), boxcoords="offset points",
+        frameon=False, pad=0, annotation_clip=False,
+    )  # fmt: skip
+    axes.add_artist(box)
+
+
+def emoji_ticks(axes: Axes, tokens: Sequence[int], size: float) -> None:
+    """Emoji in place of the tick labels 0, 1, 2, … of the x axis; `size` in points."""
+    axes.set_xticks(range(len(tokens)), [""] * len(tokens))
     for place, token in enumerate(tokens):
-        image = OffsetImage(np.asarray(sprites.sprite(int(token))), zoom=size / sprites.CELL)
-        at = (place, 0) if axis == "x" else (0, place)
-        offset = (0, -size) if axis == "x" else (-size, 0)
-        box = AnnotationBbox(
-            image, at, xycoords=axes.get_xaxis_transform() if axis == "x" else axes.get_yaxis_transform(),
-            xybox=offset, boxcoords="offset points", frameon=False, pad=0, annotation_clip=False,
-        )  # fmt: skip
-        axes.add_artist(box)
+        emoji(axes, place, token, size, size)

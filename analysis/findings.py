@@ -55,16 +55,26 @@ class Arm:
     @property
     def axis(self) -> np.ndarray:
         """float32[M, L, D], from Mold to Gold."""
-        return np.asarray(self.found.vectors[:, tokens.GOLD] - self.found.vectors[:, tokens.MOLD])
+        return np.asarray(directions.reward_axis(self.found.vectors))
 
     @property
     def layer(self) -> np.ndarray:
-        """int[M], index of the layer for what concerns Gold and Mold alike: half-way between the rule's two."""
-        return np.asarray(self.found.layer[:, tokens.GOLD] + self.found.layer[:, tokens.MOLD]) // 2
+        """int32[M], index of the layer for what concerns Gold and Mold alike."""
+        return np.asarray(self.found.axis_layer)
 
     def at_layer(self, values: ArrayLike) -> np.ndarray:
         """Values [M, ..., L] at each member's layer; [M, ...]."""
         return np.stack([value[..., layer] for value, layer in zip(np.asarray(values), self.layer, strict=True)])
+
+
+def check_episodes(option: str, episodes: int) -> None:
+    """Refuse a size of the extraction set that cannot be balanced, or leaves too little to measure.
+
+    Raises:
+        ConfigError: one line that names the option.
+    """
+    if episodes < 120 or episodes % 12:
+        raise ConfigError(f"--{option}={episodes}: use a multiple of 12, at least 120")
 
 
 def held_out(episodes: int) -> int:
@@ -128,9 +138,15 @@ def look(
     tracked = populations.track(policy, parameters, world, params, found, own, track_key, play_episodes)
     _, plain = subject.config.world.make()
     narrator = populations.narrator(policy, parameters, world, plain, subject.config.pretrain, narrator_key)
-    lens = jax.jit(jax.vmap(lambda p, v: directions.reward_axis(v) @ tracking.unembedding(p).T))
-    result = (found, tracked, narrator, lens(parameters, found.vectors), params.tile_map)
+    result = (found, tracked, narrator, _lens(parameters, found.vectors), params.tile_map)
     return Arm(name, *jax.tree.map(np.asarray, result))
+
+
+@jax.jit
+@jax.vmap
+def _lens(parameters: Any, vectors: jax.Array) -> jax.Array:
+    """float32[L, V] of one member: what its axis does to every token's logit."""
+    return directions.reward_axis(vectors) @ tracking.unembedding(parameters).T
 
 
 def repeat(found: concepts.Concepts, members: int) -> concepts.Concepts:
@@ -193,7 +209,7 @@ def summarise(arm: Arm) -> dict[str, Any]:
         "held_out": held_out,
         "goal_tracking": {name: _tracking(arm, name) for name in arm.tracked.tracking},
         "landed_share": {name.lower(): (landed == role).mean() for role, name in enumerate(tokens.ROLES[:3])},
-        "narrator_cosine": narrator_cosines(arm),
+        "narrator_cosine": {way: estimate(cosines) for way, cosines in narrator_cosines(arm).items()},
         "axis_agreement": agreement(arm),
     }
 
@@ -228,12 +244,12 @@ def _tracking(arm: Arm, name: str) -> dict[str, Any]:
     return result
 
 
-def narrator_cosines(arm: Arm) -> dict[str, dict[str, Any]]:
-    """Cosine of the axis with the narrator's 😀 − 😞 direction, read in three ways, at the arm's layer."""
-    said = np.broadcast_to(arm.narrator.said[:, None], arm.axis.shape)
-    ways = {"heard": arm.narrator.heard, "foretold": arm.narrator.foretold, "said": said}
+def narrator_cosines(arm: Arm) -> dict[str, np.ndarray]:
+    """Cosine of the axis with the narrator's 😀 − 😞 direction, read in three ways, at the arm's layer; float64[M]."""
+    axis = jnp.asarray(arm.axis)
+    ways = {"heard": arm.narrator.heard, "foretold": arm.narrator.foretold, "said": arm.narrator.said[:, None]}
     return {
-        name: estimate(arm.at_layer(np.asarray(concepts.cosine(jnp.asarray(arm.axis), jnp.asarray(way)))))
+        name: arm.at_layer(concepts.cosine(axis, jnp.broadcast_to(way, axis.shape))).astype(np.float64)
         for name, way in ways.items()
     }
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
@@ -39,6 +38,23 @@ def extract(
 
     def member(parameters, tile_map):
         return concepts.extract(policy, parameters, world, tile_map, training, held_out, written, key, permutations)
+
+    return learner.over_members(member, mesh(len(tile_maps)))(parameters, tile_maps)
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world"))
+def extract_means(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    tile_maps: jax.Array,
+    episodes: extraction.Approaches,
+    written: jax.Array,
+) -> jax.Array:
+    """`concepts.extract_means` of every member, float32[M, C, L, D]; `tile_maps` int32[M, 5]."""
+
+    def member(parameters, tile_map):
+        return concepts.extract_means(policy, parameters, world, tile_map, episodes, written)
 
     return learner.over_members(member, mesh(len(tile_maps)))(parameters, tile_maps)
 
@@ -87,10 +103,11 @@ def track(
     def member(parameters, params, found, before):
         seen = tracking.play(policy, parameters, world, params, play_key, episodes)
         named = directions.of_member(parameters, found.vectors, before.vectors, params.tile_map, random_key)
-        few = _track_together(seen, {name: x for name, x in named.items() if len(x) == 1}, areas=True)
-        many = _track_together(seen, {name: x for name, x in named.items() if len(x) > 1}, areas=False)
+        few = directions.Stack({name: x for name, x in named.items() if len(x) == 1})
+        many = directions.Stack({name: x for name, x in named.items() if len(x) > 1})
         return Tracked(
-            tracking=few | many,
+            tracking=few.split(tracking.track(seen, few.directions, areas=True))
+            | many.split(tracking.track(seen, many.directions, areas=False)),
             coordinate=concepts.coordinate(seen.stream, found),
             landed=seen.landed,
             rewards=seen.rewards,
@@ -99,14 +116,6 @@ def track(
         )
 
     return learner.over_members(member, mesh(len(params.tile_map)))(parameters, params, found, before)
-
-
-def _track_together(seen: tracking.Play, named: dict[str, jax.Array], *, areas: bool) -> dict[str, tracking.Tracking]:
-    """`tracking.track` of directions [K, L, D] by name, compiled once for all names."""
-    found = tracking.track(seen, jnp.concatenate(list(named.values())), areas=areas)
-    ends = np.cumsum([len(x) for x in named.values()])
-    cuts = {name: slice(end - len(x), end) for (name, x), end in zip(named.items(), ends, strict=True)}
-    return {name: jax.tree.map(lambda x, cut=cut: x[cut], found) for name, cut in cuts.items()}
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "config", "episodes"))

@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from agents import learner, objectives, ppo, rollout
@@ -24,36 +23,16 @@ EFFECTS = ("enter_gold", "enter_mold", "entropy")
 Mold where Mold is and something else too, and the entropy of the action, nats."""
 
 
-@struct.dataclass
-class Situations:
-    """Episodes of a member's own, in which its choices are asked for again under interventions."""
-
-    tokens: jax.Array
-    """int32[N, S]"""
-    neighbours: jax.Array
-    """int8[N, T, 4]"""
-
-
-def situations(
-    policy: Transformer,
-    parameters: Parameters,
-    world: base.World,
-    params: base.WorldParams,
-    key: jax.Array,
-    episodes: int,
-) -> Situations:
-    """Episodes that one member plays without any intervention."""
-    maze_key, turn_key = jax.random.split(key)
-    driver = rollout.policy_driver(policy, parameters, world)
-    keys = jax.random.split(maze_key, episodes)
-    played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
-    return Situations(played.tokens, played.neighbours)
-
-
 def effects(
-    policy: Transformer, parameters: Parameters, world: base.World, seen: Situations, intervention: Intervention
+    policy: Transformer, parameters: Parameters, world: base.World, seen: rollout.Episodes, intervention: Intervention
 ) -> jax.Array:
-    """Behaviour of one member under one intervention at every position, float32[3] in the order of `EFFECTS`."""
+    """Behaviour of one member under one intervention at every position, float32[3] in the order of `EFFECTS`.
+
+    Args:
+        policy, parameters, world: of the member.
+        seen: its own episodes, in which its choices are asked for again.
+        intervention: on its residual stream.
+    """
     log_probabilities, _ = ppo.read(policy, parameters, world, seen.tokens, intervention=intervention)
     probabilities = jnp.exp(log_probabilities)
     gold, mold = (seen.neighbours == role for role in (tokens.GOLD, tokens.MOLD))
@@ -71,7 +50,7 @@ def grid(
     policy: Transformer,
     parameters: Parameters,
     world: base.World,
-    seen: Situations,
+    seen: rollout.Episodes,
     tried: jax.Array,
     layers: jax.Array,
     strengths: jax.Array,
@@ -127,13 +106,9 @@ def returns(
         key: of mazes, weather and the policy's chance.
         episodes: under each.
     """
-    maze_key, turn_key = jax.random.split(key)
-    keys = jax.random.split(maze_key, episodes)
 
     def under(intervention):
-        driver = rollout.policy_driver(policy, parameters, world, intervention=intervention)
-        played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
-        return played.returns.mean()
+        return rollout.policy_episodes(policy, parameters, world, params, key, episodes, intervention).returns.mean()
 
     return jax.lax.map(under, interventions)
 
@@ -158,19 +133,6 @@ class Steered:
     """float32[M, 3], without intervention."""
     plain_return: jax.Array
     """float32[M]"""
-
-
-class _Stack:
-    """Named directions one after the other, and the way back."""
-
-    def __init__(self, named: dict[str, jax.Array]):
-        self.directions = jnp.concatenate(list(named.values()))
-        self._names = list(named)
-        self._ends = np.cumsum([len(tried) for tried in named.values()])[:-1].tolist()
-
-    def split(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Rows of each name."""
-        return dict(zip(self._names, jnp.split(x, self._ends), strict=True))
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
@@ -201,9 +163,10 @@ def steer(
     levels = jnp.array(strengths, jnp.float32)
 
     def member(parameters, params, named, layer):
-        seen = situations(policy, parameters, world, params, seen_key, episodes)
+        seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
         # All directions in one array: one program for each question, however many names there are.
-        asked, played = _Stack(named), _Stack({name: tried[:PLAYED] for name, tried in named.items()})
+        asked = directions.Stack(named)
+        played = directions.Stack({name: tried[:PLAYED] for name, tried in named.items()})
 
         def play(interventions):
             return returns(policy, parameters, world, params, interventions, play_key, play_episodes)

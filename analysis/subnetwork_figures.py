@@ -88,5 +88,5 @@ def _draw_references(axes: Axes, means: Mapping[str, float]) -> None:
     wanted = np.array(list(means.values()))
     heights = np.full(len(wanted), 0.14 * (high - low))
     for (name, value), place in zip(means.items(), pictures.spread(wanted, heights, low, high), strict=True):
-        text = f"{name}\n{value:+.1f}".replace("-", "−")
+        text = f"{name}\n{pictures.signed(value)}"
         axes.text(len(ARMS) - 0.32, place, text, fontsize=8.5, color=drawing.INK, va="center", linespacing=1.1)

@@ -51,10 +51,7 @@ def play(
     episodes: int,
 ) -> Play:
     """Episodes of one member, at temperature 1, and its residual stream at the output of every block."""
-    maze_key, turn_key = jax.random.split(key)
-    driver = rollout.policy_driver(policy, parameters, world)
-    keys = jax.random.split(maze_key, episodes)
-    played, _, _ = rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(episodes))
+    played = rollout.policy_episodes(policy, parameters, world, params, key, episodes)
     moves = jnp.asarray(world.action_positions(), jnp.int32)
     positions = jnp.broadcast_to(jnp.concatenate([moves - 1, moves]), (episodes, 2 * len(moves)))
     stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))

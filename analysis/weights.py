@@ -16,9 +16,6 @@ Matrices = dict[str, np.ndarray]
 STACKED = "blocks"
 """The branch of a parameter tree whose arrays have the layer as axis 1."""
 
-KINDS = ("kernel", "norm", "embedding")
-"""What a matrix can be: a kernel multiplies, a norm scales, an embedding has a row per token."""
-
 
 def split(parameters: Any) -> Matrices:
     """The matrices of a parameter tree.
@@ -50,7 +47,7 @@ def join(matrices: Mapping[str, np.ndarray], like: Any) -> Any:
 
 
 def kind(name: str) -> str:
-    """`kernel`, `norm` or `embedding`."""
+    """What a matrix is: a `kernel` multiplies, a `norm` scales, an `embedding` has a row per token."""
     last = name.rpartition(".")[2]
     return "embedding" if last == "embedding" else "norm" if last.endswith("norm") else "kernel"
 

@@ -1,7 +1,7 @@
 import contextlib
 import json
 import os
-import pickle
+import pickle  # to prove that nothing is unpickled
 import random
 import resource
 import signal

@@ -1,6 +1,7 @@
 """Concept vectors: planted directions found again, and every measure beside its textbook."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,8 @@ def test_measures_are_taken_on_the_held_out_episodes():
             np.testing.assert_allclose(found.overlap[c, layer], textbook_overlap(own, rest), atol=1e-6)
     best = (found.auroc.argmax(-1), np.abs(found.d).argmax(-1), found.overlap.argmin(-1))
     np.testing.assert_array_equal(found.layer, np.floor(np.mean(best, axis=0)))
+    gold, mold = (int(found.layer[role]) for role in (tokens.GOLD, tokens.MOLD))
+    assert int(found.axis_layer) == math.floor((gold + mold) / 2)
     np.testing.assert_allclose(found.centre, x.mean(axis=0), atol=1e-5)
     assert found.permuted.shape == (20, 2, LAYERS)
 
@@ -287,6 +290,8 @@ def test_emoji_are_only_names(population):
     found = populations.extract(POLICY, parameters, WORLD, MAPS, *sets, MAPS[0], jax.random.key(0), permutations=5)
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), found)
     assert np.linalg.norm(found.vectors, axis=-1).min() > 1e-3
+    means = populations.extract_means(POLICY, parameters, WORLD, MAPS, sets[0], MAPS[0])
+    np.testing.assert_allclose(means, found.means, rtol=1e-4, atol=1e-6)
     # With the other's emoji a member sees another world.
     wrong = populations.extract(
         POLICY, parameters, WORLD, MAPS[::-1], *sets, MAPS[0], jax.random.key(0), permutations=5

@@ -169,3 +169,15 @@ def test_permuted_tile_maps_use_every_order_and_leave_the_rest():
     np.testing.assert_array_equal(maps[:, 3:], np.broadcast_to(default[3:], (12, 2)))
     assert not config.one_world
     assert tiny.CONFIG.one_world
+
+
+def test_one_base_in_one_world_is_one_start():
+    assert tiny.CONFIG.starts == 1
+    assert tiny.changed(population={"sweep": ("rl.learning_rate=1e-3,1e-4",)}).starts == 1
+    for section, change in (
+        ("pretrain", {"shared": False}),
+        ("population", {"tile_maps": "permuted"}),
+        ("population", {"sweep": ("world.wind_probability=0.1,0.2",)}),
+    ):
+        config = tiny.changed(**{section: change})
+        assert config.starts == len(config.members) > 1

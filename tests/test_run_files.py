@@ -1,7 +1,7 @@
 """Metrics parts and the disk beneath a run directory."""
 
 import os
-import pickle
+import pickle  # to prove that nothing is unpickled
 import random
 import resource
 import shutil

@@ -1,5 +1,5 @@
 import json
-import pickle
+import pickle  # to prove that nothing is unpickled
 import random
 import re
 from pathlib import Path

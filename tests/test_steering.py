@@ -28,7 +28,7 @@ def parameters():
 
 @pytest.fixture(scope="module")
 def seen(parameters):
-    return steering.situations(POLICY, parameters, WORLD, PARAMS, jax.random.key(2), 16)
+    return rollout.policy_episodes(POLICY, parameters, WORLD, PARAMS, jax.random.key(2), 16)
 
 
 def test_effects_are_what_a_loop_over_the_choices_says(parameters, seen):
@@ -45,7 +45,7 @@ def test_effects_are_what_a_loop_over_the_choices_says(parameters, seen):
     np.testing.assert_allclose(found, [np.mean(gold), np.mean(mold), np.mean(entropy)], rtol=1e-5)
 
 
-def test_the_neighbours_of_a_situation_are_what_its_tokens_show(seen):
+def test_the_neighbours_of_an_episode_are_what_its_tokens_show(seen):
     sequence = np.asarray(seen.tokens)
     view = np.stack([sequence[:, at - 4 : at] for at in WORLD.action_positions()], axis=1)
     np.testing.assert_array_equal(view, np.asarray(PARAMS.tile_map)[np.asarray(seen.neighbours)])
@@ -132,7 +132,7 @@ def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
     config = Config()  # the laptop scale
     policy, (world, params) = config.make_policy(), config.world.make()
     shapes = jax.eval_shape(policy.init, jax.random.key(0))
-    seen = jax.eval_shape(lambda p: steering.situations(policy, p, world, params, jax.random.key(0), 32), shapes)
+    seen = jax.eval_shape(lambda p: rollout.policy_episodes(policy, p, world, params, jax.random.key(0), 32), shapes)
     arguments = (shapes, seen, jax.ShapeDtypeStruct((1000, 2, 64), jnp.float32))
 
     def run(parameters, seen, tried):

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from agents import pictures, reporting
 from agents.config import ConfigError
-from analysis import concept_figures, extraction, findings, populations, subject
+from analysis import concept_figures, concepts, directions, extraction, findings, populations, subject
 from analysis.findings import Arm
 from analysis.subject import Subject
 from envs import tokens
@@ -67,14 +69,11 @@ def run(command: Command, console: Console) -> None:
     written += concept_figures.draw(stem, arms, against, course, _returns(opened), footer)
     for table in tables(document):
         console.print(table)
-    for path in written:
-        if path.suffix in (".json", ".png"):
-            console.print(f"  {path}", highlight=False)
+    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
 
 
 def _check(command: Command) -> None:
-    if command.episodes < 120 or command.episodes % 12:
-        raise ConfigError(f"--episodes={command.episodes}: use a multiple of 12, at least 120")
+    findings.check_episodes("episodes", command.episodes)
     if command.play_episodes < 16:
         raise ConfigError(f"--play-episodes={command.play_episodes}: use at least 16")
     if command.permutations < 1:
@@ -96,45 +95,35 @@ def _sets(other: Subject, sets: findings.Sets, opened: Subject, command: Command
 
 def _arms(opened: Subject, checkpoints, sets, command: Command, tell) -> dict[str, Arm]:
     """Every arm of a run; those before RL first, since their vectors are tried in the others."""
-    shared = opened.config.pretrain.shared and opened.config.one_world
     arms: dict[str, Arm] = {}
     for name in sorted(checkpoints, key=lambda name: name == "after RL"):
         tell(f"{opened.run.path.name}: {name}")
         parameters = checkpoints[name]
-        if shared and name != "after RL":
-            parameters = jax.tree.map(lambda x: x[:1], parameters)
-        before = None
         if name == "after RL":
             before = findings.repeat(arms["before RL"].found, opened.members)
+        else:
+            before, parameters = None, jax.tree.map(lambda x: x[: opened.config.starts], parameters)
         arms[name] = findings.look(opened, name, parameters, sets, before, command.play_episodes, command.permutations)
     return {name: arms[name] for name in checkpoints}
 
 
 def _rotation(opened: Subject, between, arms, sets, command: Command, tell) -> dict[str, np.ndarray]:
     """How the axis turns during RL: cosines with its end and between Gold and Mold, at the end's layer, [points, M]."""
-    after, members = arms["after RL"], opened.members
-    found = [(0, findings.repeat(arms["before RL"].found, members))]
+    after = arms["after RL"]
+    updates, means = [0], [np.asarray(findings.repeat(arms["before RL"].found, opened.members).means)]
     for name in between:
         tell(f"{opened.run.path.name}: {name}")
-        concepts = populations.extract(
-            opened.policy, opened.parameters(name), opened.world, opened.params.tile_map,
-            sets.held_out, sets.held_out, sets.written, sets.key, 1,
-        )  # fmt: skip
-        found.append((int(name.partition("-")[2]), jax.tree.map(np.asarray, concepts)))
-    found.append((opened.config.rl.updates, after.found))
-
-    def cosine(x, y):
-        return np.sum(x * y, axis=-1) / np.maximum(np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1), 1e-30)
-
-    def axis(concepts):
-        return after.at_layer(np.moveaxis(concepts.vectors[:, tokens.GOLD] - concepts.vectors[:, tokens.MOLD], 1, -1))
-
-    end = axis(after.found)
+        at = (opened.policy, opened.parameters(name), opened.world, opened.params.tile_map)
+        updates.append(int(name.partition("-")[2]))
+        means.append(np.asarray(populations.extract_means(*at, sets.held_out, sets.written)))
+    updates.append(opened.config.rl.updates)
+    points = jnp.asarray(np.stack([*means, after.found.means]))
+    axes = [after.at_layer(jnp.moveaxis(directions.reward_axis(jax.vmap(concepts.vectors)(x)), 1, -1)) for x in points]
     return {
-        "update": np.array([update for update, _ in found]),
-        "cosine_with_end": np.stack([cosine(axis(concepts), end) for _, concepts in found]),
-        "norm": np.stack([np.linalg.norm(axis(concepts), axis=-1) for _, concepts in found]),
-        "opposition": np.stack([after.at_layer(concepts.opposition[:, 0]) for _, concepts in found]),
+        "update": np.array(updates),
+        "cosine_with_end": np.stack([np.asarray(concepts.cosine(axis, axes[-1])) for axis in axes]),
+        "norm": np.stack([np.linalg.norm(axis, axis=-1) for axis in axes]),
+        "opposition": np.stack([after.at_layer(jax.vmap(concepts.opposition)(x)[:, 0]) for x in points]),
     }
 
 
@@ -232,8 +221,8 @@ def tables(document: dict[str, Any]) -> list[Table]:
 
 def show(estimate: dict[str, Any]) -> str:
     """A mean and its interval."""
-    text = f"{estimate['mean']:+.2f}".replace("-", "−")
+    text = pictures.signed(estimate["mean"], "+.2f")
     if estimate["interval"] is None:
         return text
-    low, high = (f"{end:+.2f}".replace("-", "−") for end in estimate["interval"])
+    low, high = (pictures.signed(end, "+.2f") for end in estimate["interval"])
     return f"{text}\n[dim]{low} {high}[/]"

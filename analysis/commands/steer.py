@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import statistics
+from agents import pictures, reporting, statistics
 from agents.config import ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
 from analysis.subject import Subject
@@ -56,7 +56,6 @@ def run(command: Command, console: Console) -> None:
         sets = findings.draw_sets(opened, episodes, command.seed)
         tell("extracting concepts")
         found, own = _concepts(opened, after, before, sets)
-        layer = (found.layer[:, tokens.GOLD] + found.layer[:, tokens.MOLD]) // 2
         name_key, play_key = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 0x57EE))
         directions = steering.named_directions(
             jax.tree.map(jnp.asarray, after), found, own, opened.params.tile_map, name_key
@@ -71,7 +70,7 @@ def run(command: Command, console: Console) -> None:
                 opened.world,
                 _world(opened, setting),
                 named,
-                layer,
+                found.axis_layer,
                 play_key,
                 command.strengths,
                 command.episodes,
@@ -79,19 +78,16 @@ def run(command: Command, console: Console) -> None:
             )
             results[setting] = jax.tree.map(np.asarray, steered)
 
-    document = _document(opened, command, results, np.asarray(layer))
+    document = _document(opened, command, results, np.asarray(found.axis_layer))
     written = opened.write("steer", document, _rows(results, command.strengths))
     footer = f"{opened.run.path.name}, {opened.members} members"
     written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, footer)
     console.print(table(document))
-    for path in written:
-        if path.suffix in (".json", ".png"):
-            console.print(f"  {path}", highlight=False)
+    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
 
 
 def _check(command: Command) -> None:
-    if command.extraction_episodes < 120 or command.extraction_episodes % 12:
-        raise ConfigError(f"--extraction-episodes={command.extraction_episodes}: use a multiple of 12, at least 120")
+    findings.check_episodes("extraction-episodes", command.extraction_episodes)
     for name in ("episodes", "play_episodes"):
         if getattr(command, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}={getattr(command, name)}: use at least 1")
@@ -101,8 +97,7 @@ def _check(command: Command) -> None:
 
 def _concepts(opened: Subject, after, before, sets: findings.Sets):
     """Concepts of the members and of the model before RL, as many of one as of the other."""
-    shared = opened.config.pretrain.shared and opened.config.one_world
-    bases = 1 if shared else opened.members
+    bases = opened.config.starts
     parameters = populations.stack(after, jax.tree.map(lambda x: x[:bases], before))
     maps = jnp.concatenate([opened.params.tile_map, opened.params.tile_map[:bases]])
     both = populations.extract(
@@ -210,7 +205,7 @@ def table(document: dict[str, Any]) -> Table:
             for effect in _TITLES:
                 note = f" [dim]({effects[effect]['p']:.2f})[/]" if "p" in effects[effect] else ""
                 digits = 0 if effect == "return" else 2
-                cells.append(f"{effects[effect]['swing']['mean']:+.{digits}f}".replace("-", "−") + note)
+                cells.append(pictures.signed(effects[effect]["swing"]["mean"], f"+.{digits}f") + note)
             made.add_row(f"  {name}" + (", mean" if name == "random" else ""), *cells)
         for name in ("axis", "random"):
             gone = part["ablation"][name]

@@ -96,8 +96,7 @@ def run(command: Command, console: Console) -> list[Path]:
     paths = opened.write(NAME, document, _rows(opened, [BEFORE, FULL, *names], played, measures))
     figure = subnetwork_figures.subnetwork(returns, agreement, strata, command.definition)
     paths += drawing.save(figure, opened.run.figure(NAME), f"{opened.run.path.name}: {episodes:,} mazes per policy")
-    for path in paths:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    reporting.written(console, paths)
     return paths
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from agents import rollout, runs
+from agents import reporting, rollout, runs
 from agents.config import ConfigError
 from analysis import changes, overlaps, subject, update_figures, update_report, updates, weights
 from analysis.changes import Update
@@ -62,7 +62,7 @@ def run(command: Command, console: Console) -> None:
         read = {name: updates.parts(x, used) for name, x in read.items()}
     with console.status("measuring"):
         every = {each: changes.measure(read[each[0]], read[each[1]], seed) for seed, each in enumerate(pairs)}
-        course = _course(opened, during, used)
+        course = _course(opened, during, read, used)
         document = _document(opened, pair, stages, every, used)
         document["time_course"] = update_report.course(during, course)
         if other is not None:
@@ -73,8 +73,7 @@ def run(command: Command, console: Console) -> None:
         paths = opened.write("updates", document, update_report.rows(every[pair], opened.config.members))
         paths += _draw(opened, document, pair, every, during, course)
     update_report.show(console, document)
-    for path in paths:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    reporting.written(console, paths)
 
 
 @functools.partial(jax.jit, static_argnames="world")
@@ -99,8 +98,7 @@ def grid_points(opened: Subject) -> dict[str, list[int]]:
     """Point of the swept grid → its members; one point, `all members`, where nothing was swept."""
     points: dict[str, list[int]] = {}
     for index, member in enumerate(opened.config.members):
-        label = ", ".join(f"{path}={value:g}" for path, value in member.values.items())
-        points.setdefault(label or "all members", []).append(index)
+        points.setdefault(member.label or "all members", []).append(index)
     return points
 
 
@@ -129,11 +127,6 @@ def learning_rate(opened: Subject, pair: Pair) -> np.ndarray:
     return until(pair[1]) - until(pair[0])
 
 
-def _read(opened: Subject, name: str, used: Sequence[int]) -> Matrices:
-    """The matrices of a checkpoint, with the embedding cut by the use of its tokens."""
-    return updates.parts(weights.split(opened.parameters(name)), used)
-
-
 def _other(command: Command, like: Matrices) -> list[Matrices]:
     """The matrices of the other run, before and after."""
     opened = subject.open(str(command.against))
@@ -144,10 +137,15 @@ def _other(command: Command, like: Matrices) -> list[Matrices]:
     return pair
 
 
-def _course(opened: Subject, names: Sequence[str], used: Sequence[int]) -> dict[str, np.ndarray]:
-    """Kind → shares float64[C, M, views, states] at each checkpoint."""
-    counted = list(updates.course(_read(opened, name, used) for name in names))
-    sizes = updates.sizes(_read(opened, names[0], used))
+def _course(
+    opened: Subject, names: Sequence[str], read: Mapping[str, Matrices], used: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Kind → shares float64[C, M, views, states] at each checkpoint; those not yet read are read one at a time."""
+    each = (
+        read[name] if name in read else updates.parts(weights.split(opened.parameters(name)), used) for name in names
+    )
+    counted = list(updates.course(each))
+    sizes = updates.sizes(read[names[0]])
     kinds = updates.kinds(sizes)
     return {kind: np.stack([updates.fraction(one, sizes, of) for one in counted]) for kind, of in kinds.items()}
 
