@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from agents import learner, pretrain, rollout
-from envs import maze, personas, tokens
+from envs import layouts, maze, personas, tokens
 
 WORLD = maze.EmojiMaze(size=11, turns=5, layout="walk")
 PARAMS = WORLD.default_params.replace(wind_probability=jnp.float32(0))
@@ -22,7 +22,8 @@ def at(*rows: str) -> maze.MazeState:
     grid[[0, -1]] = grid[:, [0, -1]] = tokens.MOLD
     grid[3:8, 3:8] = [[BOARD[cell] for cell in row] for row in rows]
     _, state = WORLD.reset_env(jax.random.key(0), PARAMS)
-    return state.replace(layout=jnp.asarray(grid), position=jnp.array([5, 5]), trail=state.trail.at[0].set(5 * 11 + 5))
+    stored = layouts.Walk(11).store(grid)
+    return state.replace(layout=stored, position=jnp.array([5, 5]), trail=state.trail.at[0].set(5 * 11 + 5))
 
 
 def probabilities(state, slip=0.0):
