@@ -4,6 +4,7 @@
     uv run train.py --scale smoke                       the same in seconds
     uv run train.py --population.sweep rl.learning_rate=3e-4,1e-3
     uv run train.py --resume runs/NAME                  go on where a run stopped, to the bit
+    srun uv run train.py                                one program over all processes of the job; see docs/clusters.md
 
 `train(config)` is what the command, the studies and the benchmarks call.
 """
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,22 @@ from rich.console import Console
 from agents import devices
 
 if __name__ == "__main__":
-    devices.start()
+    devices.start("train.py")
 
 from agents import config as configs
-from agents import evaluation, learner, options, pictures, replays, reporting, runs, stages, statistics
+from agents import (
+    evaluation,
+    joint_runs,
+    learner,
+    options,
+    pictures,
+    processes,
+    replays,
+    reporting,
+    runs,
+    stages,
+    statistics,
+)
 from agents.config import Config, ConfigError
 from envs import personas
 
@@ -60,16 +73,17 @@ def train(config: Config, run_dir: str | Path | None = None, console: Console | 
         ConfigError: the config cannot run; nothing was written.
         runs.RunError: the directory is taken or cannot be written.
         stages.Interrupted: a signal came; a checkpoint was written.
+        processes.Ended: another process of the job failed, and says why.
     """
     configs.check(config)
     directory = Path(run_dir) if run_dir else runs.fresh_name()
-    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
+    run = joint_runs.create(directory, configs.to_dict(config), members=len(config.members))
     return _train(run, config, console or Console(quiet=True))
 
 
 def resume(run_dir: str | Path, console: Console | None = None) -> runs.Run:
     """Go on with a run where it stopped; raises as `train` does."""
-    run = runs.open(run_dir)
+    run = joint_runs.open(run_dir)
     config = configs.from_dict(run.config)
     configs.check(config)
     return _train(run, config, console or Console(quiet=True))
@@ -81,12 +95,22 @@ def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
         reporting.header(console, config, run.path)
         with stages.signals() as caught:
             timings = _run_stages(run, config, console, caught)
-        with stages.signals(at_once=True), console.status("evaluating and drawing"):
-            summary = _evaluate(run, config, timings, started)
-            written = _draw(run, config, summary)
-            run.write_summary(summary)
-        reporting.results(console, summary)
-        reporting.written(console, [run.path / "summary.json", *written])
+        begun = time.perf_counter()
+        with console.status("evaluating and drawing"):
+            with stages.signals(at_once=processes.count() == 1) as caught:
+                before, after, means = _member_returns(run, config)
+                if stopped := processes.meet(caught())[:, 0].max():
+                    raise stages.Interrupted(int(stopped))
+            if processes.first():
+                with stages.signals(at_once=True):
+                    summary = _evaluate(run, config, before, means)
+                    summary |= _speed(timings, begun, started)
+                    written = _draw(run, config, summary, before, after)
+                    run.write_summary(summary)
+                reporting.results(console, summary)
+                reporting.written(console, [run.path / "summary.json", *written])
+            with stages.signals():
+                processes.meet()
     return run
 
 
@@ -120,21 +144,28 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
     return timings
 
 
-def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], started: float) -> dict:
-    """What `summary.json` holds: returns of the baselines and of every member before and after RL."""
-    begun = time.perf_counter()
-    policy, (world, params) = config.make_policy(), config.world.make()
-    episodes, slip = config.evaluation_episodes, jnp.float32(config.pretrain.slip)
-    played, exact = evaluation.script_episodes(world, params, slip, episodes)
-    scripts = dict(zip(evaluation.SCRIPTS, played.returns.mean(axis=1).tolist(), strict=True))
-
-    # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
+def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
+    """Parameters before and after RL, and the mean returns of the bases and of the members [bases + M]."""
+    policy, (world, _), episodes = config.make_policy(), config.world.make(), config.evaluation_episodes
     before, after = (run.parameters(name) for name in ("pretrain", "rl"))
+    # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
     bases = config.starts
     stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[:bases], a]), before, after)
     worlds = jax.tree.map(lambda x: jnp.concatenate([x[:bases], x]), config.world_params())
     mesh = learner.population_mesh(bases + run.members, episodes)
-    means = np.asarray(evaluation.policy_returns(policy, stacked, world, worlds, mesh, episodes).mean(axis=1))
+    if not mesh.local_devices:
+        return before, after, np.zeros(0)
+    placed = learner.place((stacked, worlds), mesh)
+    returns = evaluation.policy_returns(policy, placed[0], world, placed[1], mesh, episodes)
+    return before, after, learner.on_host(returns).mean(axis=1)
+
+
+def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> dict:
+    """What `summary.json` says of returns and badges, from `_member_returns`."""
+    policy, (world, params) = config.make_policy(), config.world.make()
+    episodes, slip = config.evaluation_episodes, jnp.float32(config.pretrain.slip)
+    played, exact = evaluation.script_episodes(world, params, slip, episodes)
+    scripts = dict(zip(evaluation.SCRIPTS, played.returns.mean(axis=1).tolist(), strict=True))
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     speakers = jnp.array([list(evaluation.SCRIPTS).index(name) for name in personas.PERSONAS])
@@ -142,38 +173,43 @@ def _evaluate(run: runs.Run, config: Config, timings: dict[str, stages.Timing], 
     divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
     rows = dict(zip(personas.PERSONAS, divergence, strict=True))
     names = list(personas.PERSONAS)
-    after_rl = means[bases:]
+    after_rl = means[-run.members :]
     low, high = statistics.bootstrap_interval(after_rl, statistic=np.mean)
     returns = {
         "random": scripts["random"],
         "personas": {name: scripts[name] for name in names},
         "greedy": scripts["greedy"],
-        "before_rl": np.broadcast_to(means[:bases], (run.members,)).tolist(),
+        "before_rl": np.broadcast_to(means[: -run.members], (run.members,)).tolist(),
         "after_rl": after_rl.tolist(),
         "after_rl_interval": [float(low), float(high)],
-    }
-    seconds = {
-        "compile": sum(timing.compile_seconds for timing in timings.values()),
-        **{name: timing.run_seconds for name, timing in timings.items()},
-        "evaluation": time.perf_counter() - begun,
-        "total": time.perf_counter() - started,
     }
     return {
         "schema": 1,
         "members": run.members,
         "population": [{"seed": member.seed, "values": member.values} for member in config.members],
-        "seconds": seconds,
         "return": returns,
-        "tokens_per_second": {
-            name: timing.tokens / timing.run_seconds for name, timing in timings.items() if timing.run_seconds
-        },
         "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
         "null_badge_kl": {name: float(rows[name][0]) for name in names},
         "config_hash": config_hash(config),
     }
 
 
-def _draw(run: runs.Run, config: Config, summary: dict) -> list[Path]:
+def _speed(timings: dict[str, stages.Timing], begun: float, started: float) -> dict:
+    """What `summary.json` says of time; the evaluation began at `begun`, the command at `started`."""
+    return {
+        "seconds": {
+            "compile": sum(timing.compile_seconds for timing in timings.values()),
+            **{name: timing.run_seconds for name, timing in timings.items()},
+            "evaluation": time.perf_counter() - begun,
+            "total": time.perf_counter() - started,
+        },
+        "tokens_per_second": {
+            name: timing.tokens / timing.run_seconds for name, timing in timings.items() if timing.run_seconds
+        },
+    }
+
+
+def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any) -> list[Path]:
     """The learning curve and a maze replay; returns their paths."""
     table = run.metrics("rl")
     shape = (-1, run.members)
@@ -197,7 +233,6 @@ def _draw(run: runs.Run, config: Config, summary: dict) -> list[Path]:
         episodes_per_update=config.rl.episodes,
     )
     gif = run.figure("replay.gif")
-    before, after = run.parameters("pretrain"), run.parameters("rl")
     replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
     return [curve.with_suffix(".png"), gif]
 
@@ -228,20 +263,37 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    console = Console()
+    console = Console(quiet=not processes.first())
     try:
         command = parse(arguments)
+        if not processes.same(" ".join(arguments)):
+            raise ConfigError("the processes of this job were given different options; give all of them the same")
         if command.resume:
             resume(command.resume, console)
         else:
             train(command.config, command.run_dir, console)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1 if isinstance(error, stages.Diverged) else 2
+        return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
     except stages.Interrupted as error:
-        print(f"train.py: {error}; go on with --resume", file=sys.stderr)
+        return _end(error.exit_status, f"{error}; go on with --resume")
+    except processes.Ended as error:
         return error.exit_status
+    except Exception as error:
+        if processes.count() == 1:
+            raise
+        processes.fail(error)
     return 0
+
+
+def _end(status: int, message: str) -> int:
+    """Say why the job ends, once; returns the exit status."""
+    try:
+        speaks = processes.leave(status)
+    except Exception as error:
+        processes.fail(error)
+    if speaks:
+        print(f"train.py: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

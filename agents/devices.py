@@ -4,12 +4,20 @@ import os
 
 import jax
 
+from agents import processes
 
-def start() -> None:
+
+def start(command: str | None = None) -> None:
     """One CPU device per core, so that members train side by side on a machine without an accelerator.
 
     `JAX_NUM_CPU_DEVICES` in the environment overrides this.
+
+    Args:
+        command: name of a command that several processes run together, for `processes.start`; None where each is
+            on its own.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", cores)
+    if command:
+        processes.start(command)

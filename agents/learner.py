@@ -6,6 +6,7 @@ in blocks on each device and laid out over a mesh with the axes (member, episode
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -169,6 +170,34 @@ def population_mesh(members: int, episodes: int, devices: Sequence[Any] | None =
     return Mesh(np.asarray(devices[: across * split]).reshape(across, split), ("member", "episode"))
 
 
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with the member as axis 0, the same on every process, laid out over the mesh.
+
+    A process without a device in the mesh gets them back as they are.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("member"))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    if not mesh.local_devices:
+        return tree
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), tree)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _replicate(x: jax.Array, mesh: Mesh) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
+
+
+def on_host(tree: Any) -> Any:
+    """Numpy arrays of what `place` or a program laid out over a mesh; every process of the mesh takes part."""
+
+    def whole(x):
+        spread = isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated
+        return np.asarray(_replicate(x, x.sharding.mesh) if spread else x)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return jax.tree.map(whole, tree)
+
+
 def on_cpu(mesh: Mesh) -> bool:
     """Whether the mesh is made of CPU devices."""
     return mesh.devices.flat[0].platform == "cpu"
@@ -213,11 +242,13 @@ class Chunk:
             return jax.lax.scan(lambda s, _: update(s, config, params, shards), state, length=updates)
 
         self._program: Any = jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
-        self._sharding = NamedSharding(mesh, PartitionSpec("member"))
+        self._mesh = mesh
+        self.takes_part = bool(mesh.local_devices)
+        """Whether this process has a device in the mesh; one without must not call the program."""
 
     def place(self, tree: Any) -> Any:
-        """Arrays with the member as axis 0, laid out over the mesh."""
-        return jax.device_put(tree, self._sharding)
+        """Arrays with the member as axis 0, the same on every process, laid out over the mesh."""
+        return place(tree, self._mesh)
 
     def compile(self, state: TrainState, config: Any, params: Any) -> None:
         """Compile for these shapes ahead of the first call, so that compiling can be timed by itself."""

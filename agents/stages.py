@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents import hyperparameters, learner, ppo, pretrain, runs
+from agents import hyperparameters, learner, ppo, pretrain, processes, runs
 from agents.config import Config
 
 STAGES = ("pretrain", "rl")
 """The stages of a run, in order."""
+ECHO_SECONDS = 1.0
+"""A signal so soon after the first one is no second request."""
 
 
 class Interrupted(Exception):
@@ -46,20 +48,25 @@ class Timing:
 def signals(*, at_once: bool = False) -> Iterator[Callable[[], int]]:
     """Catch the first SIGINT or SIGTERM; a second one ends the process on the spot.
 
+    One that comes within `ECHO_SECONDS` is the first one again: launchers hand on what a cluster sends to everybody.
+
     Args:
         at_once: raise `Interrupted` where the signal finds the program, instead of only taking note of it.
 
     Yields:
         A function that gives the signal caught, or 0.
     """
-    caught = 0
+    caught, since = 0, 0.0
     before: dict[int, Any] = {}
 
     def handle(signum, frame):
-        nonlocal caught
-        caught = signum
-        for number in before:
-            signal.signal(number, signal.SIG_DFL)
+        nonlocal caught, since
+        if caught:
+            if time.monotonic() - since > ECHO_SECONDS:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            return
+        caught, since = signum, time.monotonic()
         if at_once:
             raise Interrupted(signum)
 
@@ -69,6 +76,8 @@ def signals(*, at_once: bool = False) -> Iterator[Callable[[], int]]:
     try:
         yield lambda: caught
     finally:
+        if caught:  # its echo must not meet the handlers of before
+            time.sleep(max(0.0, since + ECHO_SECONDS / 5 - time.monotonic()))
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -173,39 +182,45 @@ def run_stage(
     """
     timing = Timing()
     program, arguments = stage.program, stage.program.place(stage.arguments)
-    state = program.place(state)
     done = int(state.update[0])
-    if done < stage.updates:
+    state = program.place(state)
+    if done < stage.updates and program.takes_part:
         start = time.perf_counter()
         program.compile(state, *arguments)
         timing.compile_seconds = time.perf_counter() - start
     saved_at, save_seconds = time.perf_counter(), 0.05
     while done < stage.updates:
         start = time.perf_counter()
-        state, metrics = program(state, *arguments)
-        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+        metrics = {}
+        if program.takes_part:
+            state, metrics = program(state, *arguments)
+            metrics = learner.on_host(metrics)
         timing.run_seconds += time.perf_counter() - start
         timing.tokens += stage.tokens_per_update * stage.chunk
         rows = {name: np.broadcast_to(x.T, (stage.chunk, run.members)) for name, x in metrics.items()}
         run.write_metrics(stage.name, done, rows)
         done += stage.chunk
-        report(done, metrics, timing)
-        if not np.isfinite(metrics["loss"][:, -1]).any():
-            raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
+        if metrics:
+            report(done, metrics, timing)
+            if not np.isfinite(metrics["loss"][:, -1]).any():
+                raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
+        # Signals and clocks differ between processes; what they do next must not.
+        met = processes.meet(caught(), time.perf_counter() - saved_at > 20 * save_seconds)
+        stopped, due = int(met[:, 0].max()), bool(met[0, 1])
         chunks = done // stage.chunk
         if done == stage.updates:
-            run.save_parameters(stage.name, _host(state.parameters))
+            run.save_parameters(stage.name, _host(program, state.parameters))
         elif stage.name == "rl" and chunks & (chunks - 1) == 0:
-            run.save_parameters(runs.checkpoint_name(stage.name, done), _host(state.parameters))
-        now = time.perf_counter()
-        if done == stage.updates or caught() or now - saved_at > 20 * save_seconds:
-            run.save_state(stage.name, done, _host(state))
+            run.save_parameters(runs.checkpoint_name(stage.name, done), _host(program, state.parameters))
+        if done == stage.updates or stopped or due:
+            start = time.perf_counter()
+            run.save_state(stage.name, done, _host(program, state))
             saved_at = time.perf_counter()
-            save_seconds = saved_at - now
-        if caught():
-            raise Interrupted(caught())
+            save_seconds = saved_at - start
+        if stopped:
+            raise Interrupted(stopped)
     return state, timing
 
 
-def _host(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, tree)
+def _host(program: learner.Chunk, tree: Any) -> Any:
+    return learner.on_host(tree) if program.takes_part else None

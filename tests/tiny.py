@@ -42,10 +42,10 @@ def train_stage(config: Config, name: str, parameters=None, chunks: int | None =
     state, parts = program.place(stage.initial(parameters)), []
     for _ in range(stage.updates // stage.chunk if chunks is None else chunks):
         state, metrics = program(state, *arguments)
-        parts.append(jax.tree.map(np.asarray, metrics))
+        parts.append(learner.on_host(metrics))
     names = parts[0] if parts else ()
     metrics = {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
-    return jax.tree.map(np.asarray, state), metrics
+    return learner.on_host(state), metrics
 
 
 def mesh(members: int, episodes: int, devices: int):
