@@ -88,7 +88,7 @@ class EmojiLabyrinth(base.World):
         ValueError: for an unknown view, no turns or a size out of range.
     """
 
-    def __init__(self, size: int = 7, turns: int = 24, view: str = "walls"):
+    def __init__(self, size: int = 7, turns: int = 20, view: str = "walls"):
         super().__init__()
         if turns < 1:
             raise ValueError(f"turns={turns}: an episode needs at least 1 turn")

@@ -96,8 +96,11 @@ class Replay:
 
     @property
     def prompt(self) -> list[int]:
-        """Tokens of prompt and plan; none if the replay has no tokens."""
-        return [] if self.tokens is None else [int(token) for token in self.tokens[: self.prompt_length]]
+        """Tokens of prompt and plan up to its first end; none if the replay has no tokens."""
+        told = [] if self.tokens is None else [int(token) for token in self.tokens[: self.prompt_length]]
+        while told[-2:] == [tokens.PLAN_END] * 2:
+            told.pop()
+        return told
 
     def observation(self, turn: int) -> list[int]:
         """Tokens that the policy reads in turn `turn`; none at the end, or if the replay has no tokens."""

@@ -22,7 +22,7 @@ TEMPTATION = 1e-3
 
 @struct.dataclass(kw_only=True)
 class Traits:
-    """What can be adjusted about the personas; all of it is data. The defaults suit 7 × 7 cells and 24 turns."""
+    """What can be adjusted about the personas; all of it is data. The defaults suit 7 × 7 cells and 20 turns."""
 
     slip: jax.Array | float = 0.05
     """float32[], chance that an action is drawn uniformly instead."""
@@ -30,9 +30,9 @@ class Traits:
     """float32[3], ρ: chance that Larry, Bob and Alice heed what the plan says of the cell they stand on."""
     steadiness: jax.Array | float = 0.9
     """float32[], chance that Bob keeps his right hand on the wall; otherwise any way but back."""
-    skill: jax.Array | float = 0.7
+    skill: jax.Array | float = 0.5
     """float32[], chance that Alice finds the shortest way where she does without the plan; otherwise any but back."""
-    plan_slip: jax.Array | float = 0.02
+    plan_slip: jax.Array | float = 0.05
     """float32[], chance that a token of a plan is drawn uniformly from the four directions and the end instead."""
 
 
