@@ -108,7 +108,7 @@ def no_plan() -> jax.Array:
 
 
 def action_log_probabilities(
-    env: base.World, state: base.WorldState, plan: jax.Array, params: base.WorldParams, traits: Traits
+    env: base.World, state: Any, plan: jax.Array, params: base.WorldParams, traits: Traits
 ) -> jax.Array:
     """Exact action log-probabilities of all personas in one state, float32[personas, 4].
 
@@ -128,7 +128,7 @@ def write_plan(
     key: jax.Array,
     env: base.World,
     persona: jax.Array,
-    state: base.WorldState,
+    state: Any,
     params: base.WorldParams,
     length: int,
     traits: Traits,
@@ -141,7 +141,7 @@ def write_plan(
 
 
 def plan_log_probabilities(
-    env: base.World, plan: jax.Array, state: base.WorldState, params: base.WorldParams, traits: Traits
+    env: base.World, plan: jax.Array, state: Any, params: base.WorldParams, traits: Traits
 ) -> jax.Array:
     """Exact log-probability of a plan int32[K], before the first move, under each persona; float32[personas]."""
     if isinstance(env, labyrinth.EmojiLabyrinth):
@@ -180,7 +180,7 @@ Script = Callable[[Any, jax.Array, Any, Traits], jax.Array]
 """State, plan, parameters, traits → action log-probabilities float32[4]."""
 
 
-def scripts(env: base.World) -> dict[str, Script]:
+def scripts(env: Any) -> dict[str, Script]:
     """Baselines and personas of a world by name; the baselines never slip.
 
     In the labyrinth the greedy baseline knows the map: every move is on a shortest way to the goal.
