@@ -40,9 +40,9 @@ def _same(left: Any, right: Any, message: str) -> None:
 def api_test(env: base.World, params: base.WorldParams, key: jax.Array, *, scripted: bool = True) -> None:
     """Play a few random episodes of a world in every way that JAX allows, and check what they show.
 
-    Plain calls, `jit`, `vmap` and `scan` must agree to the bit; the same keys must give the same episode and other
-    keys another; states must keep their shapes and dtypes; token ids, flags, spaces and lengths must be what the
-    world declares; prompt and observations must not change with what has not happened yet.
+    One compiled call a turn and a `scan` of a `vmap` must agree to the bit; the same keys must give the same
+    episodes and other keys others; states must keep their shapes and dtypes, and the prompt its tokens; token ids,
+    roles, flags, spaces and lengths must be what the world declares.
 
     Args:
         env, params: the world and parameters that its `check` lets pass.
@@ -65,7 +65,9 @@ def api_test(env: base.World, params: base.WorldParams, key: jax.Array, *, scrip
         not np.array_equal(first["tiles"], others[0]["tiles"]) or not np.array_equal(turns["obs"], others[1]["obs"]),
         "other keys give the same episodes",
     )
-    _same(_episode_by_hand(env, params, keys[0], actions[0]), jax.tree.map(lambda x: x[0], (first, turns)), "plain")
+    _same(
+        _episode_by_hand(env, params, keys[0], actions[0]), jax.tree.map(lambda x: x[0], (first, turns)), "turn by turn"
+    )
     _automatic_reset(env, params, keys[0])
     _equality(env)
     if scripted:
@@ -96,9 +98,10 @@ def _episode(env, params, key, actions):
 
 
 def _episode_by_hand(env, params, key, actions):
-    """The same without vmap and scan; each call compiled by itself."""
+    """The same without vmap and scan: one compiled call a turn."""
     obs, state = env.reset(key, params)
-    first, turns, step = _show(env, params, state, obs), [], jax.jit(functools.partial(_turn, env, params))
+    show, step = (jax.jit(functools.partial(call, env, params)) for call in (_show, _turn))
+    first, turns = show(state, obs), []
     for inputs in zip(jax.random.split(key, len(actions)), actions, strict=True):
         state, shown = step(state, inputs)
         turns.append(shown)

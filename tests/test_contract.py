@@ -13,8 +13,7 @@ from envs import contract, labyrinth
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("EmojiMaze-v0", {"size": 7, "turns": 3, "layout": "walk", "shuffle": True}),
-        ("EmojiMaze-v0", {"size": 7, "turns": 3, "wind_probability": 0.5, "narration": True}),
+        ("EmojiMaze-v0", {"size": 7, "turns": 3, "shuffle": True, "wind_probability": 0.5, "narration": True}),
         ("EmojiLabyrinth-v0", {"size": 2, "turns": 5, "view": "compass", "distance_range": (1, 1)}),
         ("EmojiLabyrinth-v0", {"size": 3, "turns": 4, "view": "bump", "mold": 0.5, "exploits": 2, "narration": True}),
     ],

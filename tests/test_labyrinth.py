@@ -289,7 +289,13 @@ def test_wrong_options(wrong):
     "wrong",
     [
         *({"loops": 1.5}, {"loops": -0.1}, {"mold": 2.0}, {"distance_range": (0, 3)}, {"distance_range": (4, 3)}),
-        *({"exploits": -1}, {"rewards": [np.nan] * 5}, {"style_rewards": [1.0]}, {"tile_map": [99] * 5}, {"badge": -1}),
+        *(
+            {"exploits": -1},
+            {"rewards": [np.nan] * 5},
+            {"style_rewards": [1.0, 2.0]},
+            {"tile_map": [99] * 5},
+            {"badge": -1},
+        ),
     ],
     ids=str,
 )
