@@ -14,7 +14,11 @@ from envs import contract, labyrinth
     ("name", "options"),
     [
         ("EmojiMaze-v0", {"size": 7, "turns": 3, "shuffle": True, "wind_probability": 0.5, "narration": True}),
-        ("EmojiLabyrinth-v0", {"size": 2, "turns": 5, "view": "compass", "distance_range": (1, 1)}),
+        pytest.param(
+            "EmojiLabyrinth-v0",
+            {"size": 2, "turns": 5, "view": "compass", "distance_range": (1, 1)},
+            marks=pytest.mark.slow,
+        ),
         ("EmojiLabyrinth-v0", {"size": 3, "turns": 4, "view": "bump", "mold": 0.5, "exploits": 2, "narration": True}),
     ],
 )
