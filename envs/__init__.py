@@ -2,9 +2,10 @@
 
 import gymnax
 
-from envs import base, maze, tokens
+from envs import base, labyrinth, maze, tokens
+from envs.contract import api_test
 
-_WORLDS = {"EmojiMaze-v0": maze.EmojiMaze}
+_WORLDS = {"EmojiMaze-v0": maze.EmojiMaze, "EmojiLabyrinth-v0": labyrinth.EmojiLabyrinth}
 
 for _name, _world in _WORLDS.items():
     if _name not in gymnax.registered_envs:
@@ -15,7 +16,7 @@ def make(name: str, **options) -> tuple[base.World, base.WorldParams]:
     """A registered world and its default parameters.
 
     Args:
-        name: `EmojiMaze-v0`.
+        name: `EmojiMaze-v0` or `EmojiLabyrinth-v0`.
         **options: the world's static options, for example `size=100, turns=15, layout="walk"`; a name that is a
             field of the parameters replaces that parameter, for example `wind_probability=0.0`.
 
@@ -27,4 +28,4 @@ def make(name: str, **options) -> tuple[base.World, base.WorldParams]:
     return _WORLDS[name].make(options)
 
 
-__all__ = ["base", "make", "maze", "tokens"]
+__all__ = ["api_test", "base", "labyrinth", "make", "maze", "tokens"]

@@ -65,6 +65,25 @@ class Replay:
         if self.tokens is not None and len(self.tokens) < needed:
             raise ValueError(f"Replay.tokens: {len(self.tokens)} tokens; {turns} turns need {needed}")
 
+    @classmethod
+    def calm(cls, *, positions: np.ndarray, actions: np.ndarray, **fields) -> "Replay":
+        """An episode of a world without wind: every turn ends where its move has led."""
+        winds = np.zeros(len(actions), np.int32)
+        return cls(positions=positions, midpoints=positions[1:], actions=actions, winds=winds, **fields)
+
+    def until(self, turns: int) -> "Replay":
+        """The first turns of the episode, for one that has ended before its time limit.
+
+        Raises:
+            ValueError: if it has not got as many, or for none.
+        """
+        if not 1 <= turns <= self.turns:
+            raise ValueError(f"turns={turns}: use 1 to {self.turns}")
+        states = {name: getattr(self, name)[: turns + 1] for name in ("tiles", "positions")}
+        moves = ("midpoints", "actions", "winds", "rewards", "probabilities", "values")
+        kept = {name: getattr(self, name)[:turns] for name in moves if getattr(self, name) is not None}
+        return dataclasses.replace(self, **states, **kept)
+
     @property
     def turns(self) -> int:
         """Turns played, T."""
@@ -77,8 +96,11 @@ class Replay:
 
     @property
     def prompt(self) -> list[int]:
-        """Tokens of prompt and plan; none if the replay has no tokens."""
-        return [] if self.tokens is None else [int(token) for token in self.tokens[: self.prompt_length]]
+        """Tokens of prompt and plan up to its first end; none if the replay has no tokens."""
+        told = [] if self.tokens is None else [int(token) for token in self.tokens[: self.prompt_length]]
+        while told[-2:] == [tokens.PLAN_END] * 2:
+            told.pop()
+        return told
 
     def observation(self, turn: int) -> list[int]:
         """Tokens that the policy reads in turn `turn`; none at the end, or if the replay has no tokens."""

@@ -272,3 +272,37 @@ def test_learning_curve_writes_picture_and_table(tmp_path, updates):
     np.testing.assert_allclose([float(row["member_2"]) for row in rows], returns[:, 2], rtol=1e-6)
     with pytest.raises(ValueError, match="returns"):
         draw(tmp_path / "b", times, returns.T[:0], baselines)
+
+
+def test_a_labyrinth_is_drawn_from_its_board_to_its_end(tmp_path):
+    """A world without wind, two tiles a move, which ended before its time limit; the plan is told up to its end."""
+    board = np.full((5, 5), tokens.WALL, np.int8)
+    board[1, 1:4], board[1:4, 3], board[3, 3] = tokens.PATH, tokens.PATH, tokens.GOAL
+    plan = tokens.encode("⏩⏬🔚🔚")
+    turns = [[tokens.SILENT, tokens.TILE_MAP[0], tokens.MOVES[action]] for action in (0, 1, 2, 2)]
+    replay = rendering.Replay.calm(
+        tiles=np.broadcast_to(board, (5, 5, 5)),
+        tile_map=np.array(tokens.TILE_MAP),
+        positions=np.array([[1, 1], [1, 1], [1, 3], [3, 3], [3, 3]]),
+        actions=np.array([0, 1, 2, 2]),
+        rewards=np.array([0.0, 0.0, 1.0, 0.0]),
+        tokens=np.array([tokens.NULL_BADGE, *plan, *(token for turn in turns for token in turn)]),
+        prompt_length=5,
+        observation_length=2,
+        sees_all=True,
+    )
+    shown = replay.until(3)
+    assert (shown.turns, shown.returns[-1]) == (3, 1)
+    assert tokens.decode(shown.prompt) == "👤⏩⏬🔚"
+    assert "bumped North, no wind" in rendering.describe(shown, 1).plain
+    assert "went South, no wind" in rendering.describe(shown, 3).plain
+    assert shown.seen(0).all()
+    rendering.gif(shown, tmp_path / "labyrinth.gif", scale=0.5)
+    with Image.open(tmp_path / "labyrinth.gif") as image:
+        assert image.n_frames == 4
+    left, top, right, bottom = rendering.tile_box(shown, (3, 3))
+    at_start, at_end = (np.asarray(rendering.frame(shown, turn)) for turn in (0, 3))
+    assert np.any(at_start[top:bottom, left:right] != at_end[top:bottom, left:right])
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match=f"turns={wrong}"):
+            replay.until(wrong)

@@ -1,0 +1,307 @@
+"""EmojiLabyrinth-v0: the planning world, a perfect maze plus loops that the prompt shows whole.
+
+A labyrinth of n × n cells is a board of (2n+1) × (2n+1) tiles: cells at odd rows and columns, walls or openings
+between them, a ring of walls around. A move crosses one cell, two tiles; whoever walks into a wall stays where it
+is, and the next observation says so. The episode ends at the goal or after its last turn. Every labyrinth is
+connected by construction.
+
+Roles: PATH is free, WALL and the ring block, GOAL ends the episode, MOLD is a cell that punishes (rewards[MOLD])
+and GOLD is a wall that pays whoever walks into it, again and again: an exploit that no persona ever wants.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import spaces
+
+from envs import base, corridors, tokens
+
+VIEWS = ("bump", "walls", "compass")
+"""What an observation tells besides the feeling: what the last move met; the four ways too; the bearing of the goal
+too."""
+
+LARRY, BOB, ALICE = range(3)
+
+
+@struct.dataclass(kw_only=True)
+class LabyrinthState(base.WorldState):
+    """One episode of an EmojiLabyrinth; single-example shapes, n cells a side. Positions are tiles of the board."""
+
+    board: jax.Array
+    """int8[2n+1, 2n+1], roles."""
+    distances: jax.Array
+    """int32[n, n], moves from each cell to the goal on a shortest way."""
+    start: jax.Array
+    """int32[2], where the agent began."""
+    goal: jax.Array
+    """int32[2]"""
+    heading: jax.Array
+    """int32[], direction of the last move that was no bump; -1 before the first."""
+    met: jax.Array
+    """int8[], role that the last move met: WALL or GOLD after a bump, else that of the cell now stood on."""
+    payoff: jax.Array
+    """float32[], what the last turn paid besides the turn's own reward."""
+    bumps: jax.Array
+    """int32[], moves into walls so far."""
+    careless: jax.Array
+    """bool[], whether the agent has met Mold, or turned back where it need not."""
+
+
+@struct.dataclass(kw_only=True)
+class LabyrinthParams(base.WorldParams):
+    """Everything of an EmojiLabyrinth that is data. By default only the goal pays, and there is neither Mold nor Gold.
+
+    The reward variants of the persona studies: R1 is the default; R2 a negative `turn_reward`; R3 `exploits=1`;
+    R4 `rewards[GOAL]=0` and one entry of `style_rewards`.
+    """
+
+    loops: jax.Array
+    """float32[], share of the walls left by a perfect maze that are opened, which makes loops."""
+    distance_range: jax.Array
+    """int32[2], bounds of the shortest way from start to goal; where a labyrinth offers none, its longest is taken."""
+    mold: jax.Array
+    """float32[], share of the cells, start and goal left out, that are Mold."""
+    exploits: jax.Array
+    """int32[], walls that are Gold."""
+    style_rewards: jax.Array
+    """float32[3], paid at the goal on top for having come like Larry, Bob or Alice; see `EmojiLabyrinth.style`."""
+
+
+class EmojiLabyrinth(base.World):
+    """The world `EmojiLabyrinth-v0`.
+
+    The prompt is the badge, then the board without its ring row by row, (2n-1)² tokens, the agent's cell as 🤖. An
+    observation is [feeling, what the last move met]; with view `walls` also what a move North, East, South and West
+    would meet; with `compass` also the bearing of the goal as the crow flies, a clock's hand that points North or
+    South and one that points East or West, 🍃 where it lies in line.
+
+    Args:
+        size: cells of a side, n.
+        turns: turns of an episode at most.
+        view: one of `VIEWS`.
+
+    Raises:
+        ValueError: for an unknown view, no turns or a size out of range.
+    """
+
+    def __init__(self, size: int = 7, turns: int = 20, view: str = "walls"):
+        super().__init__()
+        if turns < 1:
+            raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
+        if not 2 <= size <= corridors.LARGEST:
+            raise ValueError(f"size={size}: use 2 to {corridors.LARGEST} cells a side")
+        if view not in VIEWS:
+            raise ValueError(f"view={view!r}: unknown; choose one of {', '.join(VIEWS)}")
+        self.size, self.turns, self.view = size, turns, view
+        self.prompt_length = 1 + (2 * size - 1) ** 2
+        self.observation_length = {"bump": 2, "walls": 6, "compass": 8}[view]
+
+    def options(self) -> dict[str, object]:
+        return {"size": self.size, "turns": self.turns, "view": self.view}
+
+    @property
+    def name(self) -> str:
+        return "EmojiLabyrinth-v0"
+
+    @property
+    def default_params(self) -> LabyrinthParams:
+        tile_map = list(tokens.TILE_MAP)
+        tile_map[tokens.GOLD] = tokens.EXPLOIT
+        return LabyrinthParams(
+            max_steps_in_episode=jnp.int32(self.turns),
+            rewards=jnp.array([0.0, 1.0, -1.0, 0.0, 1.0], jnp.float32),
+            turn_reward=jnp.float32(0),
+            tile_map=jnp.array(tile_map, jnp.int32),
+            badge=jnp.int32(tokens.NULL_BADGE),
+            narration=jnp.array(False),
+            loops=jnp.float32(0.1),
+            distance_range=jnp.array([1, self.size * self.size], jnp.int32),
+            mold=jnp.float32(0),
+            exploits=jnp.int32(0),
+            style_rewards=jnp.zeros(3, jnp.float32),
+        )
+
+    def check(self, params: LabyrinthParams) -> None:
+        for field in ("loops", "mold"):
+            share = float(getattr(params, field))
+            if not 0 <= share <= 1:
+                raise ValueError(f"{field}={share:g}: not a share; use a value from 0 to 1")
+        low, high = (int(bound) for bound in params.distance_range)
+        if not 1 <= low <= high:
+            raise ValueError(f"distance_range=({low}, {high}): use 1 <= low <= high")
+        if int(params.exploits) < 0:
+            raise ValueError(f"exploits={int(params.exploits)}: use 0 or more")
+        for field in ("rewards", "turn_reward", "style_rewards"):
+            if not bool(jnp.isfinite(getattr(params, field)).all()):
+                raise ValueError(f"{field}={getattr(params, field)}: use finite numbers")
+        for field in ("tile_map", "badge"):
+            value = getattr(params, field)
+            if not bool(jnp.all((value >= 0) & (value < tokens.SIZE))):
+                raise ValueError(f"{field}={value}: use token ids from 0 to {tokens.SIZE - 1}")
+
+    def reset_env(self, key: jax.Array, params: LabyrinthParams) -> tuple[jax.Array, LabyrinthState]:
+        """A fresh labyrinth. All chance of the episode comes from `key`."""
+        carve_key, goal_key, start_key, mold_key, gold_key = jax.random.split(key, 5)
+        cells, walls = self.size * self.size, 2 * self.size * (self.size - 1)
+        opened = corridors.carve(carve_key, self.size, params.loops)
+
+        goal = jax.random.randint(goal_key, (), 0, cells)
+        distances = corridors.distances(opened, self._row_column(goal), self.size)
+        away = distances.reshape(-1)
+        low = jnp.minimum(params.distance_range[0], away.max())
+        possible = (away >= jnp.maximum(low, 1)) & (away <= params.distance_range[1])
+        draws = corridors.distinct_bits(start_key, cells)
+        start = jnp.argmax(jnp.where(possible, draws, 0)).astype(jnp.int32)
+
+        index = jnp.arange(cells)
+        free = (index != start) & (index != goal)
+        count = jnp.round(params.mold * (cells - 2)).astype(jnp.int32)
+        mold = corridors.choose(corridors.distinct_bits(mold_key, cells), free, count)
+        gold = corridors.choose(corridors.distinct_bits(gold_key, walls), ~opened, params.exploits)
+        ground = jnp.where(index == goal, tokens.GOAL, jnp.where(mold, tokens.MOLD, tokens.PATH))
+        between = jnp.where(opened, tokens.PATH, jnp.where(gold, tokens.GOLD, tokens.WALL))
+        roles = jnp.concatenate([ground, between, jnp.array([tokens.WALL])]).astype(jnp.int8)
+
+        position = self.tile(self._row_column(start))
+        state = LabyrinthState(
+            time=jnp.int32(0),
+            position=position,
+            board=roles[jnp.asarray(_board_index(self.size))],
+            distances=distances,
+            start=position,
+            goal=self.tile(self._row_column(goal)),
+            heading=jnp.int32(-1),
+            met=jnp.int8(tokens.PATH),
+            payoff=jnp.float32(0),
+            bumps=jnp.int32(0),
+            careless=jnp.array(False),
+        )
+        return self.observe(key, state, None, params), state
+
+    def step_env(
+        self, key: jax.Array, state: LabyrinthState, action: jax.Array, params: LabyrinthParams
+    ) -> tuple[jax.Array, LabyrinthState, jax.Array, jax.Array, dict[str, jax.Array]]:
+        """One turn: cross to the next cell, or bump into a wall. After the goal nothing changes any more.
+
+        Returns:
+            observation int32[O], state, reward float32[], terminated bool[] (at the goal), info with `bumped`
+            bool[], whether the move met a wall.
+        """
+        over = self.is_terminated(state, params)
+        action = jnp.asarray(action, jnp.int32)
+        around = self.neighbours(state, params)
+        met = around[action]
+        bumped = _blocks(met)
+        ahead = state.position + 2 * jnp.array(tokens.STEPS, jnp.int32)[action]
+        back = (state.heading >= 0) & (action == (state.heading + 2) % 4)
+        turned = ~bumped & back & (jnp.sum(~_blocks(around), dtype=jnp.int32) > 1)
+        after = dataclasses.replace(
+            state,
+            time=state.time + 1,
+            position=jnp.where(bumped, state.position, ahead),
+            heading=jnp.where(bumped, state.heading, action),
+            met=met,
+            bumps=state.bumps + bumped.astype(jnp.int32),
+            careless=state.careless | turned | (met == tokens.MOLD),
+        )
+        style = jnp.sum(params.style_rewards * self.style(after))
+        payoff = params.rewards[met] + jnp.where(met == tokens.GOAL, style, 0.0)
+        after = dataclasses.replace(after, payoff=payoff)
+        state = jax.tree.map(lambda new, old: jnp.where(over, old, new), after, state)
+        reward = jnp.where(over, 0.0, params.turn_reward + payoff)
+        info = {"bumped": bumped & ~over}
+        return self.observe(key, state, action, params), state, reward, self.is_terminated(state, params), info
+
+    def is_terminated(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
+        return jnp.all(state.position == state.goal)
+
+    def style(self, state: LabyrinthState) -> jax.Array:
+        """Whose way of coming to the goal this was, float32[3]: Larry's, Bob's, Alice's; at most one is 1.
+
+        Larry's with a bump; Alice's by a shortest way; Bob's by a longer one without a bump, without meeting Mold
+        and without turning back where another way was open. Means something at the goal alone.
+        """
+        start = self.cell(state.start)
+        shortest = state.time == state.distances[start[0], start[1]]
+        larry = state.bumps > 0
+        bob = ~larry & ~shortest & ~state.careless
+        return jnp.stack([larry, bob, shortest]).astype(jnp.float32)
+
+    def neighbours(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
+        """What a move North, East, South and West would meet, int8[4]: the wall, or the cell behind the opening."""
+        steps = jnp.array(tokens.STEPS, jnp.int32)
+        return self.beyond(state, state.position[None] + steps, state.position[None] + 2 * steps)
+
+    def beyond(self, state: LabyrinthState, between: jax.Array, behind: jax.Array) -> jax.Array:
+        """Roles int8[...] of the tiles `between` int32[..., 2] where they block, else of the tiles `behind`."""
+        wall = state.board.at[between[..., 0], between[..., 1]].get(mode="clip")
+        cell = state.board.at[behind[..., 0], behind[..., 1]].get(mode="clip")
+        return jnp.where(_blocks(wall), wall, cell)
+
+    def tiles(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
+        return state.board
+
+    def cell(self, position: jax.Array) -> jax.Array:
+        """Row and column among the n × n cells, int32[..., 2], of a tile int32[..., 2] of the board."""
+        return (position - 1) // 2
+
+    def tile(self, cell: jax.Array) -> jax.Array:
+        """The tile of the board, int32[..., 2], of a cell int32[..., 2]."""
+        return 2 * cell + 1
+
+    def shortest(self, state: LabyrinthState, cell: jax.Array) -> jax.Array:
+        """Which directions begin a shortest way from `cell` int32[2] to the goal, bool[4]; none at the goal.
+
+        For a cell beyond the border that is the answer of the nearest cell.
+        """
+        cell = jnp.clip(cell, 0, self.size - 1)
+        steps = jnp.array(tokens.STEPS, jnp.int32)
+        tile, next_cells = self.tile(cell), cell[None] + steps
+        met = self.beyond(state, tile[None] + steps, tile[None] + 2 * steps)
+        left = state.distances.at[next_cells[:, 0], next_cells[:, 1]].get(mode="clip")
+        return ~_blocks(met) & (left < state.distances[cell[0], cell[1]])
+
+    def prompt(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
+        board = params.tile_map[state.board].at[state.start[0], state.start[1]].set(tokens.AGENT)
+        return jnp.concatenate([jnp.asarray(params.badge, jnp.int32)[None], board[1:-1, 1:-1].reshape(-1)])
+
+    def observe(self, key: jax.Array, state: LabyrinthState, action, params: LabyrinthParams) -> jax.Array:
+        """The turn's tokens, int32[O]; see the class."""
+        feelings = jnp.array([tokens.BAD, tokens.NEUTRAL, tokens.GOOD], jnp.int32)
+        feeling = feelings[jnp.sign(state.payoff).astype(jnp.int32) + 1]
+        feeling = jnp.where(params.narration & (state.time > 0), feeling, tokens.SILENT)
+        told = [jnp.stack([feeling, params.tile_map[state.met]])]
+        if self.view != "bump":
+            told.append(params.tile_map[self.neighbours(state, params)])
+        if self.view == "compass":
+            north, east, south, west = tokens.GUSTS
+            names = jnp.array([[north, tokens.CALM, south], [west, tokens.CALM, east]], jnp.int32)
+            told.append(names[jnp.arange(2), jnp.sign(state.goal - state.position) + 1])
+        return jnp.concatenate(told).astype(jnp.int32)
+
+    def state_space(self, params: LabyrinthParams | None = None) -> spaces.Dict:
+        """What of the state is a number a Gymnasium user may ask for: time and position."""
+        position = spaces.Box(0, 2 * self.size, (2,), jnp.int32)
+        return spaces.Dict({"time": spaces.Discrete(self.turns + 1), "position": position})
+
+    def _row_column(self, cell: jax.Array) -> jax.Array:
+        return jnp.stack([cell // self.size, cell % self.size]).astype(jnp.int32)
+
+
+def _blocks(role: jax.Array) -> jax.Array:
+    return (role == tokens.WALL) | (role == tokens.GOLD)
+
+
+@functools.cache
+def _board_index(size: int) -> np.ndarray:
+    """Where each tile of the board finds its role in [cells, inner walls, one wall], int32[2n+1, 2n+1]."""
+    cells, east = size * size, size * (size - 1)
+    index = np.full((2 * size + 1, 2 * size + 1), cells + 2 * east, np.int32)
+    index[1:-1:2, 1:-1:2] = np.arange(cells).reshape(size, size)
+    index[1:-1:2, 2:-1:2] = cells + np.arange(east).reshape(size, size - 1)
+    index[2:-1:2, 1:-1:2] = cells + east + np.arange(east).reshape(size - 1, size)
+    return index
