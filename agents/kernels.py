@@ -7,6 +7,7 @@ the compiler derives by itself is 1.3 to 1.6 times slower there (`docs/performan
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,6 @@ def _spans(positions: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return [(first, last, positions[last - 1] + 1) for first, last in itertools.pairwise(starts)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def causal_attention(positions: tuple[int, ...], query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Attention of positions of whole sequences, each to itself and those before it.
 
@@ -69,6 +69,11 @@ def causal_attention(positions: tuple[int, ...], query: jax.Array, key: jax.Arra
     Returns:
         [B, heads, D, positions], of the dtype of `value`.
     """
+    return _attention(positions, query, key, value)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(positions, query, key, value):
     return _attention_forward(positions, query, key, value)[0]
 
 
@@ -98,7 +103,9 @@ def _attention_backward(positions, saved, gradient):
     gradient_turned = jnp.swapaxes(gradient, 2, 3)
     spans = _spans(positions)
     pieces = list(itertools.pairwise([0, *(keys for _, _, keys in spans)]))
-    by_query, by_key, by_value = [], [0.0] * len(spans), [0.0] * len(spans)
+    by_query: list[jax.Array] = []
+    by_key: list[Any] = [0.0] * len(spans)
+    by_value: list[Any] = [0.0] * len(spans)
     for number, ((first, last, keys), block) in enumerate(zip(spans, weights, strict=True)):
         by_weight = _einsum("bhqd,bhdk->bhqk", gradient_turned[:, :, first:last], value[..., :keys])
         by_score = (block.astype(jnp.float32) * (by_weight - inner[:, :, first:last])).astype(dtype)
@@ -117,7 +124,7 @@ def _attention_backward(positions, saved, gradient):
     return jnp.concatenate(by_query, axis=3).astype(dtype), whole(by_key), whole(by_value)
 
 
-causal_attention.defvjp(_attention_forward, _attention_backward)
+_attention.defvjp(_attention_forward, _attention_backward)
 
 
 def cached_attention(query: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array) -> jax.Array:

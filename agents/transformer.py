@@ -171,7 +171,7 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice(old, part.astype(old.dtype), at)
                 for old, part, at in zip(cache, new, starts, strict=True)
             )
-            mixed = kernels.cached_attention(query, *cache, positions.now)
+            mixed = kernels.cached_attention(query, cache[0], cache[1], positions.now)
         return kernels.dense(_kernel(self.out, x), jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
 
 
@@ -273,7 +273,9 @@ class Transformer:
 
         Positions in `capture` and `at` count from the chunk's first token; the rest is as in `forward`.
         """
-        return self._read(parameters, chunk, cache, start, intervention, capture, capture_layers, at)
+        outputs, after = self._read(parameters, chunk, cache, start, intervention, capture, capture_layers, at)
+        assert after is not None
+        return outputs, after
 
     def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""
@@ -316,13 +318,15 @@ class Transformer:
         x = jnp.moveaxis(model.embedding(sequence), 2, 0) * scale
         if changes is not None:
             x = jax.tree.map(lambda array: array[0], changes).change(x)
-        seen, pairs = [] if capture is None else [_at(x, capture)[None]], []
+        seen: list[Any] = [] if capture is None else [_at(x, capture)[None]]
+        pairs: list[Any] = []
         if cache is None:
-            x, (found, _) = jax.lax.scan(block, x, layers(slice(last)), unroll=True if last < UNROLLED else UNROLLED)
+            deep = last >= UNROLLED
+            x, (found, _) = jax.lax.scan(block, x, layers(slice(last)), unroll=UNROLLED if deep else True)
             seen += [] if capture is None else [found]
         for index in range(last if cache is None else 0, last + 1):  # a compiled loop would copy the cache
             x, (found, pair) = block(x, layers(index), few if index == last else every)
-            seen += [] if capture is None else [found[None]]
+            seen += [] if found is None else [found[None]]
             pairs.append(pair)
         residual = None
         if capture is not None:
@@ -330,7 +334,7 @@ class Transformer:
             residual = residual if capture_layers is None else residual[:, :, np.asarray(capture_layers)]
         hidden = jnp.moveaxis(_normalise(model.norm, x), 0, 2)
         hidden = hidden[:, np.asarray(at)] if at is not None and few is every else hidden
-        return Outputs(hidden, residual), cache and Cache(*zip(*pairs, strict=True))
+        return Outputs(hidden, residual), None if cache is None else Cache(*zip(*pairs, strict=True))
 
 
 def _at(x: jax.Array, positions: jax.Array) -> jax.Array:
@@ -348,6 +352,7 @@ def _normalise(norm: nnx.RMSNorm, x: jax.Array) -> jax.Array:
     """`norm` of features on axis 0; statistics in float32."""
     precise = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(precise), axis=0, keepdims=True) + norm.epsilon)
+    assert norm.scale is not None
     return (precise * scale * norm.scale[...].astype(jnp.float32)[:, None, None]).astype(x.dtype)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from agents import learner
+from agents import learner, rollout
 from agents.config import SCALES
 from analysis import extraction, populations, steering
 from benchmarks import counts
@@ -48,9 +48,8 @@ def run(options: Options) -> Report:
         directions, strengths = CONDITIONS
         shape = (directions, policy.config.layers, policy.config.width)
         tried = jax.random.normal(jax.random.key(2), shape)
-        seen = steering.Situations(
-            jnp.zeros((32, world.episode_length()), jnp.int32), jnp.zeros((32, world.turns, 4), jnp.int8)
-        )
+        first = jax.tree.map(lambda x: jnp.asarray(np.asarray(x[0])), parameters)
+        seen = rollout.policy_episodes(policy, first, world, params, jax.random.key(3), 32)
 
         def member(parameters):
             levels = jnp.linspace(-4, 4, strengths)
