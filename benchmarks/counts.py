@@ -7,7 +7,9 @@ transformer of width D, hidden width H and L layers, with predictions of V logit
     attention     L · 4 · S² · D                 scores and mixing, over the full square that is computed
     heads         P · 2 · D · (V + 1)
 
-Of the square a causal policy needs S·(S + 1)/2 entries; `causal` counts those alone. The backward pass of a product is
+Of the square a causal policy needs S·(S + 1)/2 entries; `causal` counts those alone. Ours computes about three quarters
+of it: the formula keeps the field's convention. Where predictions are wanted at P positions alone, our last block
+computes queries, mixing, output and MLP only there, and `sparing` counts it so. The backward pass of a product is
 two products of the same size, so forward and backward together are three forwards. Embedding, norms, rotary
 positions, softmax, losses, the optimiser and the maze are work that the clock counts and these formulas do not.
 
@@ -27,7 +29,13 @@ from envs import base, tokens
 
 
 def forward(
-    config: TransformerConfig, length: int, predictions: int, logits: int = tokens.SIZE, *, causal: bool = False
+    config: TransformerConfig,
+    length: int,
+    predictions: int,
+    logits: int = tokens.SIZE,
+    *,
+    causal: bool = False,
+    sparing: bool = False,
 ) -> float:
     """Floating-point operations of one sequence's forward pass.
 
@@ -37,11 +45,17 @@ def forward(
         predictions: positions at which the heads are asked, P.
         logits: that they give, V.
         causal: count only the entries of the attention that a causal policy needs.
+        sparing: count the last block only where it is needed, with predictions spread evenly.
     """
     width = config.width
-    pairs = length * (length + 1) / 2 if causal else length**2
-    layer = 2 * length * (4 * width**2 + 2 * width * config.hidden) + 4 * pairs * width
-    return float(config.layers * layer + predictions * 2 * width * (logits + 1))
+    keys = (length + 1) / 2 if causal else length
+
+    def layer(queries: int) -> float:
+        of_keys = 2 * length * 2 * width**2
+        return of_keys + queries * (2 * (2 * width**2 + 2 * width * config.hidden) + 4 * keys * width)
+
+    last = layer(predictions if sparing else length)
+    return float((config.layers - 1) * layer(length) + last + predictions * 2 * width * (logits + 1))
 
 
 def training(config: TransformerConfig, length: int, *, backward: bool = True) -> Work:
@@ -53,7 +67,7 @@ def training(config: TransformerConfig, length: int, *, backward: bool = True) -
 
 def decoding(config: TransformerConfig, world: base.World) -> Work:
     """One token of an episode played with a cache, which is read once a turn and written once."""
-    work = _reading(config, world, passes=1, predictions=world.turns)
+    work = _reading(config, world, passes=1, predictions=world.turns, sparing=True)
     length, turns = world.episode_length() - 1, world.turns
     item = 2 if config.compute_dtype == "bfloat16" else 4
     # Before turn t the cache holds t / T of the episode: on average half of it is read.
@@ -61,23 +75,40 @@ def decoding(config: TransformerConfig, world: base.World) -> Work:
     return dataclasses.replace(work, bytes=cache / world.episode_length())
 
 
-def stage(config: Config, name: str, *, scoring: bool = True) -> Work:
-    """One token of a whole update of `pretrain` or `rl`; `scoring` whether episodes are read again before learning."""
+def stage(config: Config, name: str, *, scoring: bool = True, sparing: bool = True) -> Work:
+    """One token of a whole update of `pretrain` or `rl`.
+
+    Args:
+        config: of the run.
+        name: of the stage.
+        scoring: whether episodes are read again before learning.
+        sparing: whether the last block computes only what RL needs.
+    """
     world, _ = config.world.make()
     if name == "pretrain":
         return _reading(config.policy, world, passes=3, predictions=world.episode_length() - 1, logits=tokens.SIZE)
     # Playing, scoring, and in every epoch a forward and a backward pass.
-    return _reading(config.policy, world, passes=1 + scoring + 3 * config.rl.epochs, predictions=world.turns)
+    passes = 1 + scoring + 3 * config.rl.epochs
+    return _reading(config.policy, world, passes, predictions=world.turns, sparing=sparing)
 
 
 def reading(config: TransformerConfig, world: base.World) -> Work:
     """One token of scoring whole episodes: a forward pass, with action log-probabilities before every action."""
-    return _reading(config, world, passes=1, predictions=world.turns)
+    return _reading(config, world, passes=1, predictions=world.turns, sparing=True)
 
 
-def _reading(config: TransformerConfig, world: base.World, passes: int, predictions: int, logits: int = 4) -> Work:
+def _reading(
+    config: TransformerConfig,
+    world: base.World,
+    passes: int,
+    predictions: int,
+    logits: int = 4,
+    *,
+    sparing: bool = False,
+) -> Work:
     """`passes` forward passes over an episode, per token; the last token is not read. RL needs the four moves."""
-    counted = (forward(config, world.episode_length() - 1, predictions, logits, causal=half) for half in (False, True))
+    length = world.episode_length() - 1
+    counted = (forward(config, length, predictions, logits, causal=half, sparing=sparing) for half in (False, True))
     full, half = (passes * flops / world.episode_length() for flops in counted)
     return Work(flops=full, causal_flops=half, precision=config.compute_dtype, in_cache=False)
 

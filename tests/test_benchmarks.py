@@ -53,6 +53,9 @@ def test_the_formula_by_hand():
     assert counts.forward(config, 5, 2, 7) == 3 * (layer + scores_and_mixing) + 2 * 2 * 4 * (7 + 1)
     below = sum(2 * 2 * 4 for query in range(5) for key in range(5) if key <= query)
     assert counts.forward(config, 5, 2, 7, causal=True) == 3 * (layer + below) + 2 * 2 * 4 * (7 + 1)
+    # The last block: keys and values of five tokens; queries, scores, mixing, output and MLP of two.
+    last = 2 * 5 * 4 * 8 + 2 * 2 * (4 * 4 + 4 * 4 + 4 * 6 + 6 * 4) + 2 * 5 * 2 * 2 * 4
+    assert counts.forward(config, 5, 2, 7, sparing=True) == 2 * (layer + scores_and_mixing) + last + 2 * 2 * 4 * 8
 
 
 def test_a_stage_counts_every_pass():
@@ -61,9 +64,12 @@ def test_a_stage_counts_every_pass():
     config = tiny.CONFIG
     world, _ = config.world.make()
     length = world.episode_length()
-    once = counts.forward(config.policy, length - 1, world.turns, 4) / length
+    once = counts.forward(config.policy, length - 1, world.turns, 4, sparing=True) / length
     assert counts.stage(config, "rl").flops == pytest.approx((2 + 3 * config.rl.epochs) * once)
     assert counts.stage(config, "rl", scoring=False).flops == pytest.approx((1 + 3 * config.rl.epochs) * once)
+    whole = counts.forward(config.policy, length - 1, world.turns, 4) / length
+    theirs = counts.stage(config, "rl", scoring=False, sparing=False)
+    assert theirs.flops == pytest.approx((1 + 3 * config.rl.epochs) * whole)
     every = counts.forward(config.policy, length - 1, length - 1) / length
     assert counts.stage(config, "pretrain").flops == pytest.approx(3 * every)
 
@@ -78,8 +84,9 @@ def test_operations_of_loops_are_counted_as_often_as_they_run():
 
 def test_bytes_are_of_what_a_step_changes():
     small, large = (counts.stepping(*envs.make("EmojiMaze-v0", size=size, layout="walk")) for size in (40, 100))
-    grids = (100**2 - 40**2) / 15  # written at the reset, once in 15 turns
-    assert large.bytes - small.bytes == pytest.approx(grids)
+    large_words, small_words = (-(-((size - 2) ** 2) // 32) for size in (100, 40))
+    mazes = 2 * 4 * (large_words - small_words) / 15  # two sets of bits, written at the reset, once in 15 turns
+    assert large.bytes - small.bytes == pytest.approx(mazes)
     assert large.operations > small.operations > 0
 
 

@@ -225,5 +225,9 @@ def case(config: Config) -> Case:
     count = config.rl.episodes * config.world.make()[0].episode_length()
     sizes = f"width {config.policy.width}, {config.policy.layers} layers"
     return Case(
-        f"PPO end to end, {sizes}, plain PyTorch", "tokens", count, prepare, counts.stage(config, "rl", scoring=False)
+        f"PPO end to end, {sizes}, plain PyTorch",
+        "tokens",
+        count,
+        prepare,
+        counts.stage(config, "rl", scoring=False, sparing=False),
     )
