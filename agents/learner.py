@@ -241,18 +241,18 @@ class Chunk:
         def member(state, config, params):
             return jax.lax.scan(lambda s, _: update(s, config, params, shards), state, length=updates)
 
-        self._program: Any = jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
-        self._mesh = mesh
+        self.program: Any = jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
+        self.mesh = mesh
         self.takes_part = bool(mesh.local_devices)
         """Whether this process has a device in the mesh; one without must not call the program."""
 
     def place(self, tree: Any) -> Any:
         """Arrays with the member as axis 0, the same on every process, laid out over the mesh."""
-        return place(tree, self._mesh)
+        return place(tree, self.mesh)
 
     def compile(self, state: TrainState, config: Any, params: Any) -> None:
         """Compile for these shapes ahead of the first call, so that compiling can be timed by itself."""
-        self._program = self._program.lower(state, config, params).compile()
+        self.program = self.program.lower(state, config, params).compile()
 
     def __call__(self, state: TrainState, config: Any, params: Any) -> tuple[TrainState, Metrics]:
         """Run the chunk.
@@ -265,4 +265,4 @@ class Chunk:
         Returns:
             The new state, and metrics [M, updates].
         """
-        return self._program(state, config, params)
+        return self.program(state, config, params)

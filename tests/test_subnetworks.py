@@ -82,7 +82,7 @@ def test_fewer_members_are_the_first_and_share_episodes_as_all_did(seeds, member
     whole, part = (stages.make_stage(config, "rl", members=count) for count in (None, members))
     assert part.members == members
     assert part.tokens_per_update * whole.members == whole.tokens_per_update * members
-    assert tuple(part.program._sharding.mesh.shape.values()) == shape
+    assert tuple(part.program.mesh.shape.values()) == shape
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:members], y), whole.arguments, part.arguments)
     states = [stage.initial({"w": np.arange(float(stage.members))}) for stage in (whole, part)]
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:members], y), *states)
