@@ -27,6 +27,8 @@ class MazeState(base.WorldState):
     trail: jax.Array
     """int32[2T+1], cells stood on: the start, then for each turn the cell after the move and the cell after the
     wind; -1 where the episode has not come to. A cell is row * size + column."""
+    stood: jax.Array
+    """uint32[N], the cells of the trail as bits: see `EmojiMaze._bit`."""
     wind: jax.Array
     """int32[], how the last turn's wind blew: 0 calm, 1..4 to North, East, South, West."""
     payoff: jax.Array
@@ -81,6 +83,7 @@ class EmojiMaze(base.World):
         self.prompt_length = 1
         self.observation_length = 10 if shuffle else 6
         self._layout: Layout = LAYOUTS[layout](size)
+        self._side = 1 << (2 * turns + 1).bit_length()
 
     def options(self) -> dict[str, object]:
         return {"size": self.size, "turns": self.turns, "layout": self.layout, "shuffle": self.shuffle}
@@ -132,6 +135,7 @@ class EmojiMaze(base.World):
             position=start,
             ground=jnp.int8(tokens.PATH),
             trail=jnp.full(2 * self.turns + 1, -1, jnp.int32).at[0].set(self._cell(start)),
+            stood=self._mark(jnp.zeros(self._side * -(-self._side // 32), jnp.uint32), start),
             wind=jnp.int32(0),
             payoff=jnp.float32(0),
             clauses=clauses.astype(jnp.int32),
@@ -170,25 +174,35 @@ class EmojiMaze(base.World):
         """The agent pushed one tile, if `moves` and if there is one; the cell goes to `slot` of the trail."""
         target = state.position + jnp.array(tokens.STEPS, jnp.int32)[direction]
         moves = moves & jnp.all((target >= 0) & (target < self.size))
-        role = self.roles(state, target, params)
+        role = self._roles_within_reach(state, target, params)
         position = jnp.where(moves, target, state.position)
         return dataclasses.replace(
             state,
             position=position,
             ground=jnp.where(moves, jnp.where(role == tokens.GOLD, jnp.int8(tokens.PATH), role), state.ground),
             trail=jnp.where(jnp.arange(state.trail.size) == slot, self._cell(position), state.trail),
+            stood=self._mark(state.stood, position),
             payoff=state.payoff + jnp.where(moves, params.rewards[role], jnp.float32(0)),
         )
 
     def roles(self, state: MazeState, cells: jax.Array, params: MazeParams) -> jax.Array:
         """Roles int8[...] of cells int32[..., 2] as they stand; the agent's own cell reads as if it had left."""
+        return self._roles(state, cells, jnp.isin(self._cell(cells), state.trail, method="compare_all"), params)
+
+    def _roles_within_reach(self, state: MazeState, cells: jax.Array, params: MazeParams) -> jax.Array:
+        """`roles` of cells that the agent is beside: the same for a fraction of the work."""
+        word, bit = self._bit(cells)
+        stood = state.stood.at[word].get(mode="promise_in_bounds")
+        return self._roles(state, cells, (stood & bit) != 0, params)
+
+    def _roles(self, state: MazeState, cells: jax.Array, visited: jax.Array, params: MazeParams) -> jax.Array:
         untouched = self._layout.roles(state.layout, cells)
-        visited = jnp.isin(self._cell(cells), state.trail, method="compare_all")
         consumed = jnp.where(untouched == tokens.GOLD, jnp.int8(tokens.PATH), untouched)
         return jnp.where(visited, jnp.where(params.melting, jnp.int8(tokens.MOLD), consumed), untouched)
 
     def neighbours(self, state: MazeState, params: MazeParams) -> jax.Array:
-        return self.roles(state, state.position[None] + jnp.array(tokens.STEPS, jnp.int32), params)
+        cells = state.position[None] + jnp.array(tokens.STEPS, jnp.int32)
+        return self._roles_within_reach(state, cells, params)
 
     def tiles(self, state: MazeState, params: MazeParams) -> jax.Array:
         cells = jnp.stack(jnp.meshgrid(*2 * [jnp.arange(self.size)], indexing="ij"), axis=-1)
@@ -232,6 +246,19 @@ class EmojiMaze(base.World):
                 "position": spaces.Box(0, self.size - 1, (2,), jnp.int32),
             }
         )
+
+    def _bit(self, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Word int32[...] and bit uint32[...] of cells on a board of `_side`², which repeats in both directions.
+
+        Two cells share a bit only if they are `_side` or more apart. An episode moves the agent by 2T cells at most, so
+        that no cell beside it shares one with another cell that it has stood on.
+        """
+        row, column = cells[..., 0] & (self._side - 1), cells[..., 1] & (self._side - 1)
+        return row * -(-self._side // 32) + (column >> 5), jnp.uint32(1) << (column & 31).astype(jnp.uint32)
+
+    def _mark(self, stood: jax.Array, cell: jax.Array) -> jax.Array:
+        word, bit = self._bit(cell)
+        return jnp.where(jnp.arange(stood.size) == word, stood | bit, stood)
 
     def _cell(self, positions: jax.Array) -> jax.Array:
         return positions[..., 0] * self.size + positions[..., 1]

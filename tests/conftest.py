@@ -10,13 +10,14 @@ import zlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# Programs that several tests or their subprocesses share are compiled once a session.
-_cache = tempfile.TemporaryDirectory(prefix="emojimaze-tests-")
-os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": _cache.name,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
+# Programs that several tests, their subprocesses or other test workers share are compiled once a session.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="emojimaze-tests-")
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _cache.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 import hypothesis
 import jax

@@ -117,6 +117,25 @@ def options(draw):
     }
 
 
+@pytest.mark.parametrize("turns", [1, 3, 7, 15, 16])
+def test_cells_within_reach_are_told_apart(turns):
+    world = maze.EmojiMaze(size=2 * max(turns, 2) + 1, turns=turns)
+    params = world.default_params.replace(wind_probability=jnp.float32(1))
+
+    def compare(state, action):
+        around = state.position[None] + jnp.array(tokens.STEPS, jnp.int32)
+        equal = jnp.array_equal(world.neighbours(state, params), world.roles(state, around, params))
+        return world.step_env(jax.random.key(0), state, action, params)[1], equal
+
+    def straight(key, action):
+        state, equal = jax.lax.scan(compare, world.reset_env(key, params)[1], jnp.full(turns, action))
+        return equal, compare(state, action)[1]
+
+    keys = jax.random.split(jax.random.key(turns), 4096)
+    equal = jax.jit(jax.vmap(straight))(keys, jnp.arange(4096) % 4)
+    assert all(map(jnp.all, equal))
+
+
 @pytest.mark.parametrize("world", WORLDS, ids=named)
 @hypothesis.settings(max_examples=EXAMPLES)
 @hypothesis.given(data=options(), seed=st.integers(0, 2**32 - 1), steadiness=st.sampled_from((0.0, 0.8)))

@@ -23,7 +23,9 @@ def at(*rows: str) -> maze.MazeState:
     grid[3:8, 3:8] = [[BOARD[cell] for cell in row] for row in rows]
     _, state = WORLD.reset_env(jax.random.key(0), PARAMS)
     stored = layouts.Walk(11).store(grid)
-    return state.replace(layout=stored, position=jnp.array([5, 5]), trail=state.trail.at[0].set(5 * 11 + 5))
+    centre = jnp.array([5, 5])
+    stood = WORLD._mark(jnp.zeros_like(state.stood), centre)
+    return state.replace(layout=stored, position=centre, trail=state.trail.at[0].set(5 * 11 + 5), stood=stood)
 
 
 def probabilities(state, slip=0.0):
