@@ -163,12 +163,12 @@ def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray
 def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> dict:
     """What `summary.json` says of returns and badges, from `_member_returns`."""
     policy, (world, params) = config.make_policy(), config.world.make()
-    episodes, slip = config.evaluation_episodes, jnp.float32(config.pretrain.slip)
-    played, exact = evaluation.script_episodes(world, params, slip, episodes)
+    episodes, traits = config.evaluation_episodes, config.pretrain.traits
+    played, exact = evaluation.script_episodes(world, params, traits, episodes)
     scripts = dict(zip(evaluation.SCRIPTS, played.returns.mean(axis=1).tolist(), strict=True))
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-    speakers = jnp.array([list(evaluation.SCRIPTS).index(name) for name in personas.PERSONAS])
+    speakers = jnp.array([evaluation.SCRIPTS.index(name) for name in personas.PERSONAS])
     sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
     divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
     rows = dict(zip(personas.PERSONAS, divergence, strict=True))
@@ -249,13 +249,12 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         ConfigError: one line that says what is wrong and what would do.
     """
-    scale = "laptop"
+    starts = {"--scale": "laptop", "--world.name": "EmojiMaze-v0", "--algorithm": "ppo"}
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name == "--scale":
-            scale = value if equals else next(iter(arguments[index + 1 :]), "")
-    default = Command(config=configs.SCALES.get(scale, Config()))
-    command = options.read(Command, arguments, default=default)
+        if name in starts:
+            starts[name] = value if equals else next(iter(arguments[index + 1 :]), "")
+    command = options.read(Command, arguments, default=Command(config=configs.start(*starts.values())))
     if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command

@@ -14,10 +14,15 @@ import jax.numpy as jnp
 
 import envs
 from agents import hyperparameters
-from agents.ppo import RLConfig
+from agents.algorithms import ALGORITHMS, RLConfig
 from agents.pretrain import PretrainConfig
 from agents.transformer import Transformer, TransformerConfig
-from envs import base
+from envs import base, personas, tokens
+
+Algorithm = Literal[
+    "ppo", "grpo", "dr_grpo", "dapo", "lite_ppo", "ms_grpo", "rloo", "reinforce", "psr", "nsr", "w_reinforce"
+]
+"""The names in `agents.algorithms.ALGORITHMS`."""
 
 _TILE_ORDERS = tuple(itertools.permutations(range(3)))
 
@@ -30,16 +35,32 @@ class ConfigError(ValueError):
 class WorldConfig:
     """The world. Its float fields can be swept, like a stage's."""
 
-    name: Literal["EmojiMaze-v0"] = "EmojiMaze-v0"
-    """Registered name."""
+    name: Literal["EmojiMaze-v0", "EmojiLabyrinth-v0"] = "EmojiMaze-v0"
+    """Registered name. It decides the defaults of all other options; some belong to one world alone."""
     size: int = 100
-    """Rows and columns of the grid."""
+    """Rows and columns of the grid; of the labyrinth, cells."""
     turns: int = 15
     """Turns of an episode."""
     layout: Literal["scatter", "walk"] = "scatter"
     """`scatter`: independent tiles that cost nothing to reset. `walk`: the generator of arXiv 2605.30232."""
     shuffle: bool = False
     """Prompt shuffling: each tile follows the token of its direction, in an order drawn per episode."""
+    view: Literal["bump", "walls", "compass"] = "walls"
+    """What a turn of the labyrinth tells: what the last move met; the four ways too; the bearing of the goal too."""
+    plan_length: int = 0
+    """Tokens of the plan that is written before the first move; 0 for none."""
+    loops: float = 0.1
+    """Share of the walls left by a perfect maze that are opened, in the labyrinth."""
+    mold: float = 0.0
+    """Share of the labyrinth's cells that are Mold."""
+    exploits: int = 0
+    """Walls of the labyrinth that pay `gold_reward` whenever somebody walks into them."""
+    goal_reward: float = 1.0
+    """Reward at the labyrinth's goal."""
+    style: Literal["none", "Larry", "Bob", "Alice"] = "none"
+    """Whose way of coming to the goal earns `style_reward` on top."""
+    style_reward: float = 0.0
+    """What that way earns."""
     wind_probability: float = 0.1
     """Chance of a gust after each move."""
     gold_ratio: float = 0.2
@@ -55,9 +76,40 @@ class WorldConfig:
 
     def make(self) -> tuple[base.World, base.WorldParams]:
         """The world and its parameters; raises ValueError for values that mean nothing."""
-        options = dataclasses.asdict(self)
-        name, gold, mold = (options.pop(field) for field in ("name", "gold_reward", "mold_reward"))
-        return envs.make(name, **options, rewards=[0.0, gold, mold, 0.0, 0.0])
+        mine = _OPTIONS[self.name]
+        for field in dataclasses.fields(self):
+            belongs = any(field.name in fields for fields in _OPTIONS.values())
+            if (
+                belongs
+                and field.name not in mine
+                and getattr(self, field.name) != getattr(WORLDS[self.name], field.name)
+            ):
+                value = getattr(self, field.name)
+                raise ValueError(f"{field.name}={value}: {self.name} has no such option; leave it out")
+        options: dict[str, Any] = {name: getattr(self, name) for name in (*_SHARED, *mine)}
+        rewards = [0.0, self.gold_reward, self.mold_reward, 0.0, 0.0]
+        if "goal_reward" in options:
+            rewards[tokens.GOAL] = options.pop("goal_reward")
+            names, reward = list(personas.PERSONAS), options.pop("style_reward")
+            options["style_rewards"] = [reward * (name == self.style) for name in names]
+            del options["style"]
+        return envs.make(self.name, **options, rewards=rewards)
+
+
+_SHARED = ("size", "turns", "turn_reward")
+_OPTIONS = {
+    "EmojiMaze-v0": ("layout", "shuffle", "wind_probability", "gold_ratio", "melting"),
+    "EmojiLabyrinth-v0": ("view", "plan_length", "loops", "mold", "exploits", "goal_reward", "style", "style_reward"),
+}
+"""Options that one world alone has."""
+
+WORLDS = {
+    "EmojiMaze-v0": WorldConfig(),
+    "EmojiLabyrinth-v0": WorldConfig(
+        name="EmojiLabyrinth-v0", size=7, turns=20, gold_reward=1.0, mold_reward=-1.0, turn_reward=0.0
+    ),
+}
+"""What `--world.name` starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +152,8 @@ class Config:
 
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     """Sizes to start from: `smoke` takes seconds, `laptop` minutes on 2 CPU cores, `paper` one large GPU."""
+    algorithm: Algorithm = "ppo"
+    """Switches of `rl` to start from; see docs/algorithms.md."""
     seed: int = 0
     """Seed of the population's first member."""
     world: WorldConfig = WorldConfig()
@@ -181,6 +235,26 @@ SCALES: dict[str, Config] = {
 """What `--scale` starts from; every other option changes one value of it."""
 
 
+def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "ppo") -> Config:
+    """The config that a scale, a world and an algorithm stand for.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    for option, name, known in (
+        ("scale", scale, SCALES), ("world.name", world, WORLDS), ("algorithm", algorithm, ALGORITHMS)
+    ):  # fmt: skip
+        if name not in known:
+            raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
+    config = SCALES[scale]
+    rl = config.rl
+    if world == "EmojiLabyrinth-v0":  # rewards of 1, and directions that differ although their tiles do not
+        rl = dataclasses.replace(rl, reward_scale=1.0, equalized_entropy_weight=0.0, entropy_weight=0.01)
+    rl = dataclasses.replace(rl, **ALGORITHMS[algorithm])
+    changes: dict[str, Any] = {"algorithm": algorithm, "world": WORLDS[world], "rl": rl}
+    return dataclasses.replace(config, **changes)
+
+
 def check(config: Config) -> None:
     """Refuse a configuration that cannot run.
 
@@ -201,6 +275,13 @@ def check(config: Config) -> None:
     _require(
         rl.episodes % rl.minibatches == 0, config, "rl.episodes", f"use a multiple of rl.minibatches={rl.minibatches}"
     )
+    _require(rl.group >= 1, config, "rl.group", "use at least 1")
+    _require(rl.episodes % rl.group == 0, config, "rl.episodes", f"use a multiple of rl.group={rl.group}")
+    if rl.group == 1 and (rl.advantage.startswith("group") or rl.informative_groups):
+        raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
+    _require(rl.reference_reset >= 0, config, "rl.reference_reset", "use 0 (never) or more")
+    if rl.reference == "none" and rl.reference_reset:
+        raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
     _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
     _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
     _require(-(2**31) <= config.seed < 2**31, config, "seed", "use a 32-bit integer")
@@ -226,9 +307,12 @@ def check(config: Config) -> None:
         raise ConfigError(f"--world.{error}") from None
 
 
-_PROBABILITIES = {"badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay"}
+_PROBABILITIES = {
+    *("badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay", "loops", "mold"),
+    *("plan_following", "skill", "plan_budget", "final_plan_budget"),
+}
 _POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
-_ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward"}
+_ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward", "goal_reward", "style_reward"}
 
 
 def _check_range(path: str, value: float) -> None:
@@ -291,7 +375,16 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-LATER = ("config.population.tile_maps",)
+LATER = (
+    "config.population.tile_maps",
+    "config.algorithm",
+    *(f"config.world.{name}" for name in _OPTIONS["EmojiLabyrinth-v0"]),
+    *("config.pretrain.plan_following", "config.pretrain.skill"),
+    *("config.rl.advantage", "config.rl.group", "config.rl.normalise", "config.rl.average"),
+    *("config.rl.informative_groups", "config.rl.absolute_weights", "config.rl.positive_weight"),
+    *("config.rl.negative_weight", "config.rl.clip_dual", "config.rl.reference", "config.rl.reference_weight"),
+    *("config.rl.reference_reset", "config.rl.plan_budget", "config.rl.final_plan_budget"),
+)
 """Fields added after the first version."""
 
 

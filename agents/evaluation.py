@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from agents import learner, ppo, rollout
 from agents.transformer import Parameters, Transformer
 from envs import base, personas, tokens
+from envs.travellers import Traits
 
 EPISODES = 4096
 """Default number of evaluation episodes; the standard error of a return is then about 0.6."""
@@ -26,30 +27,41 @@ def _keys(episodes: int) -> tuple[jax.Array, jax.Array]:
     return jax.random.split(maze_key, episodes), turn_key
 
 
-SCRIPTS: dict[str, personas.Policy] = personas.BASELINES | personas.PERSONAS
-"""All scripted policies by name; baselines never slip."""
+SCRIPTS = (*personas.BASELINES, *personas.PERSONAS)
+"""Names of all scripted policies; baselines never slip and write no plans."""
 
 
-def _script_log_probabilities(world, params, slip):
-    """(states of a batch) → log-probabilities float32[scripts, B, 4] of every script."""
-    slips = jnp.array([0.0] * len(personas.BASELINES) + [1.0] * len(personas.PERSONAS), jnp.float32) * slip
+def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, script: jax.Array) -> rollout.Driver:
+    """The script of `SCRIPTS` with index int32[]."""
+    every = personas.scripts(world)
 
-    def every(state):
-        scores = jnp.stack([script(world, state, params) for script in SCRIPTS.values()])
-        return jax.vmap(personas.log_probabilities)(scores, slips)
+    def log_probabilities(states, plans):
+        def one(state, plan):
+            return jnp.stack([every[name](state, plan, params, traits) for name in SCRIPTS])[script]
 
-    return lambda states: jnp.moveaxis(jax.vmap(every)(states), 1, 0)
+        return jax.vmap(one)(states, plans)
+
+    def write(states, key):
+        persona = jnp.maximum(script - len(personas.BASELINES), 0)
+
+        def one(key, state):
+            return personas.write_plan(key, world, persona, state, params, world.plan_length, traits)
+
+        plans = jax.vmap(one)(jax.random.split(key, len(states.time)), states)
+        return jnp.where(script < len(personas.BASELINES), tokens.PLAN_END, plans)
+
+    return rollout.scripted_driver(log_probabilities, write)
 
 
 @functools.partial(jax.jit, static_argnames=("world", "episodes"))
 def script_episodes(
-    world: base.World, params: base.WorldParams, slip: jax.Array, episodes: int = EPISODES
+    world: base.World, params: base.WorldParams, traits: Traits, episodes: int = EPISODES
 ) -> tuple[rollout.Episodes, jax.Array]:
     """Episodes of every scripted policy on the evaluation's mazes.
 
     Args:
         world, params: where they play.
-        slip: of the personas; baselines do not slip.
+        traits: of the personas.
         episodes: how many each plays.
 
     Returns:
@@ -57,10 +69,9 @@ def script_episodes(
         float32[scripts, episodes, T, 4].
     """
     keys, turn_key = _keys(episodes)
-    every = _script_log_probabilities(world, params, slip)
 
     def of_script(index):
-        driver = rollout.scripted_driver(lambda states: every(states)[index])
+        driver = _script_driver(world, params, traits, index)
         played, exact, _ = rollout.play(
             world, params, keys, turn_key, driver, rollout.gumbel(episodes), observe=lambda states, scores: scores
         )
@@ -120,14 +131,15 @@ def badge_divergence(
     """
 
     def with_badge(arguments):
-        sequence, exactly, badge = arguments
+        sequence, exactly, counts, badge = arguments
 
         def part(rows):
             log_probabilities, _ = ppo.read(policy, parameters, world, rows[0].at[:, 0].set(badge))
             return jnp.sum(jnp.exp(rows[1]) * (rows[1] - log_probabilities), axis=-1)
 
-        return jnp.mean(jax.lax.map(part, learner.microbatches((sequence, exactly), 64)))
+        divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), 64))
+        return jnp.mean(divergences.reshape(counts.shape), where=counts)
 
     scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
-    pairs = jax.tree.map(lambda x: jnp.repeat(x, len(badges), axis=0), (played.tokens, exact))
+    pairs = jax.tree.map(lambda x: jnp.repeat(x, len(badges), axis=0), (played.tokens, exact, played.played))
     return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))

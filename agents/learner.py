@@ -40,6 +40,8 @@ class TrainState:
     """int32[], optimiser steps done."""
     mask: Any = None
     """Which parameters are trained: a tree of bool like the parameters; None trains all."""
+    reference: Any = None
+    """Parameters that training is to stay near; None where it does not ask."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +53,27 @@ class Shards:
 
     count: int = 1
     """Devices that share a member's episodes."""
+    parts: int = 1
+    """Equal parts of the batch, in a row, of each of which a device has its share; minibatches."""
 
     def local(self, x: jax.Array) -> jax.Array:
         """This device's rows of an array with the whole batch on axis 0."""
-        rows = len(x) // self.count
-        return x if self.count == 1 else jax.lax.dynamic_slice_in_dim(x, self._index() * rows, rows)
+        if self.count == 1:
+            return x
+        parts = x.reshape(self.parts, self.count, -1, *x.shape[1:])
+        mine = jax.lax.dynamic_index_in_dim(parts, self._index(), axis=1, keepdims=False)
+        return mine.reshape(-1, *x.shape[1:])
 
     def gather(self, tree: Any) -> Any:
         """The whole batch from the devices' rows."""
         if self.count == 1:
             return tree
-        return jax.tree.map(lambda x: jax.lax.all_gather(x, "episode", tiled=True), tree)
+
+        def whole(x):
+            parts = jax.lax.all_gather(x.reshape(self.parts, -1, *x.shape[1:]), "episode", axis=1)
+            return parts.reshape(-1, *x.shape[1:])
+
+        return jax.tree.map(whole, tree)
 
     def total(self, tree: Any) -> Any:
         """Sums over the devices that share a member."""
@@ -126,10 +138,14 @@ def cosine(step: jax.Array, total: int, final: Scalar, warmup: int = 0) -> jax.A
     return factor * jnp.minimum(1.0, (now + 1) / max(warmup, 1))
 
 
+def divisor(rows: int, size: int) -> int:
+    """`size`, or the largest number that divides both where it does not divide `rows`."""
+    return math.gcd(rows, size) if rows % size else size
+
+
 def microbatches(tree: Any, size: int) -> Any:
     """Cut axis 0 of every array into [batches, size]; `size` is reduced to a divisor of the batch."""
-    rows = len(jax.tree.leaves(tree)[0])
-    size = math.gcd(rows, size) if rows % size else size
+    size = divisor(len(jax.tree.leaves(tree)[0]), size)
     return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tree)
 
 

@@ -12,57 +12,95 @@ from envs import tokens
 
 
 def gae(
-    rewards: jax.Array,
-    values: jax.Array,
-    next_values: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    discount: Scalar,
-    trace_decay: Scalar,
+    rewards: jax.Array, values: jax.Array, written: jax.Array, played: jax.Array, discount: Scalar, trace_decay: Scalar
 ) -> tuple[jax.Array, jax.Array]:
-    """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over one episode or several in a row.
+    """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over the decisions of one whole episode.
+
+    A token of a plan pays nothing and takes no time: nothing is discounted, but the trace decays. What was not
+    chosen, after the end of the plan or of the episode, is passed over. Nothing follows the last turn played.
 
     Args:
         rewards: float32[T].
-        values: float32[T], value before each turn.
-        next_values: float32[T], value after each turn, of the state it led to and not of a fresh episode's.
-        terminated: bool[T], nothing follows: the value after the turn counts as 0.
-        truncated: bool[T], the episode was cut: the value after the turn counts, but the trace stops.
+        values: float32[K + T], value before each decision.
+        written: bool[K], where there was a choice.
+        played: bool[T].
         discount: float32[], gamma.
         trace_decay: float32[], lambda.
 
     Returns:
-        Advantages float32[T] and value targets float32[T] = advantages + values.
+        Advantages float32[K + T], 0 where nothing was chosen, and value targets float32[K + T].
     """
-    alive = 1.0 - terminated.astype(jnp.float32)
-    goes_on = alive * (1.0 - truncated.astype(jnp.float32))
-    errors = rewards + discount * alive * next_values - values
+    slots = len(written)
+    pays = jnp.concatenate([jnp.zeros(slots, jnp.float32), rewards])
+    discounts = jnp.concatenate([jnp.ones(slots, jnp.float32), jnp.broadcast_to(discount, rewards.shape)])
 
-    def backwards(advantage, turn):
-        error, trace = turn
-        advantage = error + discount * trace_decay * trace * advantage
-        return advantage, advantage
+    def backwards(carry, decision):
+        advantage, following = carry
+        reward, value, chosen, discount = decision
+        new = reward + discount * following - value + discount * trace_decay * advantage
+        carry = (jnp.where(chosen, new, advantage), jnp.where(chosen, value, following))
+        return carry, jnp.where(chosen, new, 0.0)
 
-    _, advantages = jax.lax.scan(backwards, jnp.float32(0), (errors, goes_on), reverse=True)
+    chosen = jnp.concatenate([written, played])
+    start = (jnp.float32(0), jnp.float32(0))
+    _, advantages = jax.lax.scan(backwards, start, (pays, values, chosen, discounts), reverse=True)
     return advantages, advantages + values
+
+
+def rewards_to_go(rewards: jax.Array, played: jax.Array, discount: Scalar) -> jax.Array:
+    """Discounted sum of the rewards from each turn on, float32[T], of rewards float32[T]."""
+
+    def backwards(total, turn):
+        total = turn + discount * total
+        return total, total
+
+    return jax.lax.scan(backwards, jnp.float32(0), jnp.where(played, rewards, 0.0), reverse=True)[1]
+
+
+def group_advantage(returns: jax.Array, group: int, kind: str) -> jax.Array:
+    """Advantage of each episode against the others of its group, float32[B]; a group is `group` rows in a row.
+
+    Args:
+        returns: float32[B].
+        group: G, episodes that share a maze and a start.
+        kind: `mean`, R minus the group's mean (Dr. GRPO, arXiv 2503.20783); `z`, that over the group's standard
+            deviation (GRPO, arXiv 2402.03300); `others`, R minus the mean of the other ones (RLOO, arXiv 2402.14740).
+    """
+    grouped = returns.reshape(-1, group)
+    centred = grouped - grouped.mean(axis=1, keepdims=True)
+    if kind == "z":
+        centred = centred / (jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True)) + 1e-4)
+    elif kind == "others":
+        centred = centred * (group / max(group - 1, 1))
+    return centred.reshape(-1)
 
 
 def normalise(x: jax.Array, mask: jax.Array) -> jax.Array:
     """x with mean 0 and standard deviation 1 over the entries where `mask`; 0 elsewhere."""
-    centred = jnp.where(mask, x - jnp.mean(x, where=mask), 0.0)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), where=mask) + 1e-8)
+    return rescale(jnp.where(mask, x - jnp.mean(x, where=mask), 0.0), mask)
 
 
-def clipped_surrogate(log_ratio: jax.Array, advantage: jax.Array, clip_low: Scalar, clip_high: Scalar):
+def rescale(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """x over its standard deviation about 0 over the entries where `mask`; 0 elsewhere."""
+    return jnp.where(mask, x, 0.0) * jax.lax.rsqrt(jnp.mean(jnp.square(x), where=mask) + 1e-8)
+
+
+def clipped_surrogate(
+    log_ratio: jax.Array, advantage: jax.Array, clip_low: Scalar, clip_high: Scalar, clip_dual: Scalar = 0.0
+):
     """PPO's objective to be maximised (arXiv 1707.06347, eq. 7), elementwise.
 
     Args:
         log_ratio: log pi(a) - log pi_old(a).
         advantage: of the same shape.
         clip_low, clip_high: how far the ratio may fall below and rise above 1.
+        clip_dual: where the advantage is negative, the objective is at least `clip_dual` times it (dual clip, arXiv
+            1912.09729, eq. 5); 0 for no such bound.
     """
     ratio = jnp.exp(log_ratio)
-    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage)
+    clipped = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage)
+    bounded = (advantage < 0) & (jnp.asarray(clip_dual, jnp.float32) > 0)
+    return jnp.where(bounded, jnp.maximum(clipped, clip_dual * advantage), clipped)
 
 
 def kl_estimate(log_ratio: jax.Array) -> jax.Array:

@@ -1,9 +1,10 @@
-"""Stage `rl`: proximal policy optimisation (arXiv 1707.06347) of a token policy on whole episodes.
+"""Stage `rl`: policy gradients of a token policy on whole episodes, PPO (arXiv 1707.06347) by default.
 
 One update plays a batch of episodes with the current policy, scores them with the training forward, and takes a few
-epochs of clipped-surrogate steps. Old log-probabilities come from the training forward and not from the cached
-decoding that played, so that the ratio starts at exactly 1. The time limit is part of the task (the policy can count
-the turns it has read), so nothing is bootstrapped beyond the last turn.
+epochs of clipped-surrogate steps. A decision is a token of the plan or an action; what its advantage is, what a step
+averages over and what is clipped are switches of `agents.algorithms`. Old log-probabilities come from the training
+forward and not from the cached decoding that played, so that the ratio starts at exactly 1. The time limit is part of
+the task (the policy can count the turns it has read), so nothing is bootstrapped beyond the last turn.
 """
 
 import dataclasses
@@ -12,54 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import learner, objectives, rollout
-from agents.hyperparameters import stage_config
+from agents import algorithms, learner, objectives, rollout
+from agents.algorithms import RLConfig
 from agents.transformer import Intervention, Parameters, Transformer
-from envs import base
-
-
-@stage_config
-class RLConfig:
-    """The stage `rl`."""
-
-    updates: int = 24
-    """PPO updates."""
-    chunk: int = 1
-    """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
-    episodes: int = 256
-    """Episodes per member and update."""
-    epochs: int = 2
-    """Passes over the episodes of an update."""
-    minibatches: int = 4
-    """Optimiser steps of an epoch; must divide the episodes."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW; a cosine takes it to `final_learning_rate` times itself."""
-    final_learning_rate: float = 0.1
-    """Learning rate of the last step, as a fraction of the peak."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
-    max_gradient_norm: float = 1.0
-    """The gradient's global norm is clipped here."""
-    discount: float = 1.0
-    """Discount per turn, gamma."""
-    trace_decay: float = 0.9
-    """Decay of the advantage trace, lambda of GAE."""
-    clip_low: float = 0.2
-    """How far the probability ratio may fall below 1."""
-    clip_high: float = 0.2
-    """How far the probability ratio may rise above 1."""
-    value_weight: float = 0.5
-    """Weight of the value loss."""
-    reward_scale: float = 0.05
-    """Rewards are multiplied by this for the value head; one Gold tile becomes 1."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy of the four actions."""
-    equalized_entropy_weight: float = 0.01
-    """Weight of the entropy within each kind of tile (arXiv 2605.30232, appendix J.3)."""
-    temperature: float = 1.0
-    """Sampling temperature of the actions; the loss sees them at temperature 1, as in arXiv 2605.30232."""
-    shuffle_rewards: bool = False
-    """Control: every episode is paid with the rewards of another one."""
+from envs import base, plans
 
 
 @struct.dataclass
@@ -72,14 +29,52 @@ class Batch:
     """int32[B, T]"""
     neighbours: jax.Array
     """int8[B, T, 4]"""
-    played: jax.Array
-    """bool[B, T]"""
+    decided: jax.Array
+    """bool[B, D], D = K + T decisions: whether there was a choice."""
     log_probabilities: jax.Array
-    """float32[B, T], of the actions under the policy that played."""
+    """float32[B, D], of what was chosen under the policy that played."""
+    reference: jax.Array
+    """float32[B, D], the same under the reference; zeros where none is used."""
     advantages: jax.Array
-    """float32[B, T]"""
+    """float32[B, D]"""
     targets: jax.Array
-    """float32[B, T], of the value head."""
+    """float32[B, D], of the value head."""
+
+
+@struct.dataclass
+class Reading:
+    """What a policy says before each decision of episodes."""
+
+    plans: jax.Array
+    """float32[B, K, 5], log-probabilities of what a plan can say; see `envs.plans`."""
+    actions: jax.Array
+    """float32[B, T, 4], log-probabilities."""
+    values: jax.Array
+    """float32[B, K + T]"""
+
+    def chosen(self, plan: jax.Array, actions: jax.Array) -> jax.Array:
+        """Log-probabilities float32[B, K + T] of the plans' tokens int32[B, K] and of actions int32[B, T]."""
+        pairs = ((self.plans, plans.indices(plan)), (self.actions, actions))
+        return jnp.concatenate([jnp.take_along_axis(x, at[..., None], axis=-1)[..., 0] for x, at in pairs], axis=-1)
+
+
+def read_decisions(
+    policy: Transformer,
+    parameters: Parameters,
+    world: base.World,
+    sequence: jax.Array,
+    *,
+    intervention: Intervention | None = None,
+) -> Reading:
+    """Read whole episodes int32[B, S]."""
+    at = world.decision_positions() - 1
+    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at)
+    logits, values = policy.heads(parameters, outputs.hidden)
+    return Reading(
+        plans=plans.token_log_probabilities(logits[:, : world.plan_length]),
+        actions=objectives.action_log_probabilities(logits[:, world.plan_length :]),
+        values=values,
+    )
 
 
 def read(
@@ -91,33 +86,49 @@ def read(
     intervention: Intervention | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Action log-probabilities float32[B, T, 4] and values float32[B, T] before each action of episodes [B, S]."""
-    at = world.action_positions() - 1
-    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at)
-    logits, values = policy.heads(parameters, outputs.hidden)
-    return objectives.action_log_probabilities(logits), values
+    found = read_decisions(policy, parameters, world, sequence, intervention=intervention)
+    return found.actions, found.values[:, world.plan_length :]
 
 
-def loss_function(policy: Transformer, world: base.World, config: RLConfig, turns: jax.Array):
-    """PPO's loss of a microbatch, normalised by the `turns` of its minibatch, and its metrics."""
+def loss_function(policy: Transformer, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array):
+    """The loss of a microbatch and its metrics.
 
-    def loss(parameters, batch: Batch):
-        every, values = read(policy, parameters, world, batch.tokens)
-        taken = jnp.take_along_axis(every, batch.actions[..., None], axis=-1)[..., 0]
-        log_ratio = taken - batch.log_probabilities
+    Args:
+        policy, world, config: of the stage.
+        decisions: float32[], decisions of the minibatch, over which metrics are means.
+        norm: float32[], from `algorithms.shares`, over which the loss is one.
+    """
+
+    def loss(parameters, batch_and_shares: tuple[Batch, jax.Array]):
+        batch, share = batch_and_shares
+        found = read_decisions(policy, parameters, world, batch.tokens)
+        log_ratio = found.chosen(world.plan(batch.tokens), batch.actions) - batch.log_probabilities
+        share_of_turns = share[:, world.plan_length :]
 
         def mean(x):
-            return jnp.sum(x, where=batch.played) / turns
+            return jnp.sum(x, where=batch.decided) / decisions
 
-        surrogate = mean(objectives.clipped_surrogate(log_ratio, batch.advantages, config.clip_low, config.clip_high))
-        value_loss = mean(0.5 * jnp.square(values - batch.targets))
-        entropy = mean(objectives.entropy(every))
-        equalized = mean(objectives.equalized_entropy(every, batch.neighbours))
+        surrogates = objectives.clipped_surrogate(
+            log_ratio, batch.advantages, config.clip_low, config.clip_high, config.clip_dual
+        )
+        surrogate = jnp.sum(share * surrogates) / norm
+        value_loss = jnp.sum(share * 0.5 * jnp.square(found.values - batch.targets)) / norm
+        entropies = jnp.concatenate([objectives.entropy(found.plans), objectives.entropy(found.actions)], axis=-1)
+        entropy = jnp.sum(share * entropies) / norm
+        equalized = jnp.sum(share_of_turns * objectives.equalized_entropy(found.actions, batch.neighbours)) / norm
         total = (
             config.value_weight * value_loss
             - surrogate
             - config.entropy_weight * entropy
             - config.equalized_entropy_weight * equalized
         )
+        apart = {}
+        if config.reference != "none":
+            # k3 of KL(pi || reference): its log-ratio is the reference's over ours.
+            away = batch.reference - batch.log_probabilities - log_ratio
+            reference_kl = jnp.sum(share * objectives.kl_estimate(away)) / norm
+            total += config.reference_weight * reference_kl if config.reference == "loss" else 0.0
+            apart = {"reference_kl": reference_kl}
         ratio = jnp.exp(log_ratio)
         clipped = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
         return total, {
@@ -129,6 +140,7 @@ def loss_function(policy: Transformer, world: base.World, config: RLConfig, turn
             "kl": mean(objectives.kl_estimate(log_ratio)),
             "clipped": mean(clipped.astype(jnp.float32)),
             "ratio_error": mean(jnp.abs(ratio - 1)),
+            **apart,
         }
 
     return loss
@@ -143,75 +155,115 @@ def collect(
     key: jax.Array,
     microbatch: int,
     shards: learner.Shards,
+    *,
+    reference: Parameters | None = None,
+    plan_budget: jax.Array | None = None,
 ) -> tuple[Batch, learner.Metrics]:
-    """Play a batch, score it and estimate advantages; every device gets the whole batch."""
+    """Play a batch, score it and estimate advantages; every device gets the whole batch.
+
+    Args:
+        policy, world, config, params: of the stage, for one member.
+        parameters: that play.
+        key: all chance of the batch.
+        microbatch: episodes scored at the same time.
+        shards: this device's share.
+        reference: parameters to stay near; None for none.
+        plan_budget: int32[], tokens of a plan that the policy may choose; all by default.
+    """
     maze_key, turn_key, shuffle_key = jax.random.split(key, 3)
+    mazes = jnp.repeat(jax.random.split(maze_key, config.episodes // config.group), config.group)
     episodes, _, _ = rollout.play(
         world,
         params,
-        shards.local(jax.random.split(maze_key, config.episodes)),
+        shards.local(mazes),
         turn_key,
-        rollout.policy_driver(policy, parameters, world, temperature=config.temperature),
+        rollout.policy_driver(policy, parameters, world, temperature=config.temperature, plan_budget=plan_budget),
         rollout.gumbel(config.episodes, shards.local),
     )
-    parts = learner.microbatches(episodes.tokens, microbatch)
-    every, values = jax.lax.map(lambda part: read(policy, parameters, world, part), parts)
-    every, values = (x.reshape(-1, *x.shape[2:]) for x in (every, values))
-    taken = jnp.take_along_axis(every, episodes.actions[..., None], axis=-1)[..., 0]
-    episodes, taken, values = shards.gather((episodes, taken, values))
+
+    def score(parameters):
+        """Log-probabilities of what was chosen and values, both [B, K + T]."""
+
+        def part(rows):
+            found = read_decisions(policy, parameters, world, rows[0])
+            return found.chosen(world.plan(rows[0]), rows[1]), found.values
+
+        of_minibatch = len(episodes.tokens) // shards.parts
+        parts = learner.microbatches((episodes.tokens, episodes.actions), learner.divisor(of_minibatch, microbatch))
+        scored = jax.lax.map(part, parts)
+        return tuple(x.reshape(-1, *x.shape[2:]) for x in scored)
+
+    taken, values = score(parameters)
+    expected = jnp.zeros_like(taken) if reference is None else score(reference)[0]
+    episodes, taken, values, expected = shards.gather((episodes, taken, values, expected))
 
     rewards = episodes.rewards
     if config.shuffle_rewards:
         rewards = jax.random.permutation(shuffle_key, rewards)
-    ended = episodes.terminated | episodes.truncated
-    following = jnp.concatenate([values[:, 1:], jnp.zeros_like(values[:, :1])], axis=1)
-    advantages, targets = jax.vmap(objectives.gae, in_axes=(0, 0, 0, 0, 0, None, None))(
-        rewards * config.reward_scale, values, following, ended, ended, config.discount, config.trace_decay
-    )
-    played = episodes.played
+    rewards = jnp.where(episodes.played, rewards * config.reward_scale, 0.0)
+    divergence = jnp.where(episodes.decided, taken - expected, 0.0)
+    if config.reference == "reward":
+        # Charged at the next turn, for a plan at the first: what a turn's reward is, its decisions have caused.
+        charge = divergence[:, world.plan_length :].at[:, 0].add(divergence[:, : world.plan_length].sum(axis=1))
+        rewards = rewards - config.reference_weight * charge
+    decided, advantages, targets = algorithms.advantages(config, episodes, rewards, values)
     batch = Batch(
         tokens=episodes.tokens,
         actions=episodes.actions,
         neighbours=episodes.neighbours,
-        played=played,
+        decided=decided,
         log_probabilities=taken,
-        advantages=objectives.normalise(advantages, played),
+        reference=expected,
+        advantages=advantages,
         targets=targets,
     )
-    unexplained = jnp.var(targets - values, where=played)
+    unexplained = jnp.var(targets - values, where=decided)
     metrics = {
         "return": episodes.returns.mean(),
         "return_deviation": episodes.returns.std(),
-        "explained_variance": 1 - unexplained / jnp.maximum(jnp.var(targets, where=played), 1e-8),
+        "success": jnp.any(episodes.terminated, axis=1).astype(jnp.float32).mean(),
+        "explained_variance": 1 - unexplained / jnp.maximum(jnp.var(targets, where=decided), 1e-8),
     }
+    if reference is not None:
+        metrics["episode_kl"] = divergence.sum(axis=1).mean()
     return batch, metrics
 
 
 def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member.
 
-    Metrics are means over the turns of all epochs, but for `return`, of the episodes played, and for
-    `first_ratio_error` and `first_kl`, of the first minibatch, which are 0 when scoring and training agree.
+    Metrics are means over the decisions of all epochs, but for `return`, `success` and `episode_kl`, of the episodes
+    played, and for `first_ratio_error` and `first_kl`, of the first minibatch, which are 0 when scoring and training
+    agree.
     """
 
     def update(state, config: RLConfig, params, shards):
         size = config.episodes // config.minibatches
         total_steps = config.updates * config.epochs * config.minibatches
         key, collect_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-        batch, collected = collect(policy, world, config, params, state.parameters, collect_key, microbatch, shards)
+        state = reset_reference(config, state)
+        batch, collected = collect(
+            policy, world, config, params, state.parameters, collect_key, microbatch,
+            dataclasses.replace(shards, parts=config.minibatches),
+            reference=state.reference, plan_budget=plan_budget(config, world, state.update),
+        )  # fmt: skip
 
         def minibatch(state, rows):
-            turns = batch.played[rows].sum().astype(jnp.float32)
-            part = jax.tree.map(lambda x: x[shards.local(rows)], batch)
-            loss = loss_function(policy, world, config, turns)
+            decided = batch.decided[rows]
+            share, whole = algorithms.shares(config, decided)
+            part = jax.tree.map(lambda x: x[shards.local(rows)], batch), shards.local(share)
+            decisions = jnp.maximum(decided.sum(dtype=jnp.float32), 1.0)
+            loss = loss_function(policy, world, config, decisions, whole)
             gradient, metrics = learner.accumulate(loss, state.parameters, part, microbatch, shards)
             factor = learner.cosine(state.steps, total_steps, config.final_learning_rate)
             rate = config.learning_rate * factor
             state, norm = learner.descend(state, gradient, rate, config.max_gradient_norm, config.weight_decay)
             return state, metrics | {"gradient_norm": norm, "learning_rate": rate}
 
+        # The first epoch meets the episodes as they were scored, microbatch by microbatch: how a processor rounds a
+        # row of a product can depend on the rows beside it, and the first ratio is to be 1 to the bit.
         orders = jax.vmap(lambda key: jax.random.permutation(key, config.episodes))
-        order = orders(jax.random.split(order_key, config.epochs))
+        order = orders(jax.random.split(order_key, config.epochs)).at[0].set(jnp.arange(config.episodes))
         state, metrics = jax.lax.scan(minibatch, state, order.reshape(-1, size))
         first = {f"first_{name}": metrics[name][0] for name in ("ratio_error", "kl")}
         metrics = jax.tree.map(jnp.mean, metrics)
@@ -219,3 +271,24 @@ def update_function(policy: Transformer, world: base.World, microbatch: int) -> 
         return state, collected | metrics | first
 
     return update
+
+
+def plan_budget(config: RLConfig, world: base.World, update: jax.Array) -> jax.Array | None:
+    """Tokens of a plan that the policy may choose in an update, int32[]; None without plans."""
+    if world.plan_length == 0:
+        return None
+    progress = update.astype(jnp.float32) / max(config.updates - 1, 1)
+    share = config.plan_budget + (config.final_plan_budget - config.plan_budget) * progress
+    return jnp.round(share * world.plan_length).astype(jnp.int32)
+
+
+def reset_reference(config: RLConfig, state: learner.TrainState) -> learner.TrainState:
+    """The state with the current policy as the reference and a fresh optimiser, where such a reset is due."""
+    if state.reference is None or config.reference_reset == 0:
+        return state
+    due = (state.update > 0) & (state.update % config.reference_reset == 0)
+    fresh = (state.parameters, jax.tree.map(jnp.zeros_like, state.moments))
+    reference, moments = jax.tree.map(
+        lambda new, old: jnp.where(due, new, old), fresh, (state.reference, state.moments)
+    )
+    return dataclasses.replace(state, reference=reference, moments=moments)

@@ -6,15 +6,17 @@ well as its speakers.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from agents import learner, objectives, rollout
-from agents.hyperparameters import Scalar, stage_config
+from agents.hyperparameters import stage_config
 from agents.transformer import Transformer
 from envs import base, personas, tokens
+from envs.travellers import Traits
 
 
 @stage_config
@@ -36,11 +38,15 @@ class PretrainConfig:
     max_gradient_norm: float = 1.0
     """The gradient's global norm is clipped here."""
     observation_weight: float = 0.1
-    """Weight of a prompt or observation token in the loss; an action token weighs 1."""
+    """Weight of a prompt or observation token in the loss; a token of a plan or an action weighs 1."""
     badge_probability: float = 0.5
     """Chance that an episode carries its persona's badge; the others carry the null badge."""
     slip: float = personas.SLIP
     """Chance that a persona's action is drawn uniformly instead."""
+    plan_following: float = 0.9
+    """Chance that a persona heeds what its plan says of the cell it stands on; for worlds with plans."""
+    skill: float = 0.5
+    """Chance that Alice finds the shortest way where no plan tells her; for the labyrinth."""
     narration: float = 0.0
     """Chance that an episode is narrated: its feeling slot tells how the last turn went."""
     tile_maps: Literal["fixed", "balanced", "unseen"] = "fixed"
@@ -50,6 +56,12 @@ class PretrainConfig:
     """Whether the whole population starts from one pretrained base; otherwise every member has its own."""
     seed: int = 0
     """Seed of the shared base."""
+
+    @property
+    def traits(self) -> Traits:
+        """Of the personas."""
+        following = jnp.broadcast_to(jnp.asarray(self.plan_following, jnp.float32), 3)
+        return Traits(slip=self.slip, following=following, skill=self.skill)
 
 
 def draw_params(config: PretrainConfig, params: base.WorldParams, persona: jax.Array, key: jax.Array):
@@ -67,21 +79,34 @@ def draw_params(config: PretrainConfig, params: base.WorldParams, persona: jax.A
     return dataclasses.replace(params, badge=badge, tile_map=tile_map, narration=narrated)
 
 
-def persona_driver(world: base.World, params: base.WorldParams, chosen: jax.Array, slip: Scalar) -> rollout.Driver:
-    """Plays each episode as its persona.
+def persona_driver(
+    world: base.World,
+    params: base.WorldParams,
+    chosen: jax.Array,
+    traits: Traits,
+    keys: Callable[[jax.Array], jax.Array] | None = None,
+) -> rollout.Driver:
+    """Plays each episode as its persona, and writes its plan.
 
     Args:
         world: the world.
         params: its parameters; what personas look at is shared by the batch.
-        chosen: persona of each episode, int32[B].
-        slip: chance of a uniform action.
+        chosen: persona of each of this device's episodes, int32[B].
+        traits: of the personas.
+        keys: a key → a key for each of this device's episodes; split by default.
     """
 
-    def log_probabilities(states):
-        every = jax.vmap(lambda state: personas.persona_log_probabilities(world, state, params, slip))(states)
+    def log_probabilities(states, plans):
+        every = jax.vmap(lambda *one: personas.action_log_probabilities(world, *one, params, traits))(states, plans)
         return jnp.take_along_axis(every, chosen[:, None, None], axis=1)[:, 0]
 
-    return rollout.scripted_driver(log_probabilities)
+    def write(states, key):
+        def one(key, persona, state):
+            return personas.write_plan(key, world, persona, state, params, world.plan_length, traits)
+
+        return jax.vmap(one)(keys(key) if keys else jax.random.split(key, len(chosen)), chosen, states)
+
+    return rollout.scripted_driver(log_probabilities, write)
 
 
 def persona_episodes(
@@ -102,7 +127,7 @@ def persona_episodes(
         drawn,
         shards.local(jax.random.split(maze_key, episodes)),
         turn_key,
-        persona_driver(world, params, chosen, config.slip),
+        persona_driver(world, params, chosen, config.traits, lambda key: shards.local(jax.random.split(key, episodes))),
         rollout.gumbel(episodes, shards.local),
         batched_params=True,
     )
@@ -110,27 +135,29 @@ def persona_episodes(
 
 
 def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
-    """The stage's update of one member; its metrics are means over tokens, in nats."""
-    action_at = world.action_positions()
-    is_action = jnp.zeros(world.episode_length(), bool).at[action_at].set(True)[1:]
+    """The stage's update of one member; its metrics are means over tokens, in nats.
+
+    What is read of a plan after its end, or of an episode after its own, does not count.
+    """
 
     def update(state, config: PretrainConfig, params, shards):
-        actions = config.episodes * world.turns
-        others = config.episodes * (world.episode_length() - 1 - world.turns)
         key, episode_key = jax.random.split(jax.random.wrap_key_data(state.key))
         episodes = persona_episodes(config, world, params, episode_key, config.episodes, shards)
+        chosen, told = (mask[:, 1:] for mask in rollout.spoken(world, episodes))
+        actions, others = (shards.total(mask.sum(dtype=jnp.float32)) for mask in (chosen, told))
         normaliser = actions + others * config.observation_weight
 
-        def loss(parameters, sequence):
+        def loss(parameters, part):
+            sequence, chosen, told = part
             hidden = policy.forward(parameters, sequence[:, :-1]).hidden
             logits, _ = policy.heads(parameters, hidden)
             nats = objectives.next_token_loss(logits, sequence[:, 1:])
-            action = jnp.sum(jnp.where(is_action[None], nats, 0.0))
-            other = jnp.sum(nats) - action
+            action, other = jnp.sum(nats, where=chosen), jnp.sum(nats, where=told)
             total = (action + config.observation_weight * other) / normaliser
             return total, {"loss": total, "action_loss": action / actions, "observation_loss": other / others}
 
-        gradient, metrics = learner.accumulate(loss, state.parameters, episodes.tokens, microbatch, shards)
+        batch = (episodes.tokens, chosen, told)
+        gradient, metrics = learner.accumulate(loss, state.parameters, batch, microbatch, shards)
         factor = learner.cosine(state.steps, config.updates, jnp.float32(0.1), config.warmup)
         rate = config.learning_rate * factor
         state, norm = learner.descend(state, gradient, rate, config.max_gradient_norm, config.weight_decay)

@@ -11,7 +11,7 @@ import numpy as np
 from agents import ppo, rollout
 from agents.config import Config
 from agents.transformer import Parameters, Transformer
-from envs import base, rendering
+from envs import base, maze, rendering
 from envs.replay import Replay
 
 CANDIDATES = 32
@@ -56,22 +56,24 @@ def record(
 
     def replay(index):
         episode, states, tiles, log_probabilities, values = jax.tree.map(lambda x: x[index], played)
-        midpoints = states.trail[-1][1::2]
-        return Replay(
-            tiles=tiles,
-            tile_map=np.asarray(params.tile_map),
-            positions=states.position,
-            midpoints=np.stack([midpoints // world.size, midpoints % world.size], axis=-1),
-            actions=episode.actions,
-            winds=states.wind[1:],
-            rewards=episode.rewards,
-            probabilities=np.exp(log_probabilities),
-            values=values / config.rl.reward_scale,
-            title=f"{title}, return {episode.rewards.sum():+.1f}",
-            tokens=episode.tokens,
-            prompt_length=world.prompt_length,
-            observation_length=world.observation_length,
-        )
+        fields = {
+            "tiles": tiles,
+            "tile_map": np.asarray(params.tile_map),
+            "positions": states.position,
+            "actions": episode.actions,
+            "rewards": episode.rewards,
+            "probabilities": np.exp(log_probabilities),
+            "values": values / config.rl.reward_scale,
+            "title": f"{title}, return {episode.returns:+.1f}",
+            "tokens": episode.tokens,
+            "prompt_length": world.prompt_length + world.plan_length,
+            "observation_length": world.observation_length,
+        }
+        if isinstance(world, maze.EmojiMaze):
+            midpoints = states.trail[-1][1::2]
+            midpoints = np.stack([midpoints // world.size, midpoints % world.size], axis=-1)
+            return Replay(midpoints=midpoints, winds=states.wind[1:], **fields)
+        return Replay.calm(sees_all=True, **fields).until(int(np.sum(episode.played)))
 
     return [replay(index) for index in range(len(keys))]
 

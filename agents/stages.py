@@ -137,7 +137,10 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     def initial(parameters: Any) -> learner.TrainState:
         if parameters is None:
             parameters = jax.jit(jax.vmap(policy.init))(_keys(seeds, len(STAGES), config.pretrain.seed))
-        return jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
+        state = jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
+        if name == "rl" and config.rl.reference != "none":
+            state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.parameters))
+        return state
 
     return Stage(
         name=name,

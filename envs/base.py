@@ -58,6 +58,8 @@ class World(environment.Environment, abc.ABC):
     """Rows and columns of the grid."""
     prompt_length: int
     """Prompt tokens, P."""
+    plan_length: int = 0
+    """Plan tokens, K; see `envs.plans`."""
     observation_length: int
     """Observation tokens of a turn, O."""
 
@@ -123,14 +125,22 @@ class World(environment.Environment, abc.ABC):
     def options(self) -> dict[str, object]:
         """The keyword arguments that make this world again."""
 
-    def episode_length(self, plan_length: int = 0) -> int:
+    def episode_length(self) -> int:
         """Tokens of one episode, S = P + K + T·(O + 1)."""
-        return self.prompt_length + plan_length + self.turns * (self.observation_length + 1)
+        return self.prompt_length + self.plan_length + self.turns * (self.observation_length + 1)
 
-    def action_positions(self, plan_length: int = 0) -> np.ndarray:
+    def action_positions(self) -> np.ndarray:
         """Indices of the action tokens in an episode, int[T]."""
         turn = self.observation_length + 1
-        return self.prompt_length + plan_length + turn * np.arange(1, self.turns + 1) - 1
+        return self.prompt_length + self.plan_length + turn * np.arange(1, self.turns + 1) - 1
+
+    def plan(self, sequence: jax.Array) -> jax.Array:
+        """The plan tokens int32[..., K] of episodes int32[..., S]."""
+        return sequence[..., self.prompt_length : self.prompt_length + self.plan_length]
+
+    def decision_positions(self) -> np.ndarray:
+        """Indices of all tokens that the policy chooses, int[K + T]: the plan's, then the actions."""
+        return np.concatenate([self.prompt_length + np.arange(self.plan_length), self.action_positions()])
 
     @property
     def num_actions(self) -> int:

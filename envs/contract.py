@@ -148,7 +148,7 @@ def _declarations(env, params, first, turns) -> None:
     _require(_kinds(one) == _kinds(first["state"]), "state: a step changes a shape or dtype")
     _require(env.observation_space(params).contains(first["obs"][0]), "obs: not in observation_space")
     _require(env.action_space(params).n == env.num_actions, "action_space: must have as many actions as num_actions")
-    length = env.prompt_length + env.turns * (env.observation_length + 1)
+    length = env.prompt_length + env.plan_length + env.turns * (env.observation_length + 1)
     _require(env.episode_length() == length, f"episode_length(): {env.episode_length()} instead of {length}")
 
 
@@ -188,8 +188,8 @@ def _personas(env, params, keys) -> None:
     """Probabilities that sum to one and leave nothing out."""
     _, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, params)
     found = jax.jit(
-        jax.vmap(lambda state: personas.action_log_probabilities(env, state, personas.no_plan(), params, Traits()))
-    )(states)
+        jax.vmap(lambda state, plan: personas.action_log_probabilities(env, state, plan, params, Traits()))
+    )(states, jnp.full((len(keys), env.plan_length), tokens.PLAN_END))
     shape = (len(keys), len(personas.PERSONAS), env.num_actions)
     _require(found.shape == shape, f"personas: log-probabilities of shape {found.shape} instead of {shape}")
     _require(np.isfinite(found).all(), "personas: an action has probability 0 or is not a number")

@@ -83,12 +83,13 @@ class EmojiLabyrinth(base.World):
         size: cells of a side, n.
         turns: turns of an episode at most.
         view: one of `VIEWS`.
+        plan_length: tokens of the plan that is written before the first move; 0 for none.
 
     Raises:
-        ValueError: for an unknown view, no turns or a size out of range.
+        ValueError: for an unknown view, no turns, a size or a length out of range.
     """
 
-    def __init__(self, size: int = 7, turns: int = 20, view: str = "walls"):
+    def __init__(self, size: int = 7, turns: int = 20, view: str = "walls", plan_length: int = 0):
         super().__init__()
         if turns < 1:
             raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
@@ -96,12 +97,14 @@ class EmojiLabyrinth(base.World):
             raise ValueError(f"size={size}: use 2 to {corridors.LARGEST} cells a side")
         if view not in VIEWS:
             raise ValueError(f"view={view!r}: unknown; choose one of {', '.join(VIEWS)}")
-        self.size, self.turns, self.view = size, turns, view
+        if plan_length < 0:
+            raise ValueError(f"plan_length={plan_length}: use 0 (no plan) or more")
+        self.size, self.turns, self.view, self.plan_length = size, turns, view, plan_length
         self.prompt_length = 1 + (2 * size - 1) ** 2
         self.observation_length = {"bump": 2, "walls": 6, "compass": 8}[view]
 
     def options(self) -> dict[str, object]:
-        return {"size": self.size, "turns": self.turns, "view": self.view}
+        return {"size": self.size, "turns": self.turns, "view": self.view, "plan_length": self.plan_length}
 
     @property
     def name(self) -> str:

@@ -15,58 +15,70 @@ from agents import objectives
 from envs import tokens
 
 
-def gae_by_loop(rewards, values, following, terminated, truncated, discount, decay):
-    advantages, carried = np.zeros(len(rewards)), 0.0
-    for turn in reversed(range(len(rewards))):
-        if terminated[turn]:
-            error, carried = rewards[turn] - values[turn], 0.0
-        else:
-            error = rewards[turn] + discount * following[turn] - values[turn]
-            carried = 0.0 if truncated[turn] else carried
-        carried = error + discount * decay * carried
-        advantages[turn] = carried
+def gae_by_loop(rewards, values, written, played, discount, decay):
+    """Over the decisions alone: those that were not made are left out first."""
+    slots = len(written)
+    kept = np.flatnonzero(np.concatenate([written, played]))
+    advantages = np.zeros(slots + len(played))
+    following, carried = 0.0, 0.0
+    for index in reversed(kept):
+        plan = index < slots
+        reward, gamma = (0.0, 1.0) if plan else (rewards[index - slots], discount)
+        carried = reward + gamma * following - values[index] + gamma * decay * carried
+        following = values[index]
+        advantages[index] = carried
     return advantages
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31 - 1), st.sampled_from(["none", "terminated", "truncated", "both", "mixed"]))
-def test_gae_equals_a_loop(seed, ends):
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0, 5]), st.integers(0, 12))
+def test_gae_equals_a_loop(seed, slots, turns):
     rng = np.random.default_rng(seed)
-    rewards, values, following = rng.normal(size=(3, 12)).astype(np.float32)
-    terminated = truncated = np.zeros(12, bool)
-    if ends in ("terminated", "both", "mixed"):
-        terminated = rng.random(12) < 0.3
-    if ends in ("truncated", "mixed"):
-        truncated = rng.random(12) < 0.3
-    if ends == "both":
-        truncated = terminated
+    rewards, values = rng.normal(size=12).astype(np.float32), rng.normal(size=12 + slots).astype(np.float32)
+    written, played = np.arange(slots) < rng.integers(0, slots + 1), np.arange(12) < turns
     discount, decay = np.float32(rng.uniform(0.5, 1)), np.float32(rng.uniform(0, 1))
-    found, targets = jax.jit(objectives.gae)(rewards, values, following, terminated, truncated, discount, decay)
-    expected = gae_by_loop(rewards, values, following, terminated, truncated, discount, decay)
+    found, targets = jax.jit(objectives.gae)(rewards, values, written, played, discount, decay)
+    expected = gae_by_loop(rewards, values, written, played, discount, decay)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(targets, expected + values, atol=1e-5)
 
 
-@pytest.mark.parametrize("terminates", [False, True])
-def test_gae_equals_rlax(terminates):
+def test_gae_equals_rlax():
     rng = np.random.default_rng(5)
     rewards, values = rng.normal(size=10).astype(np.float32), rng.normal(size=11).astype(np.float32)
-    terminated = np.zeros(10, bool)
-    terminated[-1] = terminates
+    terminated = np.arange(10) == 9
     found, _ = objectives.gae(
-        rewards, values[:-1], values[1:], terminated, np.zeros(10, bool), jnp.float32(0.97), jnp.float32(0.9)
+        rewards, values[:-1], np.zeros(0, bool), np.ones(10, bool), jnp.float32(0.97), jnp.float32(0.9)
     )
     discounts = jnp.float32(0.97) * (1 - terminated.astype(np.float32))
     expected = rlax.truncated_generalized_advantage_estimation(rewards, discounts, 0.9, values)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_truncated_turn_bootstraps_and_a_terminated_one_does_not():
-    one, off, on = jnp.ones(1), jnp.zeros(1, bool), jnp.ones(1, bool)
-    arguments = (one, 2 * one, 5 * one)
-    cut, _ = objectives.gae(*arguments, off, on, jnp.float32(0.5), jnp.float32(0.9))
-    over, _ = objectives.gae(*arguments, on, off, jnp.float32(0.5), jnp.float32(0.9))
-    assert (float(cut[0]), float(over[0])) == (1 + 0.5 * 5 - 2, 1 - 2)
+def test_group_advantages_by_hand():
+    returns = jnp.array([1.0, 0.0, 0.0, 3.0, 5.0, 5.0, 5.0, 5.0])
+    mean = [0, -1, -1, 2, 0, 0, 0, 0]
+    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "mean"), mean, atol=1e-6)
+    np.testing.assert_allclose(
+        objectives.group_advantage(returns, 4, "z"), np.array(mean) / (1.5**0.5 + 1e-4), atol=1e-5
+    )
+    others = [1 - 3 / 3, 0 - 4 / 3, 0 - 4 / 3, 3 - 1 / 3, 0, 0, 0, 0]
+    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "others"), others, atol=1e-6)
+
+
+def test_rewards_to_go_by_hand():
+    played = jnp.array([True, True, True, False])
+    found = objectives.rewards_to_go(jnp.array([1.0, 2.0, 4.0, 100.0]), played, jnp.float32(0.5))
+    np.testing.assert_allclose(found, [3.0, 4.0, 4.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [(1.5, 1.0, 1.2), (0.5, 1.0, 0.5), (1.5, -1.0, -1.5), (0.5, -1.0, -0.8), (9.0, -1.0, -3.0), (9.0, 1.0, 1.2)],
+)
+def test_the_dual_clip_bounds_what_a_bad_action_costs(ratio, advantage, expected):
+    found = objectives.clipped_surrogate(jnp.log(jnp.float32(ratio)), jnp.float32(advantage), 0.2, 0.2, 3.0)
+    assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("roles", sorted(itertools.combinations_with_replacement(range(3), 4)))

@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from agents import learner, pretrain, rollout
-from envs import layouts, maze, personas, tokens
+from envs import layouts, maze, personas, tokens, travellers
 
 WORLD = maze.EmojiMaze(size=11, turns=5, layout="walk")
 PARAMS = WORLD.default_params.replace(wind_probability=jnp.float32(0))
@@ -110,7 +110,7 @@ def test_demonstrations_follow_the_exact_probabilities(key):
             params,
             jax.random.split(key, len(chosen)),
             key,
-            pretrain.persona_driver(world, params, chosen, slip),
+            pretrain.persona_driver(world, params, chosen, travellers.Traits(slip=slip)),
             rollout.gumbel(len(chosen)),
             observe=lambda states, scores: scores,
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import learner, ppo, rollout
+from agents import algorithms, learner, ppo, rollout
 from tests import tiny
 
 CONFIG = tiny.changed(population={"seeds": 4})
@@ -49,6 +49,7 @@ def test_episodes_read_back_from_their_tokens(shuffle, key):
             100.0 * jax.nn.one_hot(episodes.actions[:, turn], 4),
             memory,
         ),
+        lambda *_: None,
     )
     again, _, _ = jax.jit(lambda: rollout.play(world, params, keys, key, scripted, rollout.gumbel(32)))()
     jax.tree.map(np.testing.assert_array_equal, episodes, again)
@@ -73,10 +74,11 @@ def test_microbatches_add_up_to_the_whole_batch(size, key):
     parameters = POLICY.init(key)
     config = CONFIG.rl
     batch, _ = jax.jit(lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
-    turns = jnp.float32(batch.played.sum())
-    loss = ppo.loss_function(POLICY, WORLD, config, turns)
-    gradient, metrics = jax.jit(lambda: learner.accumulate(loss, parameters, batch, size, learner.Shards()))()
-    whole, expected = jax.jit(lambda: jax.grad(loss, has_aux=True)(parameters, batch))()
+    share, norm = algorithms.shares(config, batch.decided)
+    loss = ppo.loss_function(POLICY, WORLD, config, jnp.float32(batch.decided.sum()), norm)
+    rows = (batch, share)
+    gradient, metrics = jax.jit(lambda: learner.accumulate(loss, parameters, rows, size, learner.Shards()))()
+    whole, expected = jax.jit(lambda: jax.grad(loss, has_aux=True)(parameters, rows))()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, whole)
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, atol=1e-5)

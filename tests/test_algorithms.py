@@ -1,0 +1,213 @@
+"""The named algorithms: what each changes, hand-worked advantages and averages, and plans in one learner."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import algorithms, learner, ppo, pretrain, rollout, stages
+from agents import config as configs
+from agents.algorithms import ALGORITHMS, RLConfig
+from envs import plans, tokens
+from tests import tiny
+
+NO_PLAN = np.zeros((4, 0), bool)
+
+
+def episodes(rewards, written=NO_PLAN) -> rollout.Episodes:
+    """Four episodes of two turns in groups of two; the second episode ends after its first turn."""
+    rewards = jnp.array(rewards, jnp.float32)
+    return rollout.Episodes(
+        tokens=jnp.zeros((4, 3), jnp.int32),
+        actions=jnp.zeros((4, 2), jnp.int32),
+        rewards=rewards,
+        terminated=jnp.zeros((4, 2), bool).at[1, 0].set(True),
+        truncated=jnp.zeros((4, 2), bool).at[:, 1].set(True),
+        neighbours=jnp.zeros((4, 2, 4), jnp.int8),
+        written=jnp.array(written),
+    )
+
+
+REWARDS = [[1, 2], [1, 0], [-1, 0], [0, -3]]
+PLAYED = np.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool)
+
+
+def advantages(**changes):
+    config = RLConfig(**({"normalise": "none", "group": 2} | changes))
+    decided, found, _ = algorithms.advantages(
+        config, episodes(REWARDS), jnp.array(REWARDS, jnp.float32), jnp.zeros((4, 2))
+    )
+    return np.where(decided, found, np.nan)
+
+
+def of_episodes(*values):
+    return np.where(PLAYED, np.array(values)[:, None], np.nan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"advantage": "episode"}, of_episodes(3, 1, -1, -3)),
+        ({"advantage": "group_mean"}, of_episodes(1, -1, 1, -1)),
+        ({"advantage": "group_others"}, of_episodes(2, -2, 2, -2)),
+        ({"advantage": "group_z"}, of_episodes(*np.array([1, -1, 1, -1]) / 1.0001)),
+        ({"advantage": "outcome"}, of_episodes(1, 1, -1, -1)),
+        ({"advantage": "outcome", "positive_weight": 0.0}, of_episodes(0, 0, -1, -1)),
+        ({"advantage": "outcome", "negative_weight": 0.0}, of_episodes(1, 1, 0, 0)),
+        ({"advantage": "outcome", "positive_weight": 0.1}, of_episodes(0.1, 0.1, -1, -1)),
+        ({"advantage": "to_go"}, np.where(PLAYED, [[3, 2], [1, 0], [-1, 0], [-3, -3]], np.nan)),
+        ({"advantage": "to_go", "discount": 0.5}, np.where(PLAYED, [[2, 2], [1, 0], [-1, 0], [-1.5, -3]], np.nan)),
+        ({"advantage": "gae", "trace_decay": 1.0}, np.where(PLAYED, [[3, 2], [1, 0], [-1, 0], [-3, -3]], np.nan)),
+        # Root mean square over the seven decisions: sqrt((9 + 9 + 1 + 1 + 1 + 9 + 9) / 7).
+        ({"advantage": "episode", "normalise": "scale"}, of_episodes(3, 1, -1, -3) / np.sqrt(39 / 7)),
+        # Mean absolute advantage: (3 + 3 + 1 + 1 + 1 + 3 + 3) / 7.
+        ({"advantage": "episode", "absolute_weights": True}, of_episodes(9, 1, -1, -9) / (15 / 7)),
+    ],
+    ids=str,
+)
+def test_advantages_by_hand(changes, expected):
+    np.testing.assert_allclose(advantages(**changes), expected, rtol=1e-5)
+
+
+def test_groups_that_earn_the_same_can_be_left_out():
+    rewards = jnp.array([[1, 2], [1, 2], [-1, 0], [0, -3]], jnp.float32)
+    config = RLConfig(advantage="group_mean", group=2, informative_groups=True)
+    decided, found, _ = algorithms.advantages(config, episodes(rewards), rewards, jnp.zeros((4, 2)))
+    assert decided.tolist() == [[False] * 2, [False] * 2, [True] * 2, [True] * 2]
+    np.testing.assert_allclose(found[2:, 0], [1, -1], atol=1e-5)
+
+
+def test_batch_normalised_advantages_have_mean_0_and_deviation_1():
+    found = advantages(advantage="to_go", normalise="batch")[PLAYED]
+    np.testing.assert_allclose([found.mean(), found.std()], [0, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("average", "share", "norm"),
+    [
+        ("decision", [[1, 1, 1], [1, 0, 0]], 4),
+        ("episode", [[1 / 3, 1 / 3, 1 / 3], [1, 0, 0]], 2),
+        ("constant", [[1, 1, 1], [1, 0, 0]], 6),
+    ],
+)
+def test_what_a_step_averages_over(average, share, norm):
+    decided = jnp.array([[True, True, True], [True, False, False]])
+    found, over = algorithms.shares(RLConfig(average=average), decided)
+    np.testing.assert_allclose(found, share)
+    assert float(over) == norm
+
+
+def test_every_name_is_an_option_and_names_fields():
+    assert set(typing.get_args(configs.Algorithm)) == set(ALGORITHMS)
+    for name, changes in ALGORITHMS.items():
+        config = configs.start(algorithm=name)
+        configs.check(config)
+        assert (config.algorithm, {key: getattr(config.rl, key) for key in changes}) == (name, changes)
+        same = {field.name for field in dataclasses.fields(RLConfig)} - changes.keys()
+        assert all(getattr(config.rl, key) == getattr(RLConfig(), key) for key in same)
+
+
+LABYRINTH = dataclasses.replace(configs.WORLDS["EmojiLabyrinth-v0"], size=3, turns=5, plan_length=4)
+
+
+def labyrinth(algorithm="ppo", **rl):
+    # Sixteen episodes at a time fill the processor's vectors; a remainder is rounded otherwise, by a bit.
+    changes = ALGORITHMS[algorithm] | {"group": 4, "reward_scale": 1.0, "episodes": 32} | rl
+    return dataclasses.replace(
+        tiny.CONFIG,
+        world=LABYRINTH,
+        rl=dataclasses.replace(tiny.CONFIG.rl, **changes),
+        population=configs.PopulationConfig(seeds=1, microbatch=16),
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_plans_are_part_of_the_same_learner(algorithm):
+    state, metrics = tiny.train_stage(labyrinth(algorithm, updates=2, chunk=2), "rl", chunks=1)
+    assert np.all(metrics["first_ratio_error"] == 0)
+    assert np.all(metrics["first_kl"] == 0)
+    assert all(np.isfinite(value).all() for value in metrics.values())
+    assert (state.reference is not None) == (algorithm == "grpo")
+    if algorithm == "grpo":
+        assert metrics["episode_kl"][0, 0] == 0
+        assert metrics["episode_kl"][0, 1] > 0
+
+
+def test_what_was_planned_is_what_is_scored(key):
+    config = labyrinth()
+    policy, (world, params) = config.make_policy(), config.world.make()
+    parameters = jax.tree.map(lambda x: 2 * x, policy.init(key))
+
+    @jax.jit
+    def play(budget):
+        driver = rollout.policy_driver(policy, parameters, world, plan_budget=budget)
+        keys = jax.random.split(key, 512)
+        played, scores, _ = rollout.play(
+            world, params, keys, key, driver, rollout.gumbel(512), observe=lambda states, scores: scores
+        )
+        return played, jnp.moveaxis(scores, 0, 1), ppo.read_decisions(policy, parameters, world, played.tokens)
+
+    played, scores, found = play(jnp.int32(4))
+    np.testing.assert_allclose(scores, found.actions, rtol=3e-5, atol=2e-5)
+    plan = world.plan(played.tokens)
+    assert np.isin(plan, plans.SAYINGS).all()
+    np.testing.assert_array_equal(played.written, jax.vmap(plans.open_slots)(plan))
+    # Expected log-probability of the tokens drawn equals minus the entropy, within sampling error.
+    chosen = found.chosen(plan, played.actions)[:, :4]
+    surplus = np.asarray(chosen - jnp.sum(jnp.exp(found.plans) * found.plans, axis=-1))[np.asarray(played.written)]
+    assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
+    short, _, _ = play(jnp.int32(1))
+    assert not short.written[:, 1:].any()
+    assert (world.plan(short.tokens)[:, 1:] == tokens.PLAN_END).all()
+
+
+def test_personas_write_and_follow_their_plans(key):
+    world, params = dataclasses.replace(LABYRINTH, plan_length=6).make()
+    played = jax.jit(
+        lambda: pretrain.persona_episodes(pretrain.PretrainConfig(), world, params, key, 256, learner.Shards())
+    )()
+    chosen, told = rollout.spoken(world, played)
+    assert not (chosen & told).any()
+    positions = world.action_positions()
+    np.testing.assert_array_equal(chosen[:, positions], played.played)
+    assert told[:, : world.prompt_length].all()
+    assert 0.2 < np.asarray(played.terminated).any(axis=1).mean() < 0.95
+    counted = np.asarray(chosen | told).sum(axis=1)
+    expected = world.prompt_length + np.asarray(played.written).sum(1) + np.asarray(played.played).sum(1) * 7
+    np.testing.assert_array_equal(counted, expected)
+
+
+def test_groups_share_a_maze(key):
+    config = dataclasses.replace(tiny.CONFIG.rl, group=4, episodes=8)
+    policy, (world, params) = tiny.CONFIG.make_policy(), tiny.CONFIG.world.make()
+    parameters = policy.init(key)
+    batch, _ = jax.jit(lambda: ppo.collect(policy, world, config, params, parameters, key, 8, learner.Shards()))()
+    first = np.asarray(batch.tokens)[:, : 1 + world.observation_length]
+    assert all((first[i] == first[i - i % 4]).all() for i in range(8))
+    assert (first[0] != first[4]).any()
+    assert len({tuple(row) for row in np.asarray(batch.actions)[:4].tolist()}) > 1
+
+
+def test_a_budget_of_plans_moves_over_the_updates():
+    world, _ = LABYRINTH.make()
+    config = RLConfig(updates=5, plan_budget=1.0, final_plan_budget=0.25)
+    assert [int(ppo.plan_budget(config, world, jnp.int32(u))) for u in range(5)] == [4, 3, 2, 2, 1]
+
+
+def test_a_reset_makes_the_policy_its_own_reference():
+    config = labyrinth("grpo", reference_reset=2)
+    state = stages.make_stage(config, "rl").initial(None)
+    state = jax.tree.map(lambda x: x[0], state)
+    moved = dataclasses.replace(
+        state,
+        parameters=jax.tree.map(lambda x: x + 1, state.parameters),
+        moments=jax.tree.map(lambda x: x + 1, state.moments),
+    )
+    for update, due in ((0, False), (1, False), (2, True), (3, False), (4, True)):
+        found = ppo.reset_reference(config.rl, dataclasses.replace(moved, update=jnp.int32(update)))
+        equal = jax.tree.map(lambda a, b: bool((a == b).all()), found.reference, found.parameters)
+        assert all(jax.tree.leaves(equal)) == due
+        assert all(bool((x == 0).all()) for x in jax.tree.leaves(found.moments)) == due
