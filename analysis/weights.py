@@ -47,7 +47,7 @@ def join(matrices: Mapping[str, np.ndarray], like: Any) -> Any:
 
 
 def kind(name: str) -> str:
-    """What a matrix is: a `kernel` multiplies, a `bias` is added, a `norm` scales, an `embedding` has a row per token."""
+    """What a matrix is: a `kernel` multiplies, a `bias` is added, a `norm` scales, an `embedding` has token rows."""
     last = name.rpartition(".")[2]
     return last if last in ("embedding", "bias") else "norm" if last.endswith("norm") else "kernel"
 

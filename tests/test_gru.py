@@ -1,14 +1,15 @@
 """The GRU policy: against a loop in NumPy, cached and full forward, causality, interventions, and that it learns."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import policies
 from agents import config as configs
+from agents import learner, policies, pretrain
 from agents.gru import GRU
 from agents.policies import Intervention, PolicyConfig
 from agents.transformer import Transformer
@@ -137,14 +138,16 @@ def test_reading_from_the_first_token_forgets_what_the_cache_held(parameters, se
 def test_asking_for_some_positions_gives_the_same_there(parameters, sequence):
     at = np.array([2, 3, 17, LENGTH - 2])
 
-    def hidden(parameters, some):
-        outputs = POLICY.forward(parameters, sequence, at=at if some else None)
-        return outputs.hidden if some else outputs.hidden[:, at]
+    @functools.partial(jax.jit, static_argnames="some")
+    def gradient(parameters, some):
+        def loss(parameters):
+            outputs = POLICY.forward(parameters, sequence, at=at if some else None)
+            return jnp.sum(jnp.sin(outputs.hidden if some else outputs.hidden[:, at]))
 
-    for some, every in zip(
-        *(jax.tree.leaves(jax.jit(jax.value_and_grad(lambda p, some=some: jnp.sum(jnp.sin(hidden(p, some)))))(parameters))
-          for some in (True, False)), strict=True,
-    ):  # fmt: skip
+        return jax.value_and_grad(loss)(parameters)
+
+    both = (jax.tree.leaves(gradient(parameters, some)) for some in (True, False))
+    for some, every in zip(*both, strict=True):
         np.testing.assert_allclose(some, every, atol=1e-4)
     cache = POLICY.empty_cache(BATCH, LENGTH)
     few, after = POLICY.decode(parameters, cache, sequence[:, :7], 0, at=np.array([2, 5]))
@@ -168,7 +171,9 @@ def test_capture_takes_positions_of_each_sequence_and_some_layers(parameters, se
     *_, every = predictions(parameters, sequence)
     own = jax.random.randint(jax.random.key(7), (BATCH, 2), 0, LENGTH)
     found = POLICY.forward(parameters, sequence, capture=own, capture_layers=(SITES - 1, 0)).residual
-    np.testing.assert_allclose(found, every[jnp.arange(BATCH)[:, None], own][:, :, jnp.array([SITES - 1, 0])], atol=1e-5)
+    np.testing.assert_allclose(
+        found, every[jnp.arange(BATCH)[:, None], own][:, :, jnp.array([SITES - 1, 0])], atol=1e-5
+    )
 
 
 def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(parameters, sequence):
@@ -180,7 +185,9 @@ def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(
         difference = pushed - plain
         np.testing.assert_array_equal(difference[:, :10], 0.0)
         np.testing.assert_array_equal(difference[:, :, :site], 0.0)
-        np.testing.assert_allclose(difference[:, 10:, site], jnp.broadcast_to(3 * directions[0], (BATCH, 19, WIDTH)), atol=1e-5)
+        np.testing.assert_allclose(
+            difference[:, 10:, site], jnp.broadcast_to(3 * directions[0], (BATCH, 19, WIDTH)), atol=1e-5
+        )
         assert site == SITES - 1 or jnp.abs(difference[:, 10:, site + 1] - difference[:, 10:, site]).max() > 1e-3
 
         ablation = jnp.zeros((SITES, 2, WIDTH)).at[site].set(directions)
@@ -254,10 +261,21 @@ def test_its_matrices_have_names_in_the_order_of_the_forward_pass(parameters):
 
 def test_pretraining_takes_it_far_below_what_counting_tokens_gives():
     config = tiny.changed(
-        policy={"family": "gru", "width": 32, "layers": 2, "hidden": 32},
-        pretrain={"updates": 60, "chunk": 20, "episodes": 32, "learning_rate": 1e-2, "warmup": 5},
+        policy={"family": "gru", "width": 32, "hidden": 64},
+        pretrain={"updates": 120, "chunk": 20, "episodes": 32, "learning_rate": 1e-2, "warmup": 5},
         population={"seeds": 1, "microbatch": 16},
     )
+    world, params = config.world.make()
+    spoken = pretrain.persona_episodes(config.pretrain, world, params, jax.random.key(1), 256, learner.Shards()).tokens
+    actions = world.action_positions()
+    others = np.setdiff1d(np.arange(1, spoken.shape[1]), actions)
+
+    def counted(where):
+        """Entropy of the tokens at some positions, in nats."""
+        share = np.bincount(np.asarray(spoken)[:, where].ravel()) / spoken[:, where].size
+        return -np.sum(share[share > 0] * np.log(share[share > 0]))
+
     _, metrics = tiny.train_stage(config, "pretrain")
-    first, last = (metrics["observation_loss"][0, part].mean() for part in (slice(1), slice(-5, None)))
-    assert last < 0.6 * first, (first, last)
+    observation, action = (metrics[f"{name}_loss"][0, -10:].mean() for name in ("observation", "action"))
+    assert observation < 0.5 * counted(others)
+    assert action < counted(actions) - 0.1
