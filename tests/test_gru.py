@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
 from agents import config as configs
 from agents import learner, policies, pretrain
 from agents.gru import GRU
@@ -171,9 +172,9 @@ def test_capture_takes_positions_of_each_sequence_and_some_layers(parameters, se
     *_, every = predictions(parameters, sequence)
     own = jax.random.randint(jax.random.key(7), (BATCH, 2), 0, LENGTH)
     found = POLICY.forward(parameters, sequence, capture=own, capture_layers=(SITES - 1, 0)).residual
-    np.testing.assert_allclose(
-        found, every[jnp.arange(BATCH)[:, None], own][:, :, jnp.array([SITES - 1, 0])], atol=1e-5
-    )
+    assert found is not None
+    expected = every[jnp.arange(BATCH)[:, None], own][:, :, jnp.array([SITES - 1, 0])]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(parameters, sequence):
@@ -246,6 +247,9 @@ def test_a_config_makes_its_family_and_refuses_groups_that_do_not_divide_the_uni
     assert PolicyConfig(family="gru", width=6, heads=4, hidden=8).width == 6  # a width that rotary positions forbid
     with pytest.raises(ValueError, match=r"policy\.hidden=30: use a multiple of policy\.heads = 4"):
         PolicyConfig(family="gru", heads=4, hidden=30)
+    with pytest.raises(configs.ConfigError, match=r"invalid choice 'foo' for argument '--policy\.family'") as caught:
+        train.parse(["--policy.family", "foo"])
+    assert "\n" not in str(caught.value)
     document = configs.to_dict(tiny.CONFIG)
     document["policy"]["family"] = "lstm"
     with pytest.raises(configs.ConfigError, match=r"config\.policy\.family='lstm': not a valid value"):
