@@ -14,7 +14,7 @@ from flax import struct
 
 from agents import learner, objectives, rollout
 from agents.hyperparameters import stage_config
-from agents.transformer import Intervention, Parameters, Transformer
+from agents.policies import Intervention, Parameters, Policy
 from envs import base
 
 
@@ -83,7 +83,7 @@ class Batch:
 
 
 def read(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     sequence: jax.Array,
@@ -97,7 +97,7 @@ def read(
     return objectives.action_log_probabilities(logits), values
 
 
-def loss_function(policy: Transformer, world: base.World, config: RLConfig, turns: jax.Array):
+def loss_function(policy: Policy, world: base.World, config: RLConfig, turns: jax.Array):
     """PPO's loss of a microbatch, normalised by the `turns` of its minibatch, and its metrics."""
 
     def loss(parameters, batch: Batch):
@@ -135,7 +135,7 @@ def loss_function(policy: Transformer, world: base.World, config: RLConfig, turn
 
 
 def collect(
-    policy: Transformer,
+    policy: Policy,
     world: base.World,
     config: RLConfig,
     params: base.WorldParams,
@@ -187,7 +187,7 @@ def collect(
     return batch, metrics
 
 
-def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
+def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member.
 
     Metrics are means over the turns of all epochs, but for `return`, of the episodes played, and for

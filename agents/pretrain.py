@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from agents import learner, objectives, rollout
 from agents.hyperparameters import Scalar, stage_config
-from agents.transformer import Transformer
+from agents.policies import Policy
 from envs import base, personas, tokens
 
 
@@ -109,7 +109,7 @@ def persona_episodes(
     return played
 
 
-def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
+def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member; its metrics are means over tokens, in nats."""
     action_at = world.action_positions()
     is_action = jnp.zeros(world.episode_length(), bool).at[action_at].set(True)[1:]
