@@ -90,7 +90,8 @@ class Split:
     @property
     def share(self) -> Any:
         """σ = S / KL, float[]; NaN where both are 0."""
-        return self.selection / self.divergence
+        xp, divergence = self.divergences.__array_namespace__(), self.divergence
+        return self.selection / xp.where(divergence == 0, xp.nan, divergence)
 
 
 def split(

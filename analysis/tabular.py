@@ -11,6 +11,7 @@ A actions.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -19,7 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Printed
 
-import envs
 from analysis import selection
 from envs import labyrinth, personas, tokens
 from envs.travellers import Traits
@@ -170,7 +170,16 @@ def travellers(
     """
     if bool(jnp.any(params.style_rewards != 0)):
         raise ValueError("style_rewards: the way an episode came is not in the state; only 0 can be tabled")
-    cells = world.size * world.size
+    following, rewards, chances, starts = (np.asarray(x) for x in _tables(world, states, params, traits, memory))
+    exact = np.moveaxis(chances.astype(np.float64), 2, 1)
+    # Float32 probabilities sum to 1 within 1e-7, which T turns and λ would make visible.
+    exact = exact - _log_sum(exact)[..., None]
+    return Table(following, rewards.astype(np.float64), exact, starts, world.turns)
+
+
+@functools.partial(jax.jit, static_argnames=("world", "memory"))
+def _tables(world: labyrinth.EmojiLabyrinth, states: labyrinth.LabyrinthState, params, traits: Traits, memory: bool):
+    """Next states, rewards and log-probabilities of every state of each maze, and the states the mazes start in."""
     variants = HEADINGS * 2 if memory else 1
 
     def number(state: labyrinth.LabyrinthState) -> jax.Array:
@@ -178,34 +187,28 @@ def travellers(
         place = row * world.size + column
         if not memory:
             return place
-        bumped = (state.met == tokens.WALL).astype(jnp.int32)
-        return (place * HEADINGS + state.heading + 1) * 2 + bumped
+        return (place * HEADINGS + state.heading + 1) * 2 + (state.met == tokens.WALL).astype(jnp.int32)
 
     def row(state: labyrinth.LabyrinthState, index: jax.Array):
         place, variant = index // variants, index % variants
-        cell = jnp.stack([place // world.size, place % world.size])
-        here = state.replace(
-            position=world.tile(cell),
+        here = dataclasses.replace(
+            state,
+            position=world.tile(jnp.stack([place // world.size, place % world.size])),
             heading=variant // 2 - 1 if memory else state.heading,
             met=jnp.where((variant % 2 == 1) & memory, tokens.WALL, tokens.PATH).astype(jnp.int8),
         )
         chances = personas.action_log_probabilities(world, here, personas.no_plan(), params, traits)
 
-        def act(action):
+        def act(action: jax.Array):
             # The key is for worlds with chance; this one has none after the reset.
             _, after, reward, _, _ = world.step_env(jax.random.key(0), here, action, params)
             return number(after), reward
 
         return *jax.vmap(act)(jnp.arange(4)), chances
 
-    indices = jnp.arange(cells * variants)
-    table = jax.jit(jax.vmap(jax.vmap(row, in_axes=(None, 0)), in_axes=(0, None)))
-    following, rewards, chances = (np.asarray(x) for x in table(states, indices))
-    exact = np.moveaxis(chances.astype(np.float64), 2, 1)
-    # Float32 probabilities sum to 1 within 1e-7, which T turns and λ would make visible.
-    exact = exact - _log_sum(exact)[..., None]
-    starts = np.asarray(jax.vmap(number)(states))
-    return Table(following, rewards.astype(np.float64), exact, starts, world.turns)
+    indices = jnp.arange(world.size * world.size * variants)
+    each = jax.vmap(jax.vmap(row, in_axes=(None, 0)), in_axes=(0, None))
+    return *each(states, indices), jax.vmap(number)(states)
 
 
 def curve(table: Table, prior: np.ndarray, scales: Sequence[float]) -> list[dict[str, float]]:
@@ -233,9 +236,16 @@ def example(key: jax.Array, *, mazes: int = 40, turn_reward: float = 0.0, loops:
         turn_reward: 0 for the reward `success`, −.05 for `success − .05 per step`.
         loops: share of the walls left by a perfect maze that are opened.
     """
-    world, params = envs.make("EmojiLabyrinth-v0", size=6, turns=24, turn_reward=turn_reward, loops=loops)
-    _, states = jax.vmap(world.reset, in_axes=(0, None))(jax.random.split(key, mazes), params)
+    world = labyrinth.EmojiLabyrinth(size=6, turns=24)
+    params = dataclasses.replace(world.default_params, turn_reward=jnp.float32(turn_reward), loops=jnp.float32(loops))
+    states = _begin(world, jax.random.split(key, mazes), params)
     return travellers(world, states, params, Traits(skill=0.9), memory=False)
+
+
+@functools.partial(jax.jit, static_argnames="world")
+def _begin(world: labyrinth.EmojiLabyrinth, keys: jax.Array, params: labyrinth.LabyrinthParams):
+    """The states in which episodes begin, one for each key."""
+    return jax.vmap(world.reset, in_axes=(0, None))(keys, params)[1]
 
 
 def show(seed: int = 0, mazes: int = 40, console: Console | None = None) -> None:

@@ -44,14 +44,14 @@ class Episodes:
         self.personas = np.zeros((*shape, PERSONAS))
         self.states = np.zeros((*shape, TURNS), int)
         for maze, (n, actions) in itertools.product(range(MAZES), enumerate(self.actions)):
-            state = table.starts[maze]
+            state = int(table.starts[maze])
             for turn, action in enumerate(actions):
                 self.states[maze, n, turn] = state
                 self.rewards[maze, n] += table.rewards[maze, state, action]
                 self.policy[maze, n] += alien[maze, turn, state, action]
                 self.personas[maze, n] += table.log_policies[maze, :, state, action]
-                state = table.following[maze, state, action]
-        self.base = special.logsumexp(self.personas, b=PRIOR, axis=-1)
+                state = int(table.following[maze, state, action])
+        self.base = np.asarray(special.logsumexp(self.personas, b=PRIOR, axis=-1))
         self.posterior = np.exp(self.personas + np.log(PRIOR) - self.base[..., None])
 
     def tilted(self, scale):
