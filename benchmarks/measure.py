@@ -20,7 +20,7 @@ MIN_SECONDS = 0.2
 """A timed repeat calls a short program as often as it takes to last this long."""
 
 PAUSE_SECONDS = 0.3
-"""Rest before each repeat: a library's threads may spin for a while after its last call, and take the next one's cores."""
+"""Rest before each repeat: a library's threads may spin after its last call, on the cores of the next one."""
 
 
 @dataclasses.dataclass(frozen=True)
