@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 import envs
-from agents import hyperparameters
+from agents import hyperparameters, policies
 from agents.algorithms import ALGORITHMS, RLConfig
+from agents.policies import Policy, PolicyConfig
 from agents.pretrain import PretrainConfig
-from agents.transformer import Transformer, TransformerConfig
 from envs import base, personas, tokens
 
 Algorithm = Literal[
@@ -157,7 +157,7 @@ class Config:
     seed: int = 0
     """Seed of the population's first member."""
     world: WorldConfig = WorldConfig()
-    policy: TransformerConfig = TransformerConfig()
+    policy: PolicyConfig = PolicyConfig()
     pretrain: PretrainConfig = PretrainConfig()
     rl: RLConfig = RLConfig()
     population: PopulationConfig = PopulationConfig()
@@ -173,9 +173,9 @@ class Config:
             Member(self.seed + index, dict(point)) for point in points for index in range(self.population.seeds)
         )
 
-    def make_policy(self) -> Transformer:
+    def make_policy(self) -> Policy:
         """The policy family."""
-        return Transformer(self.policy)
+        return policies.make(self.policy)
 
     def per_member(self, section: str) -> Any:
         """A section (`world`, `pretrain` or `rl`) with each float field as float32[M]."""
@@ -216,7 +216,7 @@ class Config:
 SCALES: dict[str, Config] = {
     "smoke": Config(
         scale="smoke",
-        policy=TransformerConfig(width=32, layers=2, heads=2, hidden=64),
+        policy=PolicyConfig(width=32, layers=2, heads=2, hidden=64),
         pretrain=PretrainConfig(updates=60, chunk=20, episodes=32),
         rl=RLConfig(updates=6, episodes=32, minibatches=2),
         population=PopulationConfig(seeds=2),
@@ -225,7 +225,7 @@ SCALES: dict[str, Config] = {
     "laptop": Config(),
     "paper": Config(
         scale="paper",
-        policy=TransformerConfig(width=256, layers=4, heads=8, hidden=1024, compute_dtype="bfloat16"),
+        policy=PolicyConfig(width=256, layers=4, heads=8, hidden=1024, compute_dtype="bfloat16"),
         pretrain=PretrainConfig(updates=4000, chunk=100, episodes=512, learning_rate=1e-3, warmup=200),
         rl=RLConfig(updates=400, chunk=10, episodes=1024, minibatches=8, learning_rate=3e-4),
         population=PopulationConfig(seeds=64),
@@ -377,6 +377,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 LATER = (
     "config.population.tile_maps",
+    "config.policy.family",
     "config.algorithm",
     *(f"config.world.{name}" for name in _OPTIONS["EmojiLabyrinth-v0"]),
     *("config.pretrain.plan_following", "config.pretrain.skill"),

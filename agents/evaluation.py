@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from agents import learner, ppo, rollout
-from agents.transformer import Parameters, Transformer
+from agents.policies import Parameters, Policy
 from envs import base, personas, tokens
 from envs.travellers import Traits
 
@@ -82,7 +82,7 @@ def script_episodes(
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"))
 def policy_returns(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
@@ -117,7 +117,7 @@ def policy_returns(
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
 def badge_divergence(
-    policy: Transformer, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
+    policy: Policy, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
 ) -> jax.Array:
     """How far a model is from each script, with every badge: mean KL(script || model) per action, in nats.
 

@@ -19,7 +19,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.hyperparameters import Scalar
-from agents.transformer import Parameters
+from agents.policies import Parameters
 
 Metrics = dict[str, jax.Array]
 

@@ -15,7 +15,7 @@ from flax import struct
 
 from agents import algorithms, learner, objectives, rollout
 from agents.algorithms import RLConfig
-from agents.transformer import Intervention, Parameters, Transformer
+from agents.policies import Intervention, Parameters, Policy
 from envs import base, plans
 
 
@@ -59,7 +59,7 @@ class Reading:
 
 
 def read_decisions(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     sequence: jax.Array,
@@ -78,7 +78,7 @@ def read_decisions(
 
 
 def read(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     sequence: jax.Array,
@@ -90,7 +90,7 @@ def read(
     return found.actions, found.values[:, world.plan_length :]
 
 
-def loss_function(policy: Transformer, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array):
+def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array):
     """The loss of a microbatch and its metrics.
 
     Args:
@@ -147,7 +147,7 @@ def loss_function(policy: Transformer, world: base.World, config: RLConfig, deci
 
 
 def collect(
-    policy: Transformer,
+    policy: Policy,
     world: base.World,
     config: RLConfig,
     params: base.WorldParams,
@@ -229,7 +229,7 @@ def collect(
     return batch, metrics
 
 
-def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
+def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member.
 
     Metrics are means over the decisions of all epochs, but for `return`, `success` and `episode_kl`, of the episodes

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from agents import learner, objectives, rollout
 from agents.hyperparameters import stage_config
-from agents.transformer import Transformer
+from agents.policies import Policy
 from envs import base, personas, tokens
 from envs.travellers import Traits
 
@@ -134,7 +134,7 @@ def persona_episodes(
     return played
 
 
-def update_function(policy: Transformer, world: base.World, microbatch: int) -> learner.Update:
+def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
     """The stage's update of one member; its metrics are means over tokens, in nats.
 
     What is read of a plan after its end, or of an episode after its own, does not count.

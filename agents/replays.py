@@ -10,7 +10,7 @@ import numpy as np
 
 from agents import ppo, rollout
 from agents.config import Config
-from agents.transformer import Parameters, Transformer
+from agents.policies import Parameters, Policy
 from envs import base, maze, rendering
 from envs.replay import Replay
 
@@ -19,7 +19,7 @@ CANDIDATES = 32
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
-def _play(policy: Transformer, parameters: Parameters, world: base.World, params: base.WorldParams, keys: jax.Array):
+def _play(policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, keys: jax.Array):
     def one(key):
         maze_key, turn_key = jax.random.split(key)
         episodes, before, end = rollout.play(

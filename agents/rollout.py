@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from agents import objectives
-from agents.transformer import Intervention, Parameters, Transformer
+from agents.policies import Intervention, Parameters, Policy
 from envs import base, plans, tokens
 
 
@@ -150,7 +150,7 @@ def play(
 
 
 def policy_driver(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     *,
@@ -211,7 +211,7 @@ def policy_driver(
 
 
 def policy_episodes(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,

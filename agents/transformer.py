@@ -1,137 +1,22 @@
-"""The transformer policy: decoder-only, RMSNorm, rotary positions, squared ReLU, tied embedding, a value head.
-
-The modules are `flax.nnx`; `Transformer` splits them once and offers pure functions of a parameter tree, so that a
-population is a `vmap` over parameters. The parameters of the layers are stacked on a leading axis. One forward serves
-training (a whole sequence) and acting (a chunk of tokens into a cache).
-"""
+"""The transformer policy: decoder-only, RMSNorm, rotary positions, squared ReLU, tied embedding, a value head."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, struct
+from flax import nnx
 
-from agents import kernels
-from envs import tokens
-
-UNROLLED = 2
-"""Blocks compiled one after the other; a deeper stack is a loop over groups of so many, so that it compiles as fast."""
-
-Parameters = Any
-"""Nested dict of arrays; in a population every array has the member as its leading axis."""
+from agents import kernels, streams
+from agents.streams import Cache, PolicyConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Size and precision of the transformer."""
+class Positions(streams.Positions):
+    """Positions with their rotary angles."""
 
-    width: int = 64
-    """Width of the residual stream."""
-    layers: int = 2
-    """Number of blocks."""
-    heads: int = 4
-    """Attention heads; width / heads must be even."""
-    hidden: int = 256
-    """Hidden units of each block's MLP."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of matrix products and the residual stream; logits and losses are always float32."""
-    parameter_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which parameters are stored and updated."""
-
-    def __post_init__(self):
-        for name in ("width", "layers", "heads", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.{name}={getattr(self, name)}: use at least 1")
-        if self.width % (2 * self.heads):
-            raise ValueError(f"policy.width={self.width}: use a multiple of 2 * policy.heads = {2 * self.heads}")
-
-
-@struct.dataclass
-class Cache:
-    """Keys and values of the tokens read so far."""
-
-    keys: tuple[jax.Array, ...]
-    """For each layer [B, heads, width / heads, length]; apart, so that each is updated in place."""
-    values: tuple[jax.Array, ...]
-    """For each layer [B, heads, length, width / heads]."""
-
-
-@struct.dataclass
-class Intervention:
-    """Changes of the residual stream while a policy reads. They are data: many are tried by `vmap`.
-
-    At every entry of the stream, 0 the embedding and l the output of block l, first the ablated directions are
-    projected out, then the steering is added.
-    """
-
-    steering: jax.Array | None = None
-    """[layers + 1, width] at every position, or [B, S, layers + 1, width]; what to add."""
-    ablation: jax.Array | None = None
-    """[layers + 1, K, width]; K orthonormal directions to remove at every position, zeros for none."""
-
-    def by_layer(self) -> "Intervention":
-        """The same with the layer as the leading axis of every array."""
-        steering = self.steering
-        if steering is not None and steering.ndim == 4:
-            steering = jnp.moveaxis(steering, 2, 0)
-        return Intervention(steering, self.ablation)
-
-    def change(self, x: jax.Array, positions: np.ndarray | None = None) -> jax.Array:
-        """The stream [width, B, C] after the changes of one layer, of which this holds the arrays.
-
-        `positions` int[C] tells where in the sequence the stream lies; everywhere by default.
-        """
-        if self.ablation is not None:
-            directions = self.ablation.astype(x.dtype)
-            x = x - jnp.einsum("kw,kbs->wbs", directions, jnp.einsum("kw,wbs->kbs", directions, x))
-        if self.steering is not None:
-            steering = self.steering if self.steering.ndim == 3 else self.steering[None, None]
-            if positions is not None and self.steering.ndim == 3:
-                steering = steering[:, positions]
-            x = x + jnp.moveaxis(steering, 2, 0).astype(x.dtype)
-        return x
-
-
-@struct.dataclass
-class Outputs:
-    """What a forward pass returns."""
-
-    hidden: jax.Array
-    """[B, S, width], the normalised residual stream after the last block; `heads` turns it into predictions."""
-    residual: jax.Array | None = None
-    """float32[B, positions, layers, width], the residual stream at the captured positions and layers: layer 0 is
-    the embedding, layer l the output of block l."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Positions:
-    """Where the tokens lie that a block reads, and which of them it computes."""
-
-    start: jax.Array | int
-    """int32[], position of the first token."""
-    length: int
-    """Tokens."""
-    angles: tuple[jax.Array, jax.Array]
-    """Cosines and sines float32[width / heads / 2, length] of the rotary angles."""
-    wanted: np.ndarray | None = None
-    """int[C], increasing: the tokens, counted from the first, whose new stream is wanted; None for all."""
-
-    @property
-    def static(self) -> tuple[int, ...]:
-        """The wanted tokens as plain numbers."""
-        return tuple(range(self.length)) if self.wanted is None else tuple(self.wanted.tolist())
-
-    @property
-    def now(self) -> jax.Array:
-        """Positions of the wanted tokens in the sequence, int32[C]."""
-        return self.start + jnp.array(self.static, jnp.int32)
-
-    def only(self, x: jax.Array) -> jax.Array:
-        """The wanted tokens of [..., S]."""
-        return x if self.wanted is None else x[..., self.wanted]
+    angles: tuple[jax.Array, jax.Array] = dataclasses.field(kw_only=True)
+    """Cosines and sines float32[width / heads / 2, length]."""
 
     def rotate(self, x: jax.Array, tokens: np.ndarray | None = None) -> jax.Array:
         """Rotate the two halves of each head [heads, D, B, C] by their positions; `tokens` tells which they are."""
@@ -145,15 +30,15 @@ class Positions:
 class Attention(nnx.Module):
     """Causal multi-head attention with rotary positions."""
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        linear = _linear(config, rngs)
+    def __init__(self, config: PolicyConfig, rngs: nnx.Rngs):
+        linear = streams.linear(config, rngs)
         self.qkv = linear(config.width, 3 * config.width)
         self.out = linear(config.width, config.width, gain=(2 * config.layers) ** -0.5)
         self.heads = config.heads
 
     def __call__(self, x: jax.Array, positions: Positions, cache):
         width, batch, _ = x.shape
-        kernel, parts = _kernel(self.qkv, x), 3
+        kernel, parts = streams.weights(self.qkv, x), 3
         query = x
         if positions.wanted is not None:
             query = kernels.dense(kernel[:, :width], x[..., positions.wanted])
@@ -172,210 +57,50 @@ class Attention(nnx.Module):
                 for old, part, at in zip(cache, new, starts, strict=True)
             )
             mixed = kernels.cached_attention(query, cache[0], cache[1], positions.now)
-        return kernels.dense(_kernel(self.out, x), jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
+        return kernels.dense(streams.weights(self.out, x), jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
 
 
 class Block(nnx.Module):
     """Attention and an MLP, each on a normalised view of the residual stream."""
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        linear = _linear(config, rngs)
-        self.attention_norm = _norm(config, rngs)
+    def __init__(self, config: PolicyConfig, rngs: nnx.Rngs):
+        linear = streams.linear(config, rngs)
+        self.attention_norm = streams.norm(config, rngs)
         self.attention = Attention(config, rngs)
-        self.mlp_norm = _norm(config, rngs)
+        self.mlp_norm = streams.norm(config, rngs)
         self.up = linear(config.width, config.hidden)
         self.down = linear(config.hidden, config.width, gain=(2 * config.layers) ** -0.5)
 
     def __call__(self, x: jax.Array, positions: Positions, cache):
-        mixed, cache = self.attention(_normalise(self.attention_norm, x), positions, cache)
+        mixed, cache = self.attention(streams.normalise(self.attention_norm, x), positions, cache)
         x = positions.only(x) + mixed
-        hidden = kernels.dense(_kernel(self.up, x), _normalise(self.mlp_norm, x))
-        return x + kernels.dense(_kernel(self.down, x), jnp.square(jax.nn.relu(hidden))), cache
-
-
-class Model(nnx.Module):
-    """Embedding, blocks, final norm and value head."""
-
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(
-            tokens.SIZE,
-            config.width,
-            embedding_init=nnx.initializers.normal(config.width**-0.5),
-            param_dtype=jnp.dtype(config.parameter_dtype),
-            dtype=jnp.dtype(config.compute_dtype),
-            rngs=rngs,
-        )
-        make_blocks = nnx.vmap(lambda rngs: Block(config, rngs))
-        self.blocks = make_blocks(rngs.split(config.layers))
-        self.norm = _norm(config, rngs)
-        self.value = _linear(config, rngs)(config.width, 1, gain=0.0)
+        hidden = kernels.dense(streams.weights(self.up, x), streams.normalise(self.mlp_norm, x))
+        return x + kernels.dense(streams.weights(self.down, x), jnp.square(jax.nn.relu(hidden))), cache
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer:
-    """A policy family: pure functions of (parameters, tokens). Equal configs share compiled programs."""
+class Transformer(streams.StreamPolicy):
+    """The family `transformer`.
 
-    config: TransformerConfig
+    Its cache holds, for each block, keys [B, heads, width / heads, length] and values [B, heads, length,
+    width / heads].
+    """
 
-    def init(self, key: jax.Array) -> Parameters:
-        """Fresh parameters: a nested dict of arrays of `config.parameter_dtype`."""
-        _, state = nnx.split(Model(self.config, nnx.Rngs(key)))
-        return nnx.to_pure_dict(state)
+    def block(self, rngs: nnx.Rngs) -> Block:
+        return Block(self.config, rngs)
 
     def empty_cache(self, batch: int, length: int) -> Cache:
-        """A cache for `batch` sequences of up to `length` tokens."""
         config = self.config
-        size = config.width // config.heads
+        shapes = ((config.width // config.heads, length), (length, config.width // config.heads))
 
-        def empty(*shape: int) -> tuple[jax.Array, ...]:
-            return tuple(jnp.zeros((batch, config.heads, *shape), config.compute_dtype) for _ in range(config.layers))
+        def empty() -> tuple[jax.Array, ...]:
+            return tuple(jnp.zeros((batch, config.heads, *shape), config.compute_dtype) for shape in shapes)
 
-        return Cache(keys=empty(size, length), values=empty(length, size))
+        return Cache(tuple(empty() for _ in range(config.layers)))
 
-    def forward(
-        self,
-        parameters: Parameters,
-        sequence: jax.Array,
-        *,
-        intervention: Intervention | None = None,
-        capture: jax.Array | Sequence[int] | None = None,
-        capture_layers: Sequence[int] | None = None,
-        at: np.ndarray | None = None,
-    ) -> Outputs:
-        """Read whole sequences at once.
-
-        Args:
-            parameters: of one member.
-            sequence: tokens int32[B, S].
-            intervention: changes of the residual stream.
-            capture: positions int[C], or int[B, C] where each sequence has its own, at which to return the residual
-                stream as the intervention leaves it.
-            capture_layers: which of the layers 0 (embedding) to `config.layers` to return; all by default.
-            at: positions int[C], increasing, whose hidden state is wanted; all by default. The last block then
-                computes nothing else, unless its stream is captured.
-        """
-        outputs, _ = self._read(parameters, sequence, None, 0, intervention, capture, capture_layers, at)
-        return outputs
-
-    def decode(
-        self,
-        parameters: Parameters,
-        cache: Cache,
-        chunk: jax.Array,
-        start: jax.Array | int,
-        *,
-        intervention: Intervention | None = None,
-        capture: jax.Array | Sequence[int] | None = None,
-        capture_layers: Sequence[int] | None = None,
-        at: np.ndarray | None = None,
-    ) -> tuple[Outputs, Cache]:
-        """Read the next tokens int32[B, C] of sequences whose first `start` tokens are in the cache.
-
-        Positions in `capture` and `at` count from the chunk's first token; the rest is as in `forward`.
-        """
-        outputs, after = self._read(parameters, chunk, cache, start, intervention, capture, capture_layers, at)
-        assert after is not None
-        return outputs, after
-
-    def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""
-        model = self._model(parameters)
-        logits = jnp.einsum(
-            "...d,vd->...v", hidden, model.embedding.embedding[...].astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )  # fmt: skip
-        value = model.value(hidden)[..., 0].astype(jnp.float32)
-        return logits, value
-
-    def _model(self, parameters: Parameters) -> Model:
-        graph, state = nnx.split(nnx.eval_shape(lambda: Model(self.config, nnx.Rngs(0))))
-        nnx.replace_by_pure_dict(state, parameters)
-        return nnx.merge(graph, state)
-
-    def _read(self, parameters, sequence, cache, start, intervention, capture, capture_layers, at):
-        model = self._model(parameters)
-        length, last = sequence.shape[1], self.config.layers - 1
+    def positions(self, start: jax.Array | int, length: int) -> Positions:
         angles = _angles(start + jnp.arange(length), self.config.width // self.config.heads)
-        every = Positions(start, length, angles)
-        # The last block may leave out what nobody asked for.
-        few = every if capture is not None or at is None else dataclasses.replace(every, wanted=np.asarray(at))
-        changes = None if intervention is None else intervention.by_layer()
-        capture = None if capture is None else jnp.asarray(capture, jnp.int32)
-        graph, stack = nnx.split(model.blocks)
-
-        def block(x, layer, positions=every):
-            parameters, change, pair = layer
-            x, pair = nnx.merge(graph, parameters)(x, positions, pair)
-            x = x if change is None else change.change(x, positions.wanted)
-            return x, (None if capture is None else _at(x, capture), pair)
-
-        def layers(index):
-            pair = None if cache is None or isinstance(index, slice) else (cache.keys[index], cache.values[index])
-            of_blocks = jax.tree.map(lambda array: array[1:], changes)
-            return (*(jax.tree.map(lambda array: array[index], tree) for tree in (stack, of_blocks)), pair)
-
-        scale = jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
-        x = jnp.moveaxis(model.embedding(sequence), 2, 0) * scale
-        if changes is not None:
-            x = jax.tree.map(lambda array: array[0], changes).change(x)
-        seen: list[Any] = [] if capture is None else [_at(x, capture)[None]]
-        pairs: list[Any] = []
-        if cache is None:
-            deep = last >= UNROLLED
-            x, (found, _) = jax.lax.scan(block, x, layers(slice(last)), unroll=UNROLLED if deep else True)
-            seen += [] if capture is None else [found]
-        for index in range(last if cache is None else 0, last + 1):  # a compiled loop would copy the cache
-            x, (found, pair) = block(x, layers(index), few if index == last else every)
-            seen += [] if found is None else [found[None]]
-            pairs.append(pair)
-        residual = None
-        if capture is not None:
-            residual = jnp.moveaxis(jnp.concatenate(seen), 0, 2)
-            residual = residual if capture_layers is None else residual[:, :, np.asarray(capture_layers)]
-        hidden = jnp.moveaxis(_normalise(model.norm, x), 0, 2)
-        hidden = hidden[:, np.asarray(at)] if at is not None and few is every else hidden
-        return Outputs(hidden, residual), None if cache is None else Cache(*zip(*pairs, strict=True))
-
-
-def _at(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """The stream [width, B, S] at positions [C] or [B, C], float32[B, C, width]."""
-    some = x[..., positions] if positions.ndim == 1 else jnp.take_along_axis(x, positions[None], axis=2)
-    return jnp.moveaxis(some, 0, 2).astype(jnp.float32)
-
-
-def _kernel(linear: nnx.Linear, x: jax.Array) -> jax.Array:
-    """The kernel [I, O] in the precision of what it multiplies."""
-    return linear.kernel[...].astype(x.dtype)
-
-
-def _normalise(norm: nnx.RMSNorm, x: jax.Array) -> jax.Array:
-    """`norm` of features on axis 0; statistics in float32."""
-    precise = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(precise), axis=0, keepdims=True) + norm.epsilon)
-    assert norm.scale is not None
-    return (precise * scale * norm.scale[...].astype(jnp.float32)[:, None, None]).astype(x.dtype)
-
-
-def _linear(config: TransformerConfig, rngs: nnx.Rngs):
-    """A maker of bias-free linear layers, initialised with variance gain² / inputs."""
-
-    def make(inputs: int, outputs: int, gain: float = 1.0) -> nnx.Linear:
-        return nnx.Linear(
-            inputs,
-            outputs,
-            use_bias=False,
-            kernel_init=nnx.initializers.normal(gain * inputs**-0.5),
-            param_dtype=jnp.dtype(config.parameter_dtype),
-            dtype=jnp.dtype(config.compute_dtype),
-            rngs=rngs,
-        )
-
-    return make
-
-
-def _norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    parameter_dtype, dtype = jnp.dtype(config.parameter_dtype), jnp.dtype(config.compute_dtype)
-    return nnx.RMSNorm(config.width, param_dtype=parameter_dtype, dtype=dtype, rngs=rngs)
+        return Positions(start, length, angles=angles)
 
 
 def _angles(positions: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from agents.transformer import Parameters
+from agents.policies import Parameters
 from analysis import concepts, tracking
 from envs import tokens
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 
 from agents import learner
-from agents.transformer import Intervention, Parameters, Transformer
+from agents.policies import Intervention, Parameters, Policy
 from envs import base, maze, tokens
 
 CLASSES = (tokens.PATH, tokens.GOLD, tokens.MOLD)
@@ -139,7 +139,7 @@ def retile(sequence: jax.Array, written: jax.Array, wanted: jax.Array) -> jax.Ar
 
 
 def residuals(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     sequence: jax.Array,
     positions: jax.Array,
@@ -174,7 +174,7 @@ def residuals(
 
 
 def read_last(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     sequence: jax.Array,
@@ -200,6 +200,6 @@ def read_last(
     return jnp.concatenate(read)[np.argsort(order)]
 
 
-def blocks(policy: Transformer) -> tuple[int, ...]:
+def blocks(policy: Policy) -> tuple[int, ...]:
     """The layers whose output is read: every block. At the embedding, a move says nothing of the tile behind it."""
     return tuple(range(1, policy.config.layers + 1))

@@ -12,7 +12,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from agents import learner, pretrain
-from agents.transformer import Parameters, Transformer
+from agents.policies import Parameters, Policy
 from analysis import concepts, directions, extraction, tracking
 from envs import base
 
@@ -24,7 +24,7 @@ def mesh(members: int) -> Mesh:
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "permutations"))
 def extract(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     tile_maps: jax.Array,
@@ -44,7 +44,7 @@ def extract(
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
 def extract_means(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     tile_maps: jax.Array,
@@ -79,7 +79,7 @@ class Tracked:
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
 def track(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
@@ -120,7 +120,7 @@ def track(
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "config", "episodes"))
 def narrator(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,

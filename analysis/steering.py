@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from agents import learner, objectives, ppo, rollout
-from agents.transformer import Intervention, Parameters, Transformer
+from agents.policies import Intervention, Parameters, Policy
 from analysis import concepts, directions, populations
 from envs import base, tokens
 
@@ -24,7 +24,7 @@ Mold where Mold is and something else too, and the entropy of the action, nats."
 
 
 def effects(
-    policy: Transformer, parameters: Parameters, world: base.World, seen: rollout.Episodes, intervention: Intervention
+    policy: Policy, parameters: Parameters, world: base.World, seen: rollout.Episodes, intervention: Intervention
 ) -> jax.Array:
     """Behaviour of one member under one intervention at every position, float32[3] in the order of `EFFECTS`.
 
@@ -47,7 +47,7 @@ def effects(
 
 
 def grid(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     seen: rollout.Episodes,
@@ -90,7 +90,7 @@ def remove(direction: jax.Array) -> Intervention:
 
 
 def returns(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
@@ -137,7 +137,7 @@ class Steered:
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
 def steer(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from agents import config as configs
 from agents import files, runs
 from agents.config import Config
-from agents.transformer import Parameters, Transformer
+from agents.policies import Parameters, Policy
 from envs import base
 
 SCHEMA = 1
@@ -29,7 +29,7 @@ class Subject:
 
     run: runs.Run
     config: Config
-    policy: Transformer
+    policy: Policy
     world: base.World
     params: base.WorldParams
     """Of every member, axis 0."""

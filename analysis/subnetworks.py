@@ -16,8 +16,8 @@ import numpy as np
 
 from agents import evaluation, learner, stages, statistics
 from agents.config import Config
+from agents.policies import Parameters
 from agents.stages import Timing
-from agents.transformer import Parameters
 from analysis import masks, weights
 from analysis.weights import Matrices
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from agents import learner, pretrain, rollout
-from agents.transformer import Parameters, Transformer
+from agents.policies import Parameters, Policy
 from analysis import concepts, extraction
 from envs import base, tokens
 
@@ -43,7 +43,7 @@ class Play:
 
 
 def play(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
@@ -129,7 +129,7 @@ class Narrator:
 
 
 def narrator(
-    policy: Transformer,
+    policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,

@@ -25,7 +25,8 @@ _WORDS = {
     "embedding_used": "embedding, used rows", "embedding_unused": "embedding, unused rows",
     "attention_norm": "attention\nnorm", "attention.qkv": "attention\nq, k, v", "attention.out": "attention\nout",
     "mlp_norm": "MLP\nnorm", "up": "MLP\nup", "down": "MLP\ndown", "norm": "final\nnorm", "value": "value\nhead",
-    "kernel": "kernels", "all": "all parameters",
+    "given_norm": "input\nnorm", "given": "input\nto gates", "given.bias": "gates'\nbias",
+    "recurrent": "state\nto gates", "out": "state\nout", "bias": "biases", "kernel": "kernels", "all": "all parameters",
 }  # fmt: skip
 
 

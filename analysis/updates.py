@@ -43,7 +43,7 @@ CONCENTRATIONS = {
 STATES = ("never_touched", "touched_and_cancelled", "changed")
 """What can have become of a parameter by a checkpoint, as seen at the checkpoints so far."""
 
-KINDS = ("kernel", "norm", "embedding_used", "embedding_unused")
+KINDS = ("kernel", "bias", "norm", "embedding_used", "embedding_unused")
 """Kinds of parameters; rows of tokens that the RL world never says are kept apart, for they get no gradient there."""
 _EMBEDDING = {"embedding.used": "embedding_used", "embedding.unused": "embedding_unused"}
 

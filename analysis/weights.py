@@ -47,9 +47,9 @@ def join(matrices: Mapping[str, np.ndarray], like: Any) -> Any:
 
 
 def kind(name: str) -> str:
-    """What a matrix is: a `kernel` multiplies, a `norm` scales, an `embedding` has a row per token."""
+    """What a matrix is: a `kernel` multiplies, a `bias` is added, a `norm` scales, an `embedding` has token rows."""
     last = name.rpartition(".")[2]
-    return "embedding" if last == "embedding" else "norm" if last.endswith("norm") else "kernel"
+    return last if last in ("embedding", "bias") else "norm" if last.endswith("norm") else "kernel"
 
 
 def layer(name: str) -> int | None:
@@ -70,7 +70,10 @@ def _only(path, leaf) -> Any:
     return tree
 
 
-_ORDER = ("embedding", "attention_norm", "attention.qkv", "attention.out", "mlp_norm", "up", "down", "norm", "value")
+_ORDER = (
+    "embedding", "attention_norm", "attention.qkv", "attention.out", "mlp_norm", "up", "down",
+    "given_norm", "given", "given.bias", "recurrent", "out", "norm", "value",
+)  # fmt: skip
 
 
 def _place(name: str) -> tuple:

@@ -23,13 +23,13 @@ from typing import Any
 import jax
 
 from agents.config import Config
-from agents.transformer import TransformerConfig
+from agents.policies import PolicyConfig
 from benchmarks.measure import Work
 from envs import base, tokens
 
 
 def forward(
-    config: TransformerConfig,
+    config: PolicyConfig,
     length: int,
     predictions: int,
     logits: int = tokens.SIZE,
@@ -58,14 +58,14 @@ def forward(
     return float((config.layers - 1) * layer(length) + last + predictions * 2 * width * (logits + 1))
 
 
-def training(config: TransformerConfig, length: int, *, backward: bool = True) -> Work:
+def training(config: PolicyConfig, length: int, *, backward: bool = True) -> Work:
     """One token of next-token prediction at every position of a sequence."""
     passes = 3 if backward else 1
     flops, causal = (passes * forward(config, length, length, causal=half) / length for half in (False, True))
     return Work(flops=flops, causal_flops=causal, precision=config.compute_dtype, in_cache=False)
 
 
-def decoding(config: TransformerConfig, world: base.World) -> Work:
+def decoding(config: PolicyConfig, world: base.World) -> Work:
     """One token of an episode played with a cache, which is read once a turn and written once."""
     work = _reading(config, world, passes=1, predictions=world.turns, sparing=True)
     length, turns = world.episode_length() - 1, world.turns
@@ -92,13 +92,13 @@ def stage(config: Config, name: str, *, scoring: bool = True, sparing: bool = Tr
     return _reading(config.policy, world, passes, predictions=world.turns, sparing=sparing)
 
 
-def reading(config: TransformerConfig, world: base.World) -> Work:
+def reading(config: PolicyConfig, world: base.World) -> Work:
     """One token of scoring whole episodes: a forward pass, with action log-probabilities before every action."""
     return _reading(config, world, passes=1, predictions=world.turns, sparing=True)
 
 
 def _reading(
-    config: TransformerConfig,
+    config: PolicyConfig,
     world: base.World,
     passes: int,
     predictions: int,

@@ -19,6 +19,9 @@ import jax
 MIN_SECONDS = 0.2
 """A timed repeat calls a short program as often as it takes to last this long."""
 
+PAUSE_SECONDS = 0.3
+"""Rest before each repeat: a library's threads may spin after its last call, on the cores of the next one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -162,6 +165,7 @@ def measure(cases: Sequence[Case], repeats: int = 5) -> list[Result]:
     peaks: list[list[int]] = [[] for _ in cases]
     for _ in range(repeats):
         for index, (case, (call, calls, *_)) in enumerate(zip(cases, ready, strict=True)):
+            time.sleep(PAUSE_SECONDS)
             reset_peak()
             start = time.perf_counter()
             for _ in range(calls - 1):

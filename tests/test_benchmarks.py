@@ -11,13 +11,14 @@ import pytest
 
 import envs
 from agents.config import ConfigError
-from agents.transformer import Transformer, TransformerConfig
+from agents.policies import PolicyConfig
+from agents.transformer import Transformer
 from benchmarks import __main__ as command
 from benchmarks import ceilings, counts, measure, stepping, tables
 
 CEILINGS = dict.fromkeys(ceilings.LABELS, 1e9)
 
-SMALL = TransformerConfig(width=64, layers=2, heads=4, hidden=256)
+SMALL = PolicyConfig(width=64, layers=2, heads=4, hidden=256)
 
 
 def xla_flops(function, *arguments) -> float:
@@ -46,7 +47,7 @@ def test_the_formula_is_what_xla_counts():
 
 
 def test_the_formula_by_hand():
-    config = TransformerConfig(width=4, layers=3, heads=1, hidden=6)
+    config = PolicyConfig(width=4, layers=3, heads=1, hidden=6)
     matrices = [(4, 12), (4, 4), (4, 6), (6, 4)]
     layer = sum(2 * 5 * rows * columns for rows, columns in matrices)
     scores_and_mixing = sum(2 * 2 * 4 for _ in range(5) for _ in range(5))

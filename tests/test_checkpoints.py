@@ -160,7 +160,9 @@ def test_mismatch_says_what_differs(saved, tree, change, words):
 
 
 @pytest.mark.parametrize(
-    "leaf", [3, 2.5, "text", jax.random.key(0), np.array(["text"]), np.array([object()])], ids=repr
+    "leaf",
+    [3, 2.5, "text", jax.random.key(0), np.array(["text"]), np.array([object()])],
+    ids=["int", "float", "str", "key", "strings", "objects"],
 )
 def test_leaves_that_are_no_arrays_are_refused(tmp_path, leaf):
     with pytest.raises(checkpoints.CheckpointError, match=r"leaf \['a'\]\['b'\] is "):

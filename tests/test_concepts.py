@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents.transformer import Transformer, TransformerConfig
+from agents.policies import PolicyConfig
+from agents.transformer import Transformer
 from analysis import concepts, extraction, populations
 from envs import maze, tokens
 
@@ -269,7 +270,7 @@ def test_cosine_of_nothing_is_nothing():
     np.testing.assert_array_equal(concepts.cosine(x, jnp.zeros((5, 8))), 0)
 
 
-POLICY = Transformer(TransformerConfig(width=16, layers=1, heads=2, hidden=16))
+POLICY = Transformer(PolicyConfig(width=16, layers=1, heads=2, hidden=16))
 WORLD = maze.EmojiMaze(size=11, turns=4)
 MAPS = jnp.array([tokens.TILE_MAP, (*np.roll(tokens.TILE_MAP[:3], 1), *tokens.TILE_MAP[3:])], jnp.int32)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.transformer import Intervention, Transformer, TransformerConfig
+from agents.policies import Intervention, PolicyConfig
+from agents.transformer import Transformer
 from analysis import extraction
 from envs import maze, tokens
 from tests import reference
@@ -20,7 +21,7 @@ WORLDS = {
     "shuffled prompts": maze.EmojiMaze(size=11, turns=4, shuffle=True),
 }
 TILE_MAP = (tokens.TILE_MAP[2], tokens.TILE_MAP[0], tokens.TILE_MAP[1], *tokens.TILE_MAP[3:])
-POLICY = Transformer(TransformerConfig(width=16, layers=1, heads=2, hidden=16))
+POLICY = Transformer(PolicyConfig(width=16, layers=1, heads=2, hidden=16))
 
 
 def stormy(world, tile_map=TILE_MAP):
@@ -209,7 +210,7 @@ def test_retiling_equals_drawing_in_the_other_emoji(wanted):
 
 def test_blocks_are_all_outputs_and_not_the_embedding():
     assert extraction.blocks(POLICY) == (1,)
-    assert extraction.blocks(Transformer(TransformerConfig(layers=3))) == (1, 2, 3)
+    assert extraction.blocks(Transformer(PolicyConfig(layers=3))) == (1, 2, 3)
 
 
 CHANGES = Intervention(steering=jnp.linspace(-1, 1, 32, dtype=jnp.float32).reshape(2, 16))

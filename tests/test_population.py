@@ -48,6 +48,7 @@ def test_each_of_eight_members_equals_its_own_run(base):
         np.testing.assert_allclose(metrics["return"][index], own["return"][0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_members_at_once_bound_memory_and_change_nothing(base):
     shared = jax.tree.map(lambda x: np.broadcast_to(x, (8, *x.shape[1:])), base)
     found = []

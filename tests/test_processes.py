@@ -55,6 +55,7 @@ def wait_for(pattern: str, directory: Path, job) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     """A member split over both, a member each, members on one of them, and pretraining.
 

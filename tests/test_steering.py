@@ -9,7 +9,7 @@ import pytest
 
 from agents import ppo, rollout
 from agents.config import Config
-from agents.transformer import Intervention
+from agents.policies import Intervention
 from analysis import concepts, populations, steering, tracking
 from envs import tokens
 from tests import tiny

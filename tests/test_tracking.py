@@ -9,12 +9,13 @@ import pytest
 from scipy import stats
 
 from agents import pretrain
-from agents.transformer import Transformer, TransformerConfig
+from agents.policies import PolicyConfig
+from agents.transformer import Transformer
 from analysis import concepts, directions, populations, tracking
 from envs import maze, tokens
 
 EPISODES = 32
-POLICY = Transformer(TransformerConfig(width=16, layers=1, heads=2, hidden=16))
+POLICY = Transformer(PolicyConfig(width=16, layers=1, heads=2, hidden=16))
 WORLD = maze.EmojiMaze(size=11, turns=4)
 TILE_MAP = (tokens.TILE_MAP[2], tokens.TILE_MAP[0], tokens.TILE_MAP[1], *tokens.TILE_MAP[3:])
 PARAMS = dataclasses.replace(

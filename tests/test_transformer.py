@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.transformer import Intervention, Transformer, TransformerConfig
+from agents.policies import Intervention, PolicyConfig
+from agents.transformer import Transformer
 from envs import tokens
 
-POLICY = Transformer(TransformerConfig(width=32, layers=3, heads=2, hidden=48))
+POLICY = Transformer(PolicyConfig(width=32, layers=3, heads=2, hidden=48))
 BATCH, LENGTH = 3, 29
 
 
@@ -173,4 +174,4 @@ def test_reduced_precision_stores_what_it_says_and_predicts_in_float32(sequence,
 @pytest.mark.parametrize("change", [{"width": 30}, {"layers": 0}, {"heads": 0}, {"hidden": 0}])
 def test_impossible_sizes_are_refused(change):
     with pytest.raises(ValueError, match=f"policy.{next(iter(change))}="):
-        TransformerConfig(**{"width": 32, "heads": 2} | change)
+        PolicyConfig(**{"width": 32, "heads": 2} | change)

@@ -7,14 +7,14 @@ import numpy as np
 
 from agents import learner, stages
 from agents.config import Config, PopulationConfig, WorldConfig
+from agents.policies import PolicyConfig
 from agents.ppo import RLConfig
 from agents.pretrain import PretrainConfig
-from agents.transformer import TransformerConfig
 
 CONFIG = Config(
     scale="smoke",
     world=WorldConfig(size=11, turns=4),
-    policy=TransformerConfig(width=16, layers=1, heads=2, hidden=16),
+    policy=PolicyConfig(width=16, layers=1, heads=2, hidden=16),
     pretrain=PretrainConfig(updates=8, chunk=2, episodes=16, warmup=2),
     rl=RLConfig(updates=4, chunk=1, episodes=16, minibatches=2),
     population=PopulationConfig(seeds=2, microbatch=4),

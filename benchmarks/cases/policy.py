@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import envs
 from agents import learner, objectives, rollout
-from agents.transformer import Transformer, TransformerConfig
+from agents.policies import PolicyConfig
+from agents.transformer import Transformer
 from benchmarks import counts
 from benchmarks.measure import Case, Options, Report
 from envs import tokens
@@ -26,7 +27,7 @@ def run(options: Options) -> Report:
     """Tokens per second at each width."""
     report = Report()
     for width in WIDTHS:
-        config = TransformerConfig(width=width, heads=width // 16, hidden=4 * width)
+        config = PolicyConfig(width=width, heads=width // 16, hidden=4 * width)
         report.add([_reading(config, size, backward=False) for size in MICROBATCHES[:1]], options)
         sizes = MICROBATCHES if width == WIDTHS[0] else MICROBATCHES[:2]
         report.add([_reading(config, size, backward=True) for size in sizes], options)
@@ -36,7 +37,7 @@ def run(options: Options) -> Report:
     return report
 
 
-def _reading(config: TransformerConfig, microbatch: int, backward: bool) -> Case:
+def _reading(config: PolicyConfig, microbatch: int, backward: bool) -> Case:
     """Next-token prediction of random tokens, as `learner` trains: over all devices, in microbatches."""
     policy = Transformer(config)
     mesh = learner.population_mesh(1, SEQUENCES)
@@ -67,7 +68,7 @@ def _reading(config: TransformerConfig, microbatch: int, backward: bool) -> Case
     return Case(name, "tokens", SEQUENCES * LENGTH, prepare, work)
 
 
-def _decoding(config: TransformerConfig, episodes: int) -> Case:
+def _decoding(config: PolicyConfig, episodes: int) -> Case:
     """Playing whole episodes of EmojiMaze-v0 with the cache, mazes included, over all devices."""
     policy, (world, params) = Transformer(config), envs.make("EmojiMaze-v0")
     mesh = learner.population_mesh(1, episodes)
@@ -94,6 +95,6 @@ def _parameters(policy: Transformer):
     return jax.tree.map(lambda x: x[None], policy.init(jax.random.key(0)))
 
 
-def _sizes(config: TransformerConfig) -> str:
+def _sizes(config: PolicyConfig) -> str:
     precision = "" if config.compute_dtype == "float32" else f" {config.compute_dtype}"
     return f"width {config.width}, {config.layers} layers{precision}"

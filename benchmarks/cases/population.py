@@ -55,7 +55,7 @@ def _one_after_another() -> Case:
                 metrics.append(metric)
             return metrics
 
-        return call, getattr(stage.program, "_program", None)
+        return call, stage.program.program
 
     name = f"PPO of {MEMBERS} members, one run after another"
     return dataclasses.replace(first, name=name, count=first.count * MEMBERS, prepare=prepare)

@@ -57,7 +57,7 @@ def stage_case(config: Config, name: str, chunk: int, label: str = "") -> Case:
             kept[0], metrics = stage.program(kept[0], *arguments)
             return metrics
 
-        return call, getattr(stage.program, "_program", None)
+        return call, stage.program.program
 
     what = {"pretrain": "pretraining", "rl": "PPO end to end"}[name]
     sizes = f"width {config.policy.width}, {config.policy.layers} layers"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents.config import Config
-from agents.transformer import TransformerConfig
+from agents.policies import PolicyConfig
 from benchmarks import counts
 from benchmarks.measure import Case
 from envs import tokens
@@ -76,7 +76,7 @@ class Maze:
 class Block(nn.Module):
     """Causal attention with rotary positions, and a squared-ReLU MLP."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: PolicyConfig):
         super().__init__()
         width, hidden = config.width, config.hidden
         self.heads = config.heads
@@ -105,7 +105,7 @@ class Block(nn.Module):
 class Policy(nn.Module):
     """Tied embedding, blocks, a value head that starts at zero."""
 
-    def __init__(self, config: TransformerConfig, length: int):
+    def __init__(self, config: PolicyConfig, length: int):
         super().__init__()
         self.config = config
         self.embedding = nn.Parameter(torch.randn(tokens.SIZE, config.width) * config.width**-0.5)

@@ -1,0 +1,42 @@
+"""The `laptop` scale in a process of its own, optimised as users have it: `python -m tests.laptop DIRECTORY`.
+
+Leaves the run in DIRECTORY/run, and in DIRECTORY/control.json the mean return of each member after RL of the same base
+on the rewards of other episodes.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import devices
+
+if __name__ == "__main__":
+    devices.start()
+
+import train
+from agents import evaluation, learner
+from agents.config import SCALES
+from tests import tiny
+
+
+def main(directory: Path) -> None:
+    """Train, then the control."""
+    config = SCALES["laptop"]
+    run = train.train(config, directory / "run")
+    control = dataclasses.replace(config, rl=dataclasses.replace(config.rl, shuffle_rewards=True))
+    state, _ = tiny.train_stage(control, "rl", run.parameters("pretrain"))
+    world, _ = control.world.make()
+    mesh = learner.population_mesh(8, 4096)
+    parameters = jax.tree.map(jnp.asarray, state.parameters)
+    returns = evaluation.policy_returns(control.make_policy(), parameters, world, control.world_params(), mesh, 4096)
+    means = np.asarray(returns).mean(axis=1)
+    (directory / "control.json").write_text(json.dumps(means.tolist()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
