@@ -214,8 +214,9 @@ def test_killed_at_ten_random_moments_and_resumed_equals_the_uninterrupted_run(t
     process.communicate(timeout=300)
     trains = time.monotonic() - start - begins
 
-    whole, kills = runs.open(tmp_path / "whole"), 0
-    for attempt in range(10):
+    whole, kills, attempt = runs.open(tmp_path / "whole"), 0, 0
+    while kills < 10 and attempt < 40:
+        attempt += 1
         broken = tmp_path / f"broken-{attempt}"
         process = run_command(*TINY, "--run-dir", str(broken))
         try:
@@ -223,11 +224,14 @@ def test_killed_at_ten_random_moments_and_resumed_equals_the_uninterrupted_run(t
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+        if process.returncode != -signal.SIGKILL:  # it was faster than the run that was timed; so will others be
+            begins, trains = 0.9 * begins, 0.9 * trains
+            continue
+        kills += 1
         begun = (broken / "config.json").exists()
         again = ["--resume", str(broken)] if begun else [*TINY, "--run-dir", str(broken)]
         process = run_command(*again)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         same_training(whole, runs.open(broken))
-    assert kills >= 8
+    assert kills == 10
