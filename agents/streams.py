@@ -300,7 +300,10 @@ def weights(linear: nnx.Linear, x: jax.Array) -> jax.Array:
 def normalise(norm: nnx.RMSNorm, x: jax.Array) -> jax.Array:
     """`norm` of features on axis 0; statistics in float32."""
     precise = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(precise), axis=0, keepdims=True) + norm.epsilon)
+    # Not rsqrt: CPUs approximate it, in a way that depends on the program around it, and a ratio of two programs'
+    # probabilities is to be 1 to the bit.
+    root = jax.lax.optimization_barrier(jnp.sqrt(jnp.mean(jnp.square(precise), axis=0, keepdims=True) + norm.epsilon))
+    scale = 1 / root
     assert norm.scale is not None
     return (precise * scale * norm.scale[...].astype(jnp.float32)[:, None, None]).astype(x.dtype)
 
