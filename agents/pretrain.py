@@ -97,7 +97,11 @@ def persona_driver(
     """
 
     def log_probabilities(states, plans):
-        every = jax.vmap(lambda *one: personas.action_log_probabilities(world, *one, params, traits))(states, plans)
+
+        def each(state, plan):
+            return personas.action_log_probabilities(world, state, plan, params, traits)
+
+        every = jax.vmap(each)(states, plans)
         return jnp.take_along_axis(every, chosen[:, None, None], axis=1)[:, 0]
 
     def write(states, key):
