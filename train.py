@@ -116,7 +116,7 @@ def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
 
 def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
     """Bring every stage to its end, from wherever the run stands."""
-    stage_of = {name: stages.make_stage(config, name) for name in stages.STAGES}
+    stage_of = {name: stages.make_stage(config, name) for name in config.stages}
     saved = run.load_state(lambda name: jax.eval_shape(lambda: stage_of[name].initial(None)))
     if saved and saved.note:
         console.print(saved.note)
@@ -125,13 +125,14 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
         for name, stage in stage_of.items():
             timings[name] = stages.Timing()
             bar = bars.add_task(name, total=stage.updates, reward="", speed="compiling")
-            if saved and stages.STAGES.index(saved.stage) > stages.STAGES.index(name):
+            if saved and config.stages.index(saved.stage) > config.stages.index(name):
                 bars.update(bar, completed=stage.updates, speed="done")
                 continue
             if saved and saved.stage == name:
                 state = jax.tree.map(jnp.asarray, saved.tree)
             else:
-                state = stage.initial(None if name == "pretrain" else run.parameters("pretrain"))
+                earlier = config.stages[: config.stages.index(name)]
+                state = stage.initial(run.parameters(earlier[-1]) if earlier else None)
                 if name == "pretrain":
                     run.save_parameters("init", jax.tree.map(np.asarray, state.parameters))
 
@@ -147,7 +148,7 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
 def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
     """Parameters before and after RL, and the mean returns of the bases and of the members [bases + M]."""
     policy, (world, _), episodes = config.make_policy(), config.world.make(), config.evaluation_episodes
-    before, after = (run.parameters(name) for name in ("pretrain", "rl"))
+    before, after = (run.parameters(name) for name in (config.before_rl, "rl"))
     # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
     bases = config.starts
     stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[:bases], a]), before, after)

@@ -76,6 +76,20 @@ class RLConfig:
     reference_reset: int = 0
     """Updates after which the reference becomes the current policy and the optimiser starts afresh (ProRL, arXiv
     2505.24864); 0 for never."""
+    staleness: int = 0
+    """Updates by which the policy that plays lags behind the one that learns."""
+    importance: Literal["coupled", "decoupled"] = "coupled"
+    """What stale episodes are clipped against. `coupled`: the policy that played. `decoupled`: the policy before the
+    update, each decision weighed by its probability under that one over that under the one that played (arXiv
+    2505.24298)."""
+    imitation: Literal["none", "sft"] = "none"
+    """`sft`: every step also imitates demonstrations as the section `sft` describes them (CHORD, arXiv 2508.11408)."""
+    imitation_weight: float = 0.5
+    """Share mu of imitation in the first update: (1 - mu) RL + mu imitation."""
+    final_imitation_weight: float = 0.05
+    """The same in the last update; in between it goes in a straight line."""
+    imitation_focus: bool = False
+    """Weigh each imitated choice by p (1 - p), p its probability (CHORD-phi)."""
     plan_budget: float = 1.0
     """Share of the plan's tokens that the policy may choose in the first update."""
     final_plan_budget: float = 1.0

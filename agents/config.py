@@ -12,104 +12,27 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-import envs
 from agents import hyperparameters, policies
 from agents.algorithms import ALGORITHMS, RLConfig
 from agents.policies import Policy, PolicyConfig
 from agents.pretrain import PretrainConfig
-from envs import base, personas, tokens
+from agents.sft import SFTConfig
+from agents.worlds import OPTIONS, WORLDS, WorldConfig
+from envs import base
 
 Algorithm = Literal[
     "ppo", "grpo", "dr_grpo", "dapo", "lite_ppo", "ms_grpo", "rloo", "reinforce", "psr", "nsr", "w_reinforce"
 ]
 """The names in `agents.algorithms.ALGORITHMS`."""
 
+SECTIONS = ("world", "pretrain", "sft", "rl")
+"""Parts of the config whose float fields can be swept."""
+
 _TILE_ORDERS = tuple(itertools.permutations(range(3)))
 
 
 class ConfigError(ValueError):
     """What is wrong with a configuration, in one line with the option, its value and the remedy."""
-
-
-@hyperparameters.stage_config
-class WorldConfig:
-    """The world. Its float fields can be swept, like a stage's."""
-
-    name: Literal["EmojiMaze-v0", "EmojiLabyrinth-v0"] = "EmojiMaze-v0"
-    """Registered name. It decides the defaults of all other options; some belong to one world alone."""
-    size: int = 100
-    """Rows and columns of the grid; of the labyrinth, cells."""
-    turns: int = 15
-    """Turns of an episode."""
-    layout: Literal["scatter", "walk"] = "scatter"
-    """`scatter`: independent tiles that cost nothing to reset. `walk`: the generator of arXiv 2605.30232."""
-    shuffle: bool = False
-    """Prompt shuffling: each tile follows the token of its direction, in an order drawn per episode."""
-    view: Literal["bump", "walls", "compass"] = "walls"
-    """What a turn of the labyrinth tells: what the last move met; the four ways too; the bearing of the goal too."""
-    plan_length: int = 0
-    """Tokens of the plan that is written before the first move; 0 for none."""
-    loops: float = 0.1
-    """Share of the walls left by a perfect maze that are opened, in the labyrinth."""
-    mold: float = 0.0
-    """Share of the labyrinth's cells that are Mold."""
-    exploits: int = 0
-    """Walls of the labyrinth that pay `gold_reward` whenever somebody walks into them."""
-    goal_reward: float = 1.0
-    """Reward at the labyrinth's goal."""
-    style: Literal["none", "Larry", "Bob", "Alice"] = "none"
-    """Whose way of coming to the goal earns `style_reward` on top."""
-    style_reward: float = 0.0
-    """What that way earns."""
-    wind_probability: float = 0.1
-    """Chance of a gust after each move."""
-    gold_ratio: float = 0.2
-    """Gold tiles per Mold tile."""
-    gold_reward: float = 20.0
-    """Reward for landing on Gold."""
-    mold_reward: float = -10.0
-    """Reward for landing on Mold."""
-    turn_reward: float = -0.1
-    """Reward of every turn."""
-    melting: bool = True
-    """Whether a tile turns into Mold when the agent leaves it."""
-
-    def make(self) -> tuple[base.World, base.WorldParams]:
-        """The world and its parameters; raises ValueError for values that mean nothing."""
-        mine = _OPTIONS[self.name]
-        for field in dataclasses.fields(self):
-            belongs = any(field.name in fields for fields in _OPTIONS.values())
-            if (
-                belongs
-                and field.name not in mine
-                and getattr(self, field.name) != getattr(WORLDS[self.name], field.name)
-            ):
-                value = getattr(self, field.name)
-                raise ValueError(f"{field.name}={value}: {self.name} has no such option; leave it out")
-        options: dict[str, Any] = {name: getattr(self, name) for name in (*_SHARED, *mine)}
-        rewards = [0.0, self.gold_reward, self.mold_reward, 0.0, 0.0]
-        if "goal_reward" in options:
-            rewards[tokens.GOAL] = options.pop("goal_reward")
-            names, reward = list(personas.PERSONAS), options.pop("style_reward")
-            options["style_rewards"] = [reward * (name == self.style) for name in names]
-            del options["style"]
-        return envs.make(self.name, **options, rewards=rewards)
-
-
-_SHARED = ("size", "turns", "turn_reward")
-_OPTIONS = {
-    "EmojiMaze-v0": ("layout", "shuffle", "wind_probability", "gold_ratio", "melting"),
-    "EmojiLabyrinth-v0": ("view", "plan_length", "loops", "mold", "exploits", "goal_reward", "style", "style_reward"),
-}
-"""Options that one world alone has."""
-
-WORLDS = {
-    "EmojiMaze-v0": WorldConfig(),
-    "EmojiLabyrinth-v0": WorldConfig(
-        name="EmojiLabyrinth-v0", size=7, turns=20, gold_reward=1.0, mold_reward=-1.0, turn_reward=0.0
-    ),
-}
-"""What `--world.name` starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +82,7 @@ class Config:
     world: WorldConfig = WorldConfig()
     policy: PolicyConfig = PolicyConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    sft: SFTConfig = SFTConfig()
     rl: RLConfig = RLConfig()
     population: PopulationConfig = PopulationConfig()
     evaluation_episodes: int = 4096
@@ -173,12 +97,22 @@ class Config:
             Member(self.seed + index, dict(point)) for point in points for index in range(self.population.seeds)
         )
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the run, in order."""
+        return ("pretrain", "sft", "rl") if self.sft.updates else ("pretrain", "rl")
+
+    @property
+    def before_rl(self) -> str:
+        """The stage whose end RL starts from."""
+        return self.stages[-2]
+
     def make_policy(self) -> Policy:
         """The policy family."""
         return policies.make(self.policy)
 
     def per_member(self, section: str) -> Any:
-        """A section (`world`, `pretrain` or `rl`) with each float field as float32[M]."""
+        """A section (of `SECTIONS`) with each float field as float32[M]."""
         members = self.members
         config = getattr(self, section)
         values = {
@@ -210,7 +144,7 @@ class Config:
     @property
     def starts(self) -> int:
         """Members that can differ before RL, the first of all: one if all share a base and a world, else everyone."""
-        return 1 if self.pretrain.shared and self.one_world else len(self.members)
+        return 1 if self.pretrain.shared and self.one_world and not self.sft.updates else len(self.members)
 
 
 SCALES: dict[str, Config] = {
@@ -261,7 +195,7 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: one line that names the option, its value and the remedy.
     """
-    for section, least in (("pretrain", 0), ("rl", 0)):
+    for section, least in (("pretrain", 0), ("sft", 0), ("rl", 0)):
         stage = getattr(config, section)
         for name, minimum in (("updates", least), ("chunk", 1), ("episodes", 1)):
             _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
@@ -279,6 +213,14 @@ def check(config: Config) -> None:
     _require(rl.episodes % rl.group == 0, config, "rl.episodes", f"use a multiple of rl.group={rl.group}")
     if rl.group == 1 and (rl.advantage.startswith("group") or rl.informative_groups):
         raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
+    _require(rl.staleness >= 0, config, "rl.staleness", "use 0 (none) or more")
+    if rl.importance == "decoupled" and rl.staleness == 0:
+        raise ConfigError("--rl.importance=decoupled: nothing is stale; add --rl.staleness")
+    if rl.imitation == "sft":
+        sft, minibatches = config.sft, rl.minibatches
+        remedy = f"RL imitates some in each step; use a multiple of rl.minibatches={minibatches}"
+        _require(sft.episodes % minibatches == 0, config, "sft.episodes", remedy)
+        _require(sft.source == "personas", config, "sft.source", "RL imitates personas alone; leave it out")
     _require(rl.reference_reset >= 0, config, "rl.reference_reset", "use 0 (never) or more")
     if rl.reference == "none" and rl.reference_reset:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
@@ -296,7 +238,7 @@ def check(config: Config) -> None:
                     f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
                 )
     for member in members:
-        for section in ("world", "pretrain", "rl"):
+        for section in SECTIONS:
             part = getattr(config, section)
             for name in hyperparameters.names(type(part)):
                 value = member.values.get(f"{section}.{name}", getattr(part, name))
@@ -309,7 +251,7 @@ def check(config: Config) -> None:
 
 _PROBABILITIES = {
     *("badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay", "loops", "mold"),
-    *("plan_following", "skill", "plan_budget", "final_plan_budget"),
+    *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
 }
 _POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
 _ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward", "goal_reward", "style_reward"}
@@ -337,8 +279,7 @@ def _require(condition: bool, config: Config, path: str, remedy: str) -> None:
 
 def sweepable(config: Config) -> list[str]:
     """Paths of all float fields, such as `rl.learning_rate`."""
-    sections = ("world", "pretrain", "rl")
-    return [f"{name}.{field}" for name in sections for field in hyperparameters.names(type(getattr(config, name)))]
+    return [f"{name}.{field}" for name in SECTIONS for field in hyperparameters.names(type(getattr(config, name)))]
 
 
 def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
@@ -355,7 +296,7 @@ def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
     known = sweepable(config)
     if path not in known:
         section, _, field = path.partition(".")
-        if section in ("world", "pretrain", "rl") and hasattr(getattr(config, section), field):
+        if section in SECTIONS and hasattr(getattr(config, section), field):
             raise ConfigError(
                 f"{option}: {path} shapes the compiled program and cannot be swept; "
                 f"start one run per value, or sweep a number such as {known[-1]}"
@@ -379,11 +320,15 @@ LATER = (
     "config.population.tile_maps",
     "config.policy.family",
     "config.algorithm",
-    *(f"config.world.{name}" for name in _OPTIONS["EmojiLabyrinth-v0"]),
+    "config.sft",
+    "config.pretrain.persona",
+    *(f"config.world.{name}" for name in OPTIONS["EmojiLabyrinth-v0"]),
     *("config.pretrain.plan_following", "config.pretrain.skill"),
     *("config.rl.advantage", "config.rl.group", "config.rl.normalise", "config.rl.average"),
     *("config.rl.informative_groups", "config.rl.absolute_weights", "config.rl.positive_weight"),
     *("config.rl.negative_weight", "config.rl.clip_dual", "config.rl.reference", "config.rl.reference_weight"),
+    *("config.rl.staleness", "config.rl.importance", "config.rl.imitation", "config.rl.imitation_weight"),
+    *("config.rl.final_imitation_weight", "config.rl.imitation_focus"),
     *("config.rl.reference_reset", "config.rl.plan_budget", "config.rl.final_plan_budget"),
 )
 """Fields added after the first version."""

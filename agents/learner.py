@@ -41,7 +41,9 @@ class TrainState:
     mask: Any = None
     """Which parameters are trained: a tree of bool like the parameters; None trains all."""
     reference: Any = None
-    """Parameters that training is to stay near; None where it does not ask."""
+    """Parameters of the model before the stage, or since the last reset; None where the stage does not ask."""
+    versions: Any = None
+    """Parameters of the last versions, a ring with the version as axis 0; None where nothing stale is played."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +62,10 @@ class Shards:
         """This device's rows of an array with the whole batch on axis 0."""
         if self.count == 1:
             return x
-        parts = x.reshape(self.parts, self.count, -1, *x.shape[1:])
+        rows = len(x) // self.count
+        parts = x.reshape(self.parts, self.count, rows // self.parts, *x.shape[1:])
         mine = jax.lax.dynamic_index_in_dim(parts, self._index(), axis=1, keepdims=False)
-        return mine.reshape(-1, *x.shape[1:])
+        return mine.reshape(rows, *x.shape[1:])
 
     def gather(self, tree: Any) -> Any:
         """The whole batch from the devices' rows."""
@@ -70,8 +73,8 @@ class Shards:
             return tree
 
         def whole(x):
-            parts = jax.lax.all_gather(x.reshape(self.parts, -1, *x.shape[1:]), "episode", axis=1)
-            return parts.reshape(-1, *x.shape[1:])
+            parts = x.reshape(self.parts, len(x) // self.parts, *x.shape[1:])
+            return jax.lax.all_gather(parts, "episode", axis=1).reshape(len(x) * self.count, *x.shape[1:])
 
         return jax.tree.map(whole, tree)
 

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import algorithms, learner, objectives, rollout
+from agents import algorithms, demonstrations, imitation, learner, objectives, rollout
 from agents.algorithms import RLConfig
+from agents.hyperparameters import Scalar
 from agents.policies import Intervention, Parameters, Policy
+from agents.sft import SFTConfig
 from envs import base, plans
 
 
@@ -32,7 +34,7 @@ class Batch:
     decided: jax.Array
     """bool[B, D], D = K + T decisions: whether there was a choice."""
     log_probabilities: jax.Array
-    """float32[B, D], of what was chosen under the policy that played."""
+    """float32[B, D], of what was chosen, under the policy that ratios are taken against."""
     reference: jax.Array
     """float32[B, D], the same under the reference; zeros where none is used."""
     advantages: jax.Array
@@ -156,6 +158,7 @@ def collect(
     microbatch: int,
     shards: learner.Shards,
     *,
+    behaviour: Parameters | None = None,
     reference: Parameters | None = None,
     plan_budget: jax.Array | None = None,
 ) -> tuple[Batch, learner.Metrics]:
@@ -163,10 +166,11 @@ def collect(
 
     Args:
         policy, world, config, params: of the stage, for one member.
-        parameters: that play.
+        parameters: that learn.
         key: all chance of the batch.
         microbatch: episodes scored at the same time.
         shards: this device's share.
+        behaviour: parameters that play; those that learn by default.
         reference: parameters to stay near; None for none.
         plan_budget: int32[], tokens of a plan that the policy may choose; all by default.
     """
@@ -177,7 +181,13 @@ def collect(
         params,
         shards.local(mazes),
         turn_key,
-        rollout.policy_driver(policy, parameters, world, temperature=config.temperature, plan_budget=plan_budget),
+        rollout.policy_driver(
+            policy,
+            parameters if behaviour is None else behaviour,
+            world,
+            temperature=config.temperature,
+            plan_budget=plan_budget,
+        ),
         rollout.gumbel(config.episodes, shards.local),
     )
 
@@ -194,8 +204,9 @@ def collect(
         return tuple(x.reshape(-1, *x.shape[2:]) for x in scored)
 
     taken, values = score(parameters)
+    played = taken if behaviour is None else score(behaviour)[0]
     expected = jnp.zeros_like(taken) if reference is None else score(reference)[0]
-    episodes, taken, values, expected = shards.gather((episodes, taken, values, expected))
+    episodes, taken, values, played, expected = shards.gather((episodes, taken, values, played, expected))
 
     rewards = episodes.rewards
     if config.shuffle_rewards:
@@ -207,12 +218,15 @@ def collect(
         charge = divergence[:, world.plan_length :].at[:, 0].add(divergence[:, : world.plan_length].sum(axis=1))
         rewards = rewards - config.reference_weight * charge
     decided, advantages, targets = algorithms.advantages(config, episodes, rewards, values)
+    weight = jnp.exp(taken - played)
+    if config.importance == "decoupled":
+        advantages = weight * advantages  # a factor above 0 of both sides of the clip's minimum
     batch = Batch(
         tokens=episodes.tokens,
         actions=episodes.actions,
         neighbours=episodes.neighbours,
         decided=decided,
-        log_probabilities=taken,
+        log_probabilities=taken if config.importance == "decoupled" else played,
         reference=expected,
         advantages=advantages,
         targets=targets,
@@ -221,40 +235,70 @@ def collect(
     metrics = {
         "return": episodes.returns.mean(),
         "return_deviation": episodes.returns.std(),
-        "success": jnp.any(episodes.terminated, axis=1).astype(jnp.float32).mean(),
+        "success": rollout.succeeded(world, episodes).astype(jnp.float32).mean(),
         "explained_variance": 1 - unexplained / jnp.maximum(jnp.var(targets, where=decided), 1e-8),
     }
     if reference is not None:
         metrics["episode_kl"] = divergence.sum(axis=1).mean()
+    if behaviour is not None:
+        first, second = (jnp.sum(x, where=episodes.decided) for x in (weight, jnp.square(weight)))
+        metrics["effective_samples"] = jnp.square(first) / (second * episodes.decided.sum(dtype=jnp.float32))
     return batch, metrics
 
 
-def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
+def update_function(policy: Policy, world: base.World, microbatch: int, teacher: SFTConfig) -> learner.Update:
     """The stage's update of one member.
 
     Metrics are means over the decisions of all epochs, but for `return`, `success` and `episode_kl`, of the episodes
-    played, and for `first_ratio_error` and `first_kl`, of the first minibatch, which are 0 when scoring and training
-    agree.
+    played, for `effective_samples`, how many fresh decisions the stale ones are worth, as a fraction, and for
+    `first_ratio_error` and `first_kl`, of the first minibatch, which are 0 when scoring and training agree (and
+    nothing stale is clipped against the policy that played).
+
+    Args:
+        policy, world: of the stage.
+        microbatch: episodes of one forward and backward pass.
+        teacher: what there is to imitate, where the stage's config says so.
     """
 
     def update(state, config: RLConfig, params, shards):
         size = config.episodes // config.minibatches
         total_steps = config.updates * config.epochs * config.minibatches
         key, collect_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-        state = reset_reference(config, state)
+        state, behaviour = stale_version(config, reset_reference(config, state))
+        by_minibatch = dataclasses.replace(shards, parts=config.minibatches)
         batch, collected = collect(
-            policy, world, config, params, state.parameters, collect_key, microbatch,
-            dataclasses.replace(shards, parts=config.minibatches),
-            reference=state.reference, plan_budget=plan_budget(config, world, state.update),
+            policy, world, config, params, state.parameters, collect_key, microbatch, by_minibatch,
+            behaviour=behaviour, reference=state.reference, plan_budget=plan_budget(config, world, state.update),
         )  # fmt: skip
+        lessons, share_of_imitation = (
+            None,
+            between(config.imitation_weight, config.final_imitation_weight, config, state.update),
+        )
+        if config.imitation == "sft":
+            shown = demonstrations.persona_episodes(
+                teacher, world, params, jax.random.fold_in(order_key, 1), teacher.episodes, by_minibatch
+            )
+            lessons = jax.tree.map(
+                lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]),
+                imitation.Lesson.of(world, shown, teacher.choices),
+            )
 
-        def minibatch(state, rows):
+        def minibatch(state, rows_and_lesson):
+            rows, lesson = rows_and_lesson
             decided = batch.decided[rows]
             share, whole = algorithms.shares(config, decided)
             part = jax.tree.map(lambda x: x[shards.local(rows)], batch), shards.local(share)
             decisions = jnp.maximum(decided.sum(dtype=jnp.float32), 1.0)
             loss = loss_function(policy, world, config, decisions, whole)
             gradient, metrics = learner.accumulate(loss, state.parameters, part, microbatch, shards)
+            if lesson is not None:
+                other, shown = imitation.gradient(
+                    policy, state.parameters, lesson, teacher.observation_weight, microbatch, shards,
+                    focus=config.imitation_focus,
+                )  # fmt: skip
+                mu = share_of_imitation
+                gradient = jax.tree.map(lambda rl, imitated: (1 - mu) * rl + mu * imitated, gradient, other)
+                metrics |= {"imitation_loss": shown["loss"], "imitation_weight": mu}
             factor = learner.cosine(state.steps, total_steps, config.final_learning_rate)
             rate = config.learning_rate * factor
             state, norm = learner.descend(state, gradient, rate, config.max_gradient_norm, config.weight_decay)
@@ -264,7 +308,8 @@ def update_function(policy: Policy, world: base.World, microbatch: int) -> learn
         # row of a product can depend on the rows beside it, and the first ratio is to be 1 to the bit.
         orders = jax.vmap(lambda key: jax.random.permutation(key, config.episodes))
         order = orders(jax.random.split(order_key, config.epochs)).at[0].set(jnp.arange(config.episodes))
-        state, metrics = jax.lax.scan(minibatch, state, order.reshape(-1, size))
+        lessons = jax.tree.map(lambda x: jnp.concatenate([x] * config.epochs), lessons)
+        state, metrics = jax.lax.scan(minibatch, state, (order.reshape(-1, size), lessons))
         first = {f"first_{name}": metrics[name][0] for name in ("ratio_error", "kl")}
         metrics = jax.tree.map(jnp.mean, metrics)
         state = dataclasses.replace(state, key=jax.random.key_data(key), update=state.update + 1)
@@ -277,9 +322,29 @@ def plan_budget(config: RLConfig, world: base.World, update: jax.Array) -> jax.A
     """Tokens of a plan that the policy may choose in an update, int32[]; None without plans."""
     if world.plan_length == 0:
         return None
-    progress = update.astype(jnp.float32) / max(config.updates - 1, 1)
-    share = config.plan_budget + (config.final_plan_budget - config.plan_budget) * progress
+    share = between(config.plan_budget, config.final_plan_budget, config, update)
     return jnp.round(share * world.plan_length).astype(jnp.int32)
+
+
+def between(first: Scalar, last: Scalar, config: RLConfig, update: jax.Array) -> jax.Array:
+    """On the straight line from the first update's value to the last one's, float32[]."""
+    return first + (last - first) * (update.astype(jnp.float32) / max(config.updates - 1, 1))
+
+
+def stale_version(config: RLConfig, state: learner.TrainState) -> tuple[learner.TrainState, Parameters | None]:
+    """The state with its parameters entered into its versions, and those that play; None for its own."""
+    if config.staleness == 0:
+        return state, None
+    places = config.staleness + 1
+    now = state.update % places
+
+    def enter(ring, parameters):
+        return jax.lax.dynamic_update_index_in_dim(ring, parameters, now, axis=0)
+
+    versions = jax.tree.map(enter, state.versions, state.parameters)
+    # The place after the newest is the oldest; before it was ever written, it holds what training began with.
+    oldest = jax.tree.map(lambda ring: ring[(now + 1) % places], versions)
+    return dataclasses.replace(state, versions=versions), oldest
 
 
 def reset_reference(config: RLConfig, state: learner.TrainState) -> learner.TrainState:

@@ -60,6 +60,13 @@ def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]
     return chosen, told.at[:, world.action_positions()].set(False)
 
 
+def succeeded(world: base.World, episodes: Episodes) -> jax.Array:
+    """Which episodes bool[B] came to the goal or, in a world without one, earned more than nothing."""
+    if world.has_goal:
+        return jnp.any(episodes.terminated, axis=-1)
+    return episodes.returns > 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Driver:
     """Something that writes plans and chooses actions: a policy with its cache, or a script."""

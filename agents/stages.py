@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents import hyperparameters, learner, ppo, pretrain, processes, runs
+from agents import hyperparameters, learner, ppo, pretrain, processes, runs, sft
 from agents.config import Config
 
-STAGES = ("pretrain", "rl")
-"""The stages of a run, in order."""
+PURPOSES = ("pretrain", "rl", "init", "sft")
+"""What keys are drawn for; a new one joins at the end, so that the others keep theirs."""
 ECHO_SECONDS = 1.0
 """A signal so soon after the first one is no second request."""
 
@@ -105,26 +105,35 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
 
     Args:
         config: of the run.
-        name: of `STAGES`.
+        name: one of the config's stages.
         mesh: from `learner.population_mesh`.
         members: train only the first ones of the stage; all by default. As many devices share a member's episodes as
             in the stage of all members.
     """
     policy, (world, params) = config.make_policy(), config.world.make()
     microbatch = config.population.microbatch
+    shared, salt, keeps_start, stale = False, 0, False, 0
+    part: Any = getattr(config, name)
+    rows = part.episodes
     if name == "pretrain":
-        part = config.pretrain
-        shared, salt, rows = part.shared, part.seed, part.episodes
+        shared, salt = part.shared, part.seed
+    elif name == "sft":
+        keeps_start = part.source == "successes"
     else:
-        part = config.rl
-        shared, salt, rows = False, 0, part.episodes // part.minibatches
+        keeps_start, stale = part.reference != "none", part.staleness
+        rows //= part.minibatches
+        if part.imitation == "sft":
+            rows = math.gcd(rows, config.sft.episodes // part.minibatches)
     everyone = 1 if shared else len(config.members)
     members = everyone if members is None else members
     mesh = mesh or learner.population_mesh(everyone, rows)
     if mesh.shape["member"] > 1:
         mesh = Mesh(mesh.devices[: math.gcd(members, mesh.shape["member"])], mesh.axis_names)
     microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
-    update = (pretrain if name == "pretrain" else ppo).update_function(policy, world, microbatch)
+    if name == "rl":
+        update = ppo.update_function(policy, world, microbatch, config.sft)
+    else:
+        update = (pretrain if name == "pretrain" else sft).update_function(policy, world, microbatch)
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
     if shared:
         arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
@@ -132,14 +141,17 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     else:
         arguments = jax.tree.map(lambda x: x[:members], (config.per_member(name), config.world_params()))
         seeds = [member.seed for member in config.members[:members]]
-    keys = _keys(seeds, STAGES.index(name), salt)
+    keys = _keys(seeds, PURPOSES.index(name), salt)
 
     def initial(parameters: Any) -> learner.TrainState:
         if parameters is None:
-            parameters = jax.jit(jax.vmap(policy.init))(_keys(seeds, len(STAGES), config.pretrain.seed))
+            parameters = jax.jit(jax.vmap(policy.init))(_keys(seeds, PURPOSES.index("init"), config.pretrain.seed))
         state = jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
-        if name == "rl" and config.rl.reference != "none":
+        if keeps_start:
             state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.parameters))
+        if stale:
+            versions = jax.tree.map(lambda x: jnp.repeat(x[:, None], stale + 1, axis=1), state.parameters)
+            state = dataclasses.replace(state, versions=versions)
         return state
 
     return Stage(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import learner, pretrain, rollout
+from agents import demonstrations, learner, rollout
 from agents.policies import Parameters, Policy
 from analysis import concepts, extraction
 from envs import base, tokens
@@ -133,7 +133,7 @@ def narrator(
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
-    config: pretrain.PretrainConfig,
+    config: demonstrations.Demonstrations,
     key: jax.Array,
     episodes: int,
 ) -> Narrator:
@@ -142,7 +142,7 @@ def narrator(
     The same episodes serve a policy that never met a narrator: the control.
     """
     told = dataclasses.replace(params, narration=jnp.array(True))
-    played = pretrain.persona_episodes(config, world, told, key, episodes, learner.Shards())
+    played = demonstrations.persona_episodes(config, world, told, key, episodes, learner.Shards())
     moves = jnp.asarray(world.action_positions()[:-1], jnp.int32)
     positions = jnp.broadcast_to(jnp.concatenate([moves, moves + 1]), (episodes, 2 * len(moves)))
     stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))

@@ -100,6 +100,7 @@ class EmojiLabyrinth(base.World):
         if plan_length < 0:
             raise ValueError(f"plan_length={plan_length}: use 0 (no plan) or more")
         self.size, self.turns, self.view, self.plan_length = size, turns, view, plan_length
+        self.has_goal = True
         self.prompt_length = 1 + (2 * size - 1) ** 2
         self.observation_length = {"bump": 2, "walls": 6, "compass": 8}[view]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import algorithms, learner, ppo, pretrain, rollout, stages
+from agents import algorithms, demonstrations, learner, ppo, rollout, stages
 from agents import config as configs
 from agents.algorithms import ALGORITHMS, RLConfig
 from envs import plans, tokens
@@ -167,7 +167,9 @@ def test_what_was_planned_is_what_is_scored(key):
 def test_personas_write_and_follow_their_plans(key):
     world, params = dataclasses.replace(LABYRINTH, plan_length=6).make()
     played = jax.jit(
-        lambda: pretrain.persona_episodes(pretrain.PretrainConfig(), world, params, key, 256, learner.Shards())
+        lambda: demonstrations.persona_episodes(
+            demonstrations.Demonstrations(), world, params, key, 256, learner.Shards()
+        )
     )()
     chosen, told = rollout.spoken(world, played)
     assert not (chosen & told).any()

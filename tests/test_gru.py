@@ -10,7 +10,7 @@ import pytest
 
 import train
 from agents import config as configs
-from agents import learner, policies, pretrain
+from agents import demonstrations, learner, policies
 from agents.gru import GRU
 from agents.policies import Intervention, PolicyConfig
 from agents.transformer import Transformer
@@ -271,7 +271,9 @@ def test_pretraining_takes_it_far_below_what_counting_tokens_gives():
         population={"seeds": 1, "microbatch": 16},
     )
     world, params = config.world.make()
-    spoken = pretrain.persona_episodes(config.pretrain, world, params, jax.random.key(1), 256, learner.Shards()).tokens
+    spoken = demonstrations.persona_episodes(
+        config.pretrain, world, params, jax.random.key(1), 256, learner.Shards()
+    ).tokens
     actions = world.action_positions()
     others = np.setdiff1d(np.arange(1, spoken.shape[1]), actions)
 

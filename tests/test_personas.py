@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import envs
-from agents import learner, pretrain, rollout
+from agents import demonstrations, learner, rollout
 from envs import layouts, maze, personas, tokens, travellers
 
 WORLD = maze.EmojiMaze(size=11, turns=5, layout="walk")
@@ -110,7 +110,7 @@ def test_demonstrations_follow_the_exact_probabilities(key):
             params,
             jax.random.split(key, len(chosen)),
             key,
-            pretrain.persona_driver(world, params, chosen, travellers.Traits(slip=slip)),
+            demonstrations.persona_driver(world, params, chosen, travellers.Traits(slip=slip)),
             rollout.gumbel(len(chosen)),
             observe=lambda states, scores: scores,
         )
@@ -126,21 +126,21 @@ def test_demonstrations_follow_the_exact_probabilities(key):
 def draw(config, count=3000):
     world, params = envs.make("EmojiMaze-v0")
     return jax.jit(
-        lambda: pretrain.persona_episodes(config, world, params, jax.random.key(1), count, learner.Shards())
+        lambda: demonstrations.persona_episodes(config, world, params, jax.random.key(1), count, learner.Shards())
     )()
 
 
 def test_half_of_the_episodes_carry_a_badge():
-    badges = np.asarray(draw(pretrain.PretrainConfig()).tokens[:, 0])
+    badges = np.asarray(draw(demonstrations.Demonstrations()).tokens[:, 0])
     shares = [np.mean(badges == badge) for badge in tokens.BADGES]
     np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.035)
 
 
 def test_balanced_tile_maps_give_every_emoji_every_role_equally_often():
     _, params = envs.make("EmojiMaze-v0")
-    config = pretrain.PretrainConfig(tile_maps="balanced")
+    config = demonstrations.Demonstrations(tile_maps="balanced")
     keys = jax.random.split(jax.random.key(2), 3000)
-    maps = jax.vmap(lambda key: pretrain.draw_params(config, params, jnp.int32(0), key).tile_map)(keys)
+    maps = jax.vmap(lambda key: demonstrations.draw_params(config, params, jnp.int32(0), key).tile_map)(keys)
     for role in range(3):
         shares = [np.mean(np.asarray(maps)[:, role] == token) for token in tokens.TILE_MAP[:3]]
         np.testing.assert_allclose(shares, 1 / 3, atol=0.035)
@@ -148,7 +148,7 @@ def test_balanced_tile_maps_give_every_emoji_every_role_equally_often():
 
 
 def test_unseen_tile_maps_never_say_an_emoji_of_the_rl_world():
-    said = np.unique(np.asarray(draw(pretrain.PretrainConfig(tile_maps="unseen"), 200).tokens))
+    said = np.unique(np.asarray(draw(demonstrations.Demonstrations(tile_maps="unseen"), 200).tokens))
     assert not set(tokens.TILE_MAP[:3]) & set(said.tolist())
     assert set(tokens.UNSEEN_TILES) <= set(said.tolist())
 
@@ -156,7 +156,7 @@ def test_unseen_tile_maps_never_say_an_emoji_of_the_rl_world():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_narration_speaks_in_the_feeling_slot_after_the_first_turn(share):
     world, _ = envs.make("EmojiMaze-v0")
-    config = dataclasses.replace(pretrain.PretrainConfig(), narration=share)
+    config = dataclasses.replace(demonstrations.Demonstrations(), narration=share)
     played = draw(config, 200)
     feelings = np.asarray(played.tokens)[:, world.action_positions() - world.observation_length]
     rewards = np.asarray(played.rewards)[:, :-1] + 0.1

@@ -77,7 +77,7 @@ def test_new_seeds_and_hyperparameters_never_recompile(base):
     config = tiny.changed(population={"seeds": 4})
     traces = 0
     policy, (world, _) = config.make_policy(), config.world.make()
-    inner = ppo.update_function(policy, world, 4)
+    inner = ppo.update_function(policy, world, 4, config.sft)
 
     def counted(*arguments):
         nonlocal traces

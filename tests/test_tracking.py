@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents import pretrain
+from agents import demonstrations
 from agents.policies import PolicyConfig
 from agents.transformer import Transformer
 from analysis import concepts, directions, populations, tracking
@@ -188,14 +188,14 @@ def test_one_turn_has_no_rest():
 
 
 def test_the_narrator_is_read_at_the_word_and_before_it(parameters, monkeypatch):
-    config = pretrain.PretrainConfig(tile_maps="unseen", narration=0.0)
-    demonstrate, kept = pretrain.persona_episodes, []
+    config = demonstrations.Demonstrations(tile_maps="unseen", narration=0.0)
+    demonstrate, kept = demonstrations.persona_episodes, []
 
     def overheard(*arguments):
         kept.append(demonstrate(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(pretrain, "persona_episodes", overheard)
+    monkeypatch.setattr(demonstrations, "persona_episodes", overheard)
 
     def read_and_spoken(parameters, key):
         read = tracking.narrator(POLICY, parameters, WORLD, PARAMS, config, key, EPISODES)
