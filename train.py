@@ -29,8 +29,8 @@ from agents import devices
 if __name__ == "__main__":
     devices.start("train.py")
 
-from agents import config as configs
 from agents import (
+    algorithms,
     evaluation,
     joint_runs,
     learner,
@@ -39,10 +39,12 @@ from agents import (
     processes,
     replays,
     reporting,
+    rollout,
     runs,
     stages,
     statistics,
 )
+from agents import config as configs
 from agents.config import Config, ConfigError
 from envs import personas
 
@@ -146,7 +148,7 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
 
 
 def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
-    """Parameters before and after RL, and the mean returns of the bases and of the members [bases + M]."""
+    """Parameters before and after RL; mean return and success of the bases and of the members, [2, bases + M]."""
     policy, (world, _), episodes = config.make_policy(), config.world.make(), config.evaluation_episodes
     before, after = (run.parameters(name) for name in (config.before_rl, "rl"))
     # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
@@ -155,10 +157,10 @@ def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray
     worlds = jax.tree.map(lambda x: jnp.concatenate([x[:bases], x]), config.world_params())
     mesh = learner.population_mesh(bases + run.members, episodes)
     if not mesh.local_devices:
-        return before, after, np.zeros(0)
+        return before, after, np.zeros((2, 0))
     placed = learner.place((stacked, worlds), mesh)
-    returns = evaluation.policy_returns(policy, placed[0], world, placed[1], mesh, episodes)
-    return before, after, learner.on_host(returns).mean(axis=1)
+    outcomes = evaluation.policy_outcomes(policy, placed[0], world, placed[1], mesh, episodes)
+    return before, after, np.stack([x.mean(axis=1) for x in learner.on_host(outcomes)])
 
 
 def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> dict:
@@ -166,7 +168,6 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     policy, (world, params) = config.make_policy(), config.world.make()
     episodes, traits = config.evaluation_episodes, config.pretrain.traits
     played, exact = evaluation.script_episodes(world, params, traits, episodes)
-    scripts = dict(zip(evaluation.SCRIPTS, played.returns.mean(axis=1).tolist(), strict=True))
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     speakers = jnp.array([evaluation.SCRIPTS.index(name) for name in personas.PERSONAS])
@@ -174,21 +175,28 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
     rows = dict(zip(personas.PERSONAS, divergence, strict=True))
     names = list(personas.PERSONAS)
-    after_rl = means[-run.members :]
-    low, high = statistics.bootstrap_interval(after_rl, statistic=np.mean)
-    returns = {
-        "random": scripts["random"],
-        "personas": {name: scripts[name] for name in names},
-        "greedy": scripts["greedy"],
-        "before_rl": np.broadcast_to(means[: -run.members], (run.members,)).tolist(),
-        "after_rl": after_rl.tolist(),
-        "after_rl_interval": [float(low), float(high)],
-    }
+
+    def described(of_scripts: np.ndarray, of_members: np.ndarray) -> dict:
+        """Means of scripts [S] and of bases and members [bases + M] as the summary names them."""
+        scripts = dict(zip(evaluation.SCRIPTS, of_scripts.tolist(), strict=True))
+        after = of_members[-run.members :]
+        low, high = statistics.bootstrap_interval(after, statistic=np.mean)
+        return {
+            "random": scripts["random"],
+            "personas": {name: scripts[name] for name in names},
+            "greedy": scripts["greedy"],
+            "before_rl": np.broadcast_to(of_members[: -run.members], (run.members,)).tolist(),
+            "after_rl": after.tolist(),
+            "after_rl_interval": [float(low), float(high)],
+        }
+
+    succeeded = np.asarray(rollout.succeeded(world, played)).mean(axis=1)
     return {
         "schema": 1,
         "members": run.members,
         "population": [{"seed": member.seed, "values": member.values} for member in config.members],
-        "return": returns,
+        "return": described(np.asarray(played.returns).mean(axis=1), means[0]),
+        **({"success": described(succeeded, means[1])} if world.has_goal else {}),
         "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
         "null_badge_kl": {name: float(rows[name][0]) for name in names},
         "config_hash": config_hash(config),
@@ -220,16 +228,17 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
     baselines = {
         "random": found["random"],
         **found["personas"],
-        "greedy one-step": found["greedy"],
+        "shortest way" if "success" in summary else "greedy one-step": found["greedy"],
         "before RL": float(np.mean(found["before_rl"])),
     }
-    curve = run.figure("learning_curve")
+    curve, algorithm = run.figure("learning_curve"), algorithms.TITLES[config.algorithm]
     pictures.learning_curve(
         curve,
         updates,
         returns,
         baselines,
-        title=f"{config.world.name}: {run.members} members, PPO from a pretrained base",
+        title=f"{config.world.name}: {run.members} members, {algorithm} from a pretrained base",
+        update_name=f"{algorithm} update",
         config_hash=summary["config_hash"],
         episodes_per_update=config.rl.episodes,
     )

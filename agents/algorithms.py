@@ -126,6 +126,21 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 }
 """What `--algorithm` changes of `RLConfig`; docs/algorithms.md has the sources."""
 
+TITLES = {
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "dr_grpo": "Dr. GRPO",
+    "dapo": "DAPO",
+    "lite_ppo": "Lite PPO",
+    "ms_grpo": "MS-GRPO",
+    "rloo": "RLOO",
+    "reinforce": "REINFORCE",
+    "psr": "PSR",
+    "nsr": "NSR",
+    "w_reinforce": "W-REINFORCE",
+}
+"""What figures call them."""
+
 
 def shares(config: RLConfig, decided: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How much each decision of a minibatch counts.

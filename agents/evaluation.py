@@ -81,7 +81,7 @@ def script_episodes(
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"))
-def policy_returns(
+def policy_outcomes(
     policy: Policy,
     parameters: Parameters,
     world: base.World,
@@ -89,8 +89,8 @@ def policy_returns(
     mesh: Mesh,
     episodes: int = EPISODES,
     batch: int = 64,
-) -> jax.Array:
-    """Returns float32[M, episodes] of a population.
+) -> tuple[jax.Array, jax.Array]:
+    """Returns float32[M, episodes] of a population, and which episodes succeeded bool[M, episodes].
 
     Args:
         policy, parameters: the policies; axis 0 is the member.
@@ -107,10 +107,10 @@ def policy_returns(
             driver = rollout.policy_driver(policy, parameters, world)
             noise = rollout.gumbel(episodes, lambda x: x[rows])
             played, _, _ = rollout.play(world, params, keys[rows], turn_key, driver, noise)
-            return played.returns
+            return played.returns, rollout.succeeded(world, played)
 
         mine = learner.microbatches(shards.local(jnp.arange(episodes)), batch)
-        return shards.gather(jax.lax.map(part, mine).reshape(-1))
+        return shards.gather(jax.tree.map(jnp.ravel, jax.lax.map(part, mine)))
 
     return learner.over_members(member, mesh)(parameters, params)
 

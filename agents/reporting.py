@@ -1,6 +1,6 @@
 """What a run tells the person at the terminal: what it will do, how far it is, what it found."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,27 +71,12 @@ def progress(console: Console) -> Progress:
 
 
 def results(console: Console, summary: Mapping[str, Any]) -> None:
-    """Show the returns that the run found."""
-    returns = summary["return"]
-    table = Table(title="Return per episode", title_justify="left")
-    table.add_column("policy")
-    table.add_column("mean", justify="right")
-    table.add_column("95 % interval over members", justify="right")
-    table.add_row("random", f"{returns['random']:+.1f}", "")
-    for name, value in returns["personas"].items():
-        table.add_row(f"{name} (persona)", f"{value:+.1f}", "")
-    table.add_row("greedy one-step planner", f"{returns['greedy']:+.1f}", "")
-    before = returns["before_rl"]
-    table.add_row("[bold]model before RL[/]", f"[bold]{sum(before) / len(before):+.1f}[/]", "")
-    points: dict[str, list[float]] = {}
-    for member, value in zip(summary["population"], returns["after_rl"], strict=True):
-        point = Member(**member).label
-        points.setdefault(f"model after RL, {point}" if point else "model after RL", []).append(value)
-    for label, values in points.items():
-        low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
-        shown = f"{low:+.1f} to {high:+.1f}" if len(values) > 1 else ""
-        table.add_row(f"[bold]{label}[/]", f"[bold]{np.mean(values):+.1f}[/]", shown)
-    console.print(table)
+    """Show what the run found: the share of episodes that reach the goal where there is one, and returns."""
+    goal = "success" in summary
+    if goal:
+        console.print(_outcomes(summary, "success", "Episodes that reach the goal", lambda x: f"{100 * x:.1f} %"))
+    digits = 2 if goal else 1
+    console.print(_outcomes(summary, "return", "Return per episode", lambda x: f"{x:+.{digits}f}"))
     badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
     console.print(f"KL from persona to model with its badge, nats per action: {badges}")
     seconds, speed = summary["seconds"], summary["tokens_per_second"]
@@ -99,6 +84,29 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
         "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         + "; tokens per second: " + ", ".join(f"{name} {value:,.0f}" for name, value in speed.items())
     )  # fmt: skip
+
+
+def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[[float], str]) -> Table:
+    found = summary[kind]
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy")
+    table.add_column("mean", justify="right")
+    table.add_column("95 % interval over members", justify="right")
+    table.add_row("random", show(found["random"]), "")
+    for name, value in found["personas"].items():
+        table.add_row(f"{name} (persona)", show(value), "")
+    table.add_row("greedy planner", show(found["greedy"]), "")
+    before = found["before_rl"]
+    table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
+    points: dict[str, list[float]] = {}
+    for member, value in zip(summary["population"], found["after_rl"], strict=True):
+        point = Member(**member).label
+        points.setdefault(f"model after RL, {point}" if point else "model after RL", []).append(value)
+    for label, values in points.items():
+        low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
+        shown = f"{show(float(low))} to {show(float(high))}" if len(values) > 1 else ""
+        table.add_row(f"[bold]{label}[/]", f"[bold]{show(float(np.mean(values)))}[/]", shown)
+    return table
 
 
 def written(console: Console, paths: Iterable[Path]) -> None:

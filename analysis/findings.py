@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from agents import statistics
-from agents.config import ConfigError
+from agents.config import Config, ConfigError
 from analysis import concepts, directions, extraction, populations, tracking
 from analysis.subject import Subject
 from envs import tokens
 
-ARMS = {"after RL": "rl", "before RL": "pretrain", "untrained": "init"}
-"""The arms of a run and their checkpoints, the effect first."""
+
+def arms(config: Config) -> dict[str, str]:
+    """The arms of a run and their checkpoints, the effect first."""
+    return {"after RL": "rl", "before RL": config.before_rl, "untrained": "init"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,7 @@ def returns(config: Config, policies: Sequence[Parameters], episodes: int) -> np
     )
     mesh = learner.population_mesh(len(policies) * members, episodes)
     world, _ = config.world.make()
-    played = evaluation.policy_returns(config.make_policy(), parameters, world, worlds, mesh, episodes)
+    played, _ = evaluation.policy_outcomes(config.make_policy(), parameters, world, worlds, mesh, episodes)
     finite = [
         np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(parameters)
     ]

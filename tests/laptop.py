@@ -33,7 +33,8 @@ def main(directory: Path) -> None:
     world, _ = control.world.make()
     mesh = learner.population_mesh(8, 4096)
     parameters = jax.tree.map(jnp.asarray, state.parameters)
-    returns = evaluation.policy_returns(control.make_policy(), parameters, world, control.world_params(), mesh, 4096)
+    policy, worlds = control.make_policy(), control.world_params()
+    returns, _ = evaluation.policy_outcomes(policy, parameters, world, worlds, mesh, 4096)
     means = np.asarray(returns).mean(axis=1)
     (directory / "control.json").write_text(json.dumps(means.tolist()), encoding="utf-8")
 

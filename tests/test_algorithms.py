@@ -166,11 +166,8 @@ def test_what_was_planned_is_what_is_scored(key):
 
 def test_personas_write_and_follow_their_plans(key):
     world, params = dataclasses.replace(LABYRINTH, plan_length=6).make()
-    played = jax.jit(
-        lambda: demonstrations.persona_episodes(
-            demonstrations.Demonstrations(), world, params, key, 256, learner.Shards()
-        )
-    )()
+    config = demonstrations.Demonstrations()
+    played = jax.jit(lambda: demonstrations.persona_episodes(config, world, params, key, 256, learner.Shards()))()
     chosen, told = rollout.spoken(world, played)
     assert not (chosen & told).any()
     positions = world.action_positions()

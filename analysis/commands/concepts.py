@@ -44,9 +44,12 @@ def run(command: Command, console: Console) -> None:
     opened = subject.open(command.run)
     others = {path: subject.open(path) for path in command.against}
     names = _names(command.against)
-    checkpoints = {arm: opened.parameters(name) for arm, name in findings.ARMS.items()}  # before any work
-    controls = {path: {arm: other.parameters(findings.ARMS[arm]) for arm in ("after RL", "before RL")}
-                for path, other in others.items()}  # fmt: skip
+    # Before any work: what is missing is said at once.
+    checkpoints = {arm: opened.parameters(name) for arm, name in findings.arms(opened.config).items()}
+    controls = {
+        path: {arm: other.parameters(name) for arm, name in findings.arms(other.config).items() if arm != "untrained"}
+        for path, other in others.items()
+    }
     between = [name for name in opened.run.checkpoints() if name.startswith("rl-")]
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("drawing episodes", total=1 + len(checkpoints) + 2 * len(controls) + len(between))

@@ -45,7 +45,7 @@ def run(command: Command, console: Console) -> None:
     """Run the command."""
     _check(command)
     opened = subject.open(command.run)
-    after, before = opened.parameters("rl"), opened.parameters("pretrain")
+    after, before = opened.parameters("rl"), opened.parameters(opened.config.before_rl)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("drawing episodes", total=2 + len(SETTINGS))
 

@@ -60,7 +60,8 @@ def run(command: Command, console: Console) -> list[Path]:
     """
     opened = subject.open(command.run)
     members, episodes = _check(command, opened)
-    start, full = (jax.tree.map(lambda x: x[:members], opened.parameters(name)) for name in ("pretrain", "rl"))
+    ends = (opened.config.before_rl, "rl")
+    start, full = (jax.tree.map(lambda x: x[:members], opened.parameters(name)) for name in ends)
     before, after = weights.split(start), weights.split(full)
     chosen = subnetworks.learned(before, after, command.definition, command.density)
     _refuse_no_choice(command, chosen)

@@ -112,10 +112,10 @@ def learning_rate(opened: Subject, pair: Pair) -> np.ndarray:
         last, _, update = name.partition("-")
         total = np.zeros(opened.members)
         for stage in runs.STAGES[: runs.STAGES.index(last) + 1] if last != "init" else ():
-            config = getattr(opened.config, stage, None)
-            if config is None:
-                continue
+            config = getattr(opened.config, stage)
             count = int(update) if update and stage == last else config.updates
+            if count == 0:
+                continue
             table = opened.run.metrics(stage)
             if "learning_rate" not in table.column_names or len(table) < count * opened.members:
                 return np.full(opened.members, np.nan)
