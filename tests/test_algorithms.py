@@ -210,3 +210,38 @@ def test_a_reset_makes_the_policy_its_own_reference():
         equal = jax.tree.map(lambda a, b: bool((a == b).all()), found.reference, found.parameters)
         assert all(jax.tree.leaves(equal)) == due
         assert all(bool((x == 0).all()) for x in jax.tree.leaves(found.moments)) == due
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_stale_episodes_are_played_by_the_version_of_so_many_updates_ago(lag):
+    config = RLConfig(staleness=lag)
+    state = learner.fresh({"w": jnp.float32(0.0)}, jax.random.key(0))
+    state = dataclasses.replace(state, versions={"w": jnp.zeros(lag + 1)})
+    for update in range(9):
+        state = dataclasses.replace(state, parameters={"w": jnp.float32(update)}, update=jnp.int32(update))
+        state, plays = ppo.stale_version(config, state)
+        assert float(plays["w"]) == max(0, update - lag)
+
+
+@pytest.mark.parametrize("importance", ["coupled", "decoupled"])
+def test_what_stale_episodes_are_clipped_against(importance, key):
+    config = dataclasses.replace(tiny.CONFIG.rl, staleness=1, importance=importance, value_weight=0.0, normalise="none")
+    policy, (world, params) = tiny.CONFIG.make_policy(), tiny.CONFIG.world.make()
+    now, old = (policy.init(k) for k in jax.random.split(key))
+
+    @jax.jit
+    def collect():
+        batch, metrics = ppo.collect(policy, world, config, params, now, key, 8, learner.Shards(), behaviour=old)
+        read = [ppo.read_decisions(policy, p, world, batch.tokens) for p in (now, old)]
+        return batch, metrics, [found.chosen(world.plan(batch.tokens), batch.actions) for found in read], read[0].values
+
+    batch, metrics, (mine, theirs), values = collect()
+    weight = np.exp(np.asarray(mine - theirs))
+    against = mine if importance == "decoupled" else theirs
+    np.testing.assert_allclose(batch.log_probabilities, against, atol=1e-5)
+    ess = weight.sum() ** 2 / (weight**2).sum() / weight.size
+    np.testing.assert_allclose(metrics["effective_samples"], ess, rtol=1e-4)
+    assert ess < 0.99
+    plain = np.asarray(batch.targets - values)  # of GAE, the targets are advantages plus values
+    expected = weight * plain if importance == "decoupled" else plain
+    np.testing.assert_allclose(batch.advantages, expected, atol=1e-4)
