@@ -93,7 +93,7 @@ def advance(kernel: jax.Array, state: jax.Array, given: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class GRU(streams.StreamPolicy):
+class GRU(streams.Policy):
     """The family `gru`. Its cache holds, for each block, the state float32[B, hidden] after the tokens read so far.
 
     So a sequence is read on from where its cache stands, or from its first token; nowhere else.

@@ -13,11 +13,32 @@ import jax.numpy as jnp
 from flax import struct
 
 from agents import learner, objectives, rollout
-from agents.hyperparameters import Scalar
+from agents.demonstrations import Demonstrations
+from agents.hyperparameters import Scalar, stage_config
 from agents.policies import Parameters, Policy
 from envs import base
 
 Choices = Literal["all", "plan", "actions"]
+
+
+@stage_config
+class ImitationConfig(Demonstrations):
+    """A stage that imitates."""
+
+    updates: int = 0
+    """Optimiser steps."""
+    chunk: int = 10
+    """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW; a cosine takes it to a tenth."""
+    warmup: int = 10
+    """Updates over which the learning rate rises to its peak."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_gradient_norm: float = 1.0
+    """The gradient's global norm is clipped here."""
+    observation_weight: float = 0.0
+    """Weight of a prompt or observation token in the loss; a token of a plan or an action weighs 1."""
 
 
 @struct.dataclass

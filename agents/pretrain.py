@@ -6,30 +6,22 @@ well as its speakers.
 """
 
 from agents import demonstrations, imitation, learner
-from agents.demonstrations import Demonstrations
 from agents.hyperparameters import stage_config
+from agents.imitation import ImitationConfig
 from agents.policies import Policy
 from envs import base
 
 
 @stage_config
-class PretrainConfig(Demonstrations):
+class PretrainConfig(ImitationConfig):
     """The stage `pretrain`."""
 
     updates: int = 1500
-    """Optimiser steps."""
     chunk: int = 50
-    """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
     learning_rate: float = 4e-3
-    """Peak learning rate of AdamW; a cosine takes it to a tenth."""
     warmup: int = 20
-    """Updates over which the learning rate rises to its peak."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW."""
-    max_gradient_norm: float = 1.0
-    """The gradient's global norm is clipped here."""
     observation_weight: float = 0.1
-    """Weight of a prompt or observation token in the loss; a token of a plan or an action weighs 1."""
     shared: bool = True
     """Whether the whole population starts from one pretrained base; otherwise every member has its own."""
     seed: int = 0

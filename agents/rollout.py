@@ -225,6 +225,7 @@ def policy_episodes(
     key: jax.Array,
     episodes: int,
     intervention: Intervention | None = None,
+    local: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Episodes:
     """Episodes of a policy at temperature 1; the same key gives the same mazes to every policy and intervention.
 
@@ -234,11 +235,12 @@ def policy_episodes(
         key: of mazes, weather and the policy's chance.
         episodes: B.
         intervention: on the residual stream.
+        local: this device's rows of a batch; all by default.
     """
     maze_key, turn_key = jax.random.split(key)
     driver = policy_driver(policy, parameters, world, intervention=intervention)
-    keys = jax.random.split(maze_key, episodes)
-    return play(world, params, keys, turn_key, driver, gumbel(episodes))[0]
+    keys = local(jax.random.split(maze_key, episodes))
+    return play(world, params, keys, turn_key, driver, gumbel(episodes, local))[0]
 
 
 def scripted_driver(

@@ -5,24 +5,21 @@ It imitates chosen personas, or those episodes of the pretrained model that succ
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from agents import demonstrations, imitation, learner, rollout
-from agents.demonstrations import Demonstrations
 from agents.hyperparameters import stage_config
+from agents.imitation import ImitationConfig
 from agents.policies import Policy
 from envs import base
 
 
 @stage_config
-class SFTConfig(Demonstrations):
+class SFTConfig(ImitationConfig):
     """The stage `sft`."""
 
     updates: int = 0
     """Optimiser steps; 0 leaves the stage out."""
-    chunk: int = 10
-    """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
     persona: Literal["all", "Larry", "Bob", "Alice"] = "Alice"
     """Whose episodes; `all` draws a persona per episode."""
     badge_probability: float = 0.0
@@ -32,16 +29,6 @@ class SFTConfig(Demonstrations):
     that succeed (rejection fine-tuning)."""
     choices: Literal["all", "plan", "actions"] = "all"
     """Which choices are learnt."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW; a cosine takes it to a tenth."""
-    warmup: int = 10
-    """Updates over which the learning rate rises to its peak."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
-    max_gradient_norm: float = 1.0
-    """The gradient's global norm is clipped here."""
-    observation_weight: float = 0.0
-    """Weight of a prompt or observation token in the loss; a choice weighs 1."""
 
 
 def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
@@ -51,11 +38,9 @@ def update_function(policy: Policy, world: base.World, microbatch: int) -> learn
         if config.source == "personas":
             episodes = demonstrations.persona_episodes(config, world, params, key, config.episodes, shards)
         else:
-            maze_key, turn_key = jax.random.split(key)
-            driver = rollout.policy_driver(policy, state.reference, world)
-            keys = shards.local(jax.random.split(maze_key, config.episodes))
-            noise = rollout.gumbel(config.episodes, shards.local)
-            episodes, _, _ = rollout.play(world, params, keys, turn_key, driver, noise)
+            episodes = rollout.policy_episodes(
+                policy, state.reference, world, params, key, config.episodes, local=shards.local
+            )
         succeeded = rollout.succeeded(world, episodes)
         keep = succeeded if config.source == "successes" else None
         lesson = imitation.Lesson.of(world, episodes, config.choices, keep)

@@ -2,7 +2,7 @@
 
 A family is a kind of layer. The stream starts as the embedding of each token, every layer adds to it, and the last
 one's is normalised and turned into predictions by the tied embedding and the value head. The modules are `flax.nnx`;
-`StreamPolicy` splits them once and offers pure functions of a parameter tree, so that a population is a `vmap` over
+`Policy` splits them once and offers pure functions of a parameter tree, so that a population is a `vmap` over
 parameters. The parameters of the layers are stacked on a leading axis. One forward serves training (a whole sequence)
 and acting (a chunk of tokens into a cache).
 """
@@ -156,10 +156,16 @@ class Model(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class StreamPolicy(abc.ABC):
-    """Pure functions of (parameters, tokens). Equal policies share compiled programs. A family says what a block is."""
+class Policy(abc.ABC):
+    """A policy family of some size: pure functions of (parameters, tokens) of one member.
+
+    It is hashable, and equal policies share compiled programs. A family says what a block is. The parameter tree has
+    the embedding of the tokens under `embedding`, the blocks under `blocks` with the block as the leading axis of
+    every array, and what comes after them under `norm` and `value`; analyses rely on these names.
+    """
 
     config: PolicyConfig
+    """Family and size."""
 
     @abc.abstractmethod
     def block(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -220,6 +226,9 @@ class StreamPolicy(abc.ABC):
         at: np.ndarray | None = None,
     ) -> tuple[Outputs, Cache]:
         """Read the next tokens int32[B, C] of sequences whose first `start` tokens are in the cache.
+
+        `start` is the number of tokens that the cache has read, or 0, which begins anew whatever it holds. Outputs
+        agree with those of `forward` at every position to float tolerance.
 
         Positions in `capture` and `at` count from the chunk's first token; the rest is as in `forward`.
         """

@@ -79,7 +79,7 @@ class Block(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer(streams.StreamPolicy):
+class Transformer(streams.Policy):
     """The family `transformer`.
 
     Its cache holds, for each block, keys [B, heads, width / heads, length] and values [B, heads, length,

@@ -220,6 +220,7 @@ def test_stale_episodes_are_played_by_the_version_of_so_many_updates_ago(lag):
     for update in range(9):
         state = dataclasses.replace(state, parameters={"w": jnp.float32(update)}, update=jnp.int32(update))
         state, plays = ppo.stale_version(config, state)
+        assert plays is not None
         assert float(plays["w"]) == max(0, update - lag)
 
 
