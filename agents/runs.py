@@ -1,4 +1,4 @@
-"""One run directory: config, metrics, checkpoints, training states, summary, figures; layout in DESIGN.md section 6.
+"""One run directory: config, metrics, checkpoints, training states, summary, figures.
 
 Every file is written under a hidden name, flushed and renamed, so a kill at any moment leaves a readable directory.
 """

@@ -1,7 +1,7 @@
 """The exact optimum of KL-regularised RL for personas that are tables: what selection alone can explain.
 
 π*_λ ∝ π_0 e^{λ r} with π_0 = Σ w_i π_i over whole episodes is again a mixture: of the tilted personas
-π_i e^{λ r} / Z_i with weights w*_i ∝ w_i Z_i (what_rl_changes.md, T2). A tilted persona is a table too, found backwards
+π_i e^{λ r} / Z_i with weights w*_i ∝ w_i Z_i. A tilted persona is a table too, found backwards
 in time: log Z_i(state, t) = log Σ_a π_i(a | state) exp(λ r(state, a) + log Z_i(next, t + 1)). So KL, selection and
 change within personas are exact for a whole curve of λ, the null that a trained policy is compared with.
 
@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Printed
 
-from analysis import selection
+from analysis import selection, tilting
 from envs import labyrinth, personas, tokens
 from envs.travellers import Traits
 
@@ -28,7 +28,7 @@ HEADINGS = 5
 """A heading is -1, none, or a direction."""
 
 SCALES = (0.1, 1.0, 3.0, 8.0, 20.0, 40.0)
-"""λ of the worked numbers (what_rl_changes.md, T2)."""
+"""λ of the worked numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def tilt(table: Table, scale: float) -> Tilted:
 
 
 def match(table: Table, prior: np.ndarray, reward: float, largest: float = 1e3) -> Tilted:
-    """The tilt, one λ for all mazes, that earns `reward` on average over mazes (what_rl_changes.md, T3).
+    """The tilt, one λ for all mazes, that earns `reward` on average over mazes.
 
     Raises:
         ValueError: no λ between ± `largest` earns it.
@@ -142,9 +142,9 @@ def match(table: Table, prior: np.ndarray, reward: float, largest: float = 1e3) 
 
 
 def correlation_ratio(table: Table, prior: np.ndarray) -> float:
-    """η², the selection share in the limit of weak RL; see `selection.correlation_ratio`."""
+    """η², the selection share in the limit of weak RL; see `tilting.correlation_ratio`."""
     untilted = tilt(table, 0.0)
-    return float(selection.correlation_ratio(untilted.means, untilted.variances, prior))
+    return float(tilting.correlation_ratio(untilted.means, untilted.variances, prior))
 
 
 def travellers(
@@ -224,7 +224,7 @@ def curve(table: Table, prior: np.ndarray, scales: Sequence[float]) -> list[dict
 
 
 def example(key: jax.Array, *, mazes: int = 40, turn_reward: float = 0.0, loops: float = 0.1) -> Table:
-    """The setting of the worked numbers in what_rl_changes.md, T2: random 6×6 mazes, T = 24, three tabular personas.
+    """The setting of the worked numbers: random 6×6 mazes, T = 24, three tabular personas.
 
     The notes leave open what the personas do and how mazes are drawn. Read here: the labyrinth's own mazes; its
     personas without memory or plans, so that each is a table π_i(a | cell); and Alice on a shortest way with ρ = .9,

@@ -84,6 +84,7 @@ class EmojiMaze(base.World):
         self.observation_length = 10 if shuffle else 6
         self._layout: Layout = LAYOUTS[layout](size)
         self._side = 1 << (2 * turns + 1).bit_length()
+        self._words = -(-self._side // 32)  # of a row
 
     def options(self) -> dict[str, object]:
         return {"size": self.size, "turns": self.turns, "layout": self.layout, "shuffle": self.shuffle}
@@ -135,7 +136,7 @@ class EmojiMaze(base.World):
             position=start,
             ground=jnp.int8(tokens.PATH),
             trail=jnp.full(2 * self.turns + 1, -1, jnp.int32).at[0].set(self._cell(start)),
-            stood=self._mark(jnp.zeros(self._side * -(-self._side // 32), jnp.uint32), start),
+            stood=self._mark(jnp.zeros(self._side * self._words, jnp.uint32), start),
             wind=jnp.int32(0),
             payoff=jnp.float32(0),
             clauses=clauses.astype(jnp.int32),
@@ -254,7 +255,7 @@ class EmojiMaze(base.World):
         that no cell beside it shares one with another cell that it has stood on.
         """
         row, column = cells[..., 0] & (self._side - 1), cells[..., 1] & (self._side - 1)
-        return row * -(-self._side // 32) + (column >> 5), jnp.uint32(1) << (column & 31).astype(jnp.uint32)
+        return row * self._words + (column >> 5), jnp.uint32(1) << (column & 31).astype(jnp.uint32)
 
     def _mark(self, stood: jax.Array, cell: jax.Array) -> jax.Array:
         word, bit = self._bit(cell)

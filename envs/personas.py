@@ -156,7 +156,7 @@ def _check_plan_length(env: base.World, length: int) -> None:
 
 
 def log_posteriors(prior: jax.Array, plans: jax.Array, turns: jax.Array, played: jax.Array) -> jax.Array:
-    """log q(i | τ), how likely each persona is to be the speaker, as the episode unfolds (METHODS.md section 4).
+    """log q(i | τ), how likely each persona is to be the speaker, as the episode unfolds.
 
     Exact, because q(i | τ) = w_i π_i(τ) / Σ_j w_j π_j(τ) and log π_i(τ) is the sum of what the plan and each action
     have contributed: the chance of the world is the same for all and cancels.

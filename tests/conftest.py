@@ -17,10 +17,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-# Tests compile much and compute little: with less optimisation they take half the time. `tests/laptop.py` is measured
-# as a user would run it.
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# Tests compile much and compute little: with simpler code and less optimisation they take half the time.
+# `tests/laptop.py` is measured as a user would run it.
+_FLAGS = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_multi_thread_eigen=false",
+)
+_given = os.environ.get("XLA_FLAGS", "").split()
+_names = [flag.partition("=")[0] for flag in _given]
+os.environ["XLA_FLAGS"] = " ".join([*_given, *(flag for flag in _FLAGS if flag.partition("=")[0] not in _names)])
 
 import hypothesis
 import jax

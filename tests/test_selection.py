@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 from scipy import special
 
-from analysis import selection, tabular
+from analysis import selection, tabular, tilting
 
 MAZES, PERSONAS, STATES, ACTIONS, TURNS = 3, 3, 6, 2, 7
 PRIOR = np.array([0.5, 0.3, 0.2])
@@ -95,7 +95,7 @@ def f32(*arrays):
 
 mixture = jax.jit(selection.best_mixture, static_argnames="tolerance")
 split = jax.jit(selection.split, static_argnames="jackknife")
-tilt, match = jax.jit(selection.tilt), jax.jit(selection.match)
+tilt, match = jax.jit(tilting.tilt), jax.jit(tilting.match)
 
 
 def split_of(every, log_policy):
@@ -255,7 +255,7 @@ def test_needed_selection_needed_change_and_drift_add_up(every, table):
     assert drift > 0.1
 
     found, matched = split_of(every, every.policy), match(*base_of(every)[:3], reward, base_of(every)[3])
-    wasted = float(selection.gratuitous(found, reward, matched))
+    wasted = float(tilting.gratuitous(found, reward, matched))
     assert wasted == pytest.approx(drift, abs=1e-5)
     assert parts(matched.split) == pytest.approx(needed, abs=1e-4)
     total = float(matched.split.selection + matched.split.within) + wasted
@@ -267,14 +267,14 @@ def test_needed_selection_needed_change_and_drift_add_up(every, table):
     # G is the divergence from any other tilt too.
     other = tilt(*base_of(every)[:3], 1.5, base_of(every)[3])
     expected = divergence(every.policy, every.tilted(1.5)).mean()
-    assert float(selection.gratuitous(found, reward, other)) == pytest.approx(expected, abs=1e-5)
+    assert float(tilting.gratuitous(found, reward, other)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_tilt_wastes_nothing_and_an_impossible_reward_is_told(every, table):
     policy = every.tilted(3.0)
     matched = match(*base_of(every)[:3], every.earned(policy), base_of(every)[3])
     assert float(matched.scale) == pytest.approx(3, abs=1e-3)
-    assert float(selection.gratuitous(split_of(every, policy), every.earned(policy), matched)) == pytest.approx(
+    assert float(tilting.gratuitous(split_of(every, policy), every.earned(policy), matched)) == pytest.approx(
         0, abs=1e-5
     )
     best = every.rewards.max(axis=1).mean()
@@ -294,7 +294,7 @@ def test_weak_rl_selects_as_far_as_personas_explain_the_reward(every, table):
     expected = between / (np.exp(every.base) * (every.rewards - overall[:, None]) ** 2).sum(axis=1).mean()
     assert tabular.correlation_ratio(table, PRIOR) == pytest.approx(expected, rel=1e-10)
     rewards, posterior, prior, base = base_of(every)
-    assert float(selection.reward_share(rewards, posterior, prior, base)) == pytest.approx(expected, rel=1e-5)
+    assert float(tilting.reward_share(rewards, posterior, prior, base)) == pytest.approx(expected, rel=1e-5)
 
     shares = [float(tabular.tilt(table, scale).split(PRIOR).share) for scale in (1e-1, 1e-2, 1e-3)]
     errors = np.abs(np.array(shares) - expected)
@@ -321,7 +321,7 @@ def test_the_reward_share_of_few_episodes_is_corrected(every, table, labelled):
     def estimates(index):
         known = names if labelled else jnp.take_along_axis(posterior, index[..., None], axis=1)
         given = jnp.take_along_axis(rewards, index, axis=1), known, prior
-        return selection.reward_share(*given), selection.reward_share(*given, jnp.full((MAZES, 12), 1 / 12))
+        return tilting.reward_share(*given), tilting.reward_share(*given, jnp.full((MAZES, 12), 1 / 12))
 
     found, plain = (np.asarray(x).mean() for x in estimates(drawn))
     expected = tabular.correlation_ratio(table, np.full(3, 1 / 3))

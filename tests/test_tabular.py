@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy import special
 
 import envs
-from analysis import selection, tabular
+from analysis import selection, tabular, tilting
 from envs import personas
 from envs.travellers import Traits
 
@@ -139,11 +139,11 @@ def test_the_base_foretells_the_optimum_from_its_own_episodes(examples):
     played = Played(table, 0.0, 2000)
     posterior = np.exp(played.personas + np.log(PRIOR) - played.policy[..., None])
     given = [jnp.asarray(x, jnp.float32) for x in (played.rewards, posterior, PRIOR)]
-    assert float(jax.jit(selection.reward_share)(*given)) == pytest.approx(
+    assert float(jax.jit(tilting.reward_share)(*given)) == pytest.approx(
         tabular.correlation_ratio(table, PRIOR), abs=0.02
     )
     exact = tabular.tilt(table, 3.0)
-    sampled = jax.jit(selection.match)(*given, exact.rewards(PRIOR).mean())
+    sampled = jax.jit(tilting.match)(*given, exact.rewards(PRIOR).mean())
     assert float(sampled.scale) == pytest.approx(3, rel=0.05)
     found = jax.tree.map(np.asarray, sampled.split)
     for name in ("divergence", "selection", "within", "choice"):
@@ -152,7 +152,7 @@ def test_the_base_foretells_the_optimum_from_its_own_episodes(examples):
 
 
 def test_binary_rewards_end_at_success(examples):
-    """KL saturates at E [−log p_0(success)], and every divergence grows with λ (what_rl_changes.md, T2)."""
+    """KL saturates at E [−log p_0(success)], and every divergence grows with λ."""
     table = examples["success"]
     success = (PRIOR * tabular.tilt(table, 0.0).means).sum(axis=-1)
     rows = tabular.curve(table, PRIOR, (0.0, *tabular.SCALES, 400.0))
@@ -168,7 +168,7 @@ def test_binary_rewards_end_at_success(examples):
         assert sum(row[name] for name in personas.PERSONAS) == pytest.approx(1)
 
 
-# what_rl_changes.md, T2, at tabular.SCALES; the notes leave out λ = 20 for `success`.
+# Worked numbers that were computed apart from this code, at tabular.SCALES; they leave out λ = 20 for `success`.
 NOTES = {
     ("success", "divergence"): (0.001, 0.105, 0.501, 0.703, None, 0.706),
     ("success", "share"): (0.660, 0.666, 0.654, 0.627, None, 0.625),
