@@ -50,6 +50,16 @@ class Episodes:
         return jnp.sum(self.rewards, axis=-1, where=self.played)
 
 
+def succeeded(world: base.World, episodes: Episodes) -> jax.Array:
+    """Which episodes count as a success, bool[B].
+
+    In a world with a goal those that reached it, whatever they were paid; elsewhere those whose return is above 0.
+    """
+    if world.has_goal:
+        return jnp.any(episodes.terminated & episodes.played, axis=-1)
+    return episodes.returns > 0
+
+
 def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]:
     """Which tokens of episodes were chosen, and which the world said while they lasted; both bool[B, S]."""
     batch, length = episodes.tokens.shape

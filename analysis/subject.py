@@ -4,6 +4,8 @@ The only place, with the commands, where an analysis meets files.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,11 @@ class Subject:
     def members(self) -> int:
         """Size of the population."""
         return self.run.members
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hexadecimal digits that name the run's configuration, as `summary.json` has them."""
+        return hashlib.sha256(json.dumps(self.run.config, sort_keys=True).encode()).hexdigest()[:12]
 
     def parameters(self, name: str) -> Parameters:
         """Checkpoint `name`: nested dict of NumPy arrays, axis 0 the member.

@@ -62,6 +62,8 @@ class World(environment.Environment, abc.ABC):
     """Plan tokens, K; see `envs.plans`."""
     observation_length: int
     """Observation tokens of a turn, O."""
+    has_goal: bool = False
+    """Whether an episode ends by itself at a goal, and only there."""
 
     @property
     @abc.abstractmethod

@@ -89,6 +89,8 @@ class EmojiLabyrinth(base.World):
         ValueError: for an unknown view, no turns, a size or a length out of range.
     """
 
+    has_goal = True
+
     def __init__(self, size: int = 7, turns: int = 20, view: str = "walls", plan_length: int = 0):
         super().__init__()
         if turns < 1:
