@@ -17,6 +17,8 @@ from analysis import drawing, update_figures
 Curves = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Panel → label of a curve, the base first → what `passes.estimate` found."""
 
+_COLUMNS = 4
+"""Of the legend."""
 _BASE, _DASHES = drawing.VERMILION, (0, (5, 2))
 
 
@@ -38,10 +40,18 @@ def draw(
     """
     labels = list(next(iter(panels.values())))
     colours = {labels[0]: _BASE} | update_figures.colours(labels[1:])
-    figure = drawing.figure(10.4, 4.6, title, meaning)
+    handles = _handles(colours, panels)
+    rows = -(-len(handles) // _COLUMNS)
+    height = 4.35 + 0.25 * rows
+    figure = drawing.figure(10.4, height, title, meaning)
     shown: Axes | None = None
     for index, (name, curves) in enumerate(panels.items()):
-        place = (0.065 + 0.93 / len(panels) * index, 0.225, 0.93 / len(panels) - 0.028, 0.565)
+        place = (
+            0.065 + 0.93 / len(panels) * index,
+            (0.8 + 0.25 * rows) / height,
+            0.93 / len(panels) - 0.028,
+            2.6 / height,
+        )
         axes = figure.add_axes(place, sharey=shown)
         shown = shown or axes
         drawing.plain(axes, "k, attempts at a maze", "" if index else "pass@k (% of mazes)", name)
@@ -60,9 +70,12 @@ def draw(
         left = crossing < np.sqrt(ks[-1])
         words = {"va": "bottom", "ha": "left" if left else "right", "fontsize": 8, "color": drawing.INK}
         words["bbox"] = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
-        text = f" {labels[0]} ahead from k = {crossing} "
+        text = f" base ahead from k = {crossing} "
         shown.text(crossing, 1, text, **words)
-    _legend(figure, colours, labels, panels)
+    figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0.055, 0.14 / height), ncols=_COLUMNS, frameon=False,
+        fontsize=8.5,
+    )  # fmt: skip
     paths = drawing.save(figure, stem, footer)
     paths.append(stem.with_name(f"{stem.name}.csv"))
     files.write(paths[-1], _table(panels, ks).encode())
@@ -78,23 +91,17 @@ def _curve(axes: Axes, ks: np.ndarray, found: Mapping[str, Any], colour: str, is
     axes.plot(ks, 100 * found["mean"], color=colour, linewidth=1.8, markersize=4, zorder=3, clip_on=False, **style)
 
 
-def _legend(figure: Any, colours: Mapping[str, str], labels: list[str], panels: Curves) -> None:
+def _handles(colours: Mapping[str, str], panels: Curves) -> list[Any]:
+    """What the legend explains: every curve, and the intervals that are drawn."""
     handles: list[Any] = []
-    for label in labels:
-        base = label == labels[0]
-        style = {"linestyle": _DASHES if base else "-", "marker": "s" if base else "o", "markersize": 4}
-        handles.append(Line2D([], [], color=colours[label], linewidth=1.8, label=label, **style))
+    for index, (label, colour) in enumerate(colours.items()):
+        style = {"linestyle": "-" if index else _DASHES, "marker": "o" if index else "s", "markersize": 4}
+        handles.append(Line2D([], [], color=colour, linewidth=1.8, label=label, **style))
     drawn = [found for curves in panels.values() for found in curves.values()]
-    for which, alpha, words in (
-        ("over_members", 0.44, "95 % interval over members"),
-        ("over_mazes", 0.14, "over mazes"),
-    ):
+    for which, alpha, words in (("over_members", 0.44, "over members"), ("over_mazes", 0.14, "over mazes")):
         if any(found[which] is not None for found in drawn):
-            handles.append(Patch(color=drawing.GREY, alpha=alpha, linewidth=0, label=words))
-    figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.055, 0.03), ncols=min(len(handles), 5), frameon=False,
-        fontsize=8.5,
-    )  # fmt: skip
+            handles.append(Patch(color=drawing.GREY, alpha=alpha, linewidth=0, label=f"95 % interval {words}"))
+    return handles
 
 
 def _table(panels: Curves, ks: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import reporting
+from agents import pictures, reporting
 from agents.config import ConfigError
 from analysis import pass_figures, passes, populations, subject
 from analysis.passes import Attempts
@@ -244,28 +244,26 @@ def _draw(opened: Subject, command: Command, document: Mapping[str, Any], found:
         f"pass@k: chance that one of k attempts {document['success']}; {members}, "
         f"{command.samples} attempts each at {command.mazes} held-out mazes, temperature {command.temperature:g}"
     )
-    title = f"{opened.world.name}: what RL gains at one attempt, and what is left of it at many"
+    title = f"{opened.world.name}: mazes solved at one attempt, and at many"
     return pass_figures.draw(
-        opened.run.figure(NAME), panels, passes.powers(command.samples), document["crossover"], title, meaning,
-        f"{opened.run.path.name}, config {document['config_hash']}",
+        opened.run.figure(NAME), panels, passes.powers(command.samples), None if points else document["crossover"],
+        title, meaning, f"{opened.run.path.name}, config {document['config_hash']}",
     )  # fmt: skip
 
 
 def _print(console: Console, document: Mapping[str, Any]) -> None:
     before, after = (document["checkpoints"][document[role]] for role in ("before", "after"))
     difference = document["difference"]
-    which = "over_members" if difference["over_members"] is not None else "over_mazes"
-    over = which.replace("_", " ")
+    intervals = [which for which in ("over_members", "over_mazes") if difference[which] is not None]
     table = Table(title="pass@k, % of held-out mazes", title_justify="left")
-    table.add_column("k", justify="right")
-    for name in (document["before"], document["after"], "difference", f"95 % interval {over}"):
+    titles = ["k", document["before"], document["after"], "difference"]
+    for name in (*titles, *(f"95 % interval {which.replace('_', ' ')}" for which in intervals)):
         table.add_column(name, justify="right")
     for index, k in enumerate(document["ks"]):
-        ends = difference[which]
+        ends = [[pictures.signed(100 * end[index]) for end in difference[which]] for which in intervals]
         table.add_row(
             str(k), f"{100 * before['mean'][index]:.1f}", f"{100 * after['mean'][index]:.1f}",
-            f"{100 * difference['mean'][index]:+.1f}",
-            "" if ends is None else f"{100 * ends[0, index]:+.1f} to {100 * ends[1, index]:+.1f}",
+            pictures.signed(100 * difference["mean"][index]), *(" to ".join(pair) for pair in ends),
         )  # fmt: skip
     console.print(table)
     crossing, solved = document["crossover"], document["solved"]
