@@ -150,7 +150,7 @@ def measure(
     """
     block = min(BLOCK, mazes)
     mesh = learner.population_mesh(len(jax.tree.leaves(parameters)[0]), block)
-    parameters, params = (learner.place(jax.tree.map(jnp.asarray, tree), mesh) for tree in (parameters, params))
+    parameters, params = (learner.place(tree, mesh) for tree in (parameters, params))
     found = []
     for first in range(0, mazes, block):
         # The last block may go on beyond the mazes asked for, so that one program does for all.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from agents import pictures, reporting
 from agents.config import ConfigError
-from analysis import pass_figures, passes, populations, subject
+from analysis import pass_figures, passes, subject
 from analysis.passes import Attempts
 from analysis.subject import Subject
 
@@ -97,12 +96,15 @@ def _measure(
 ) -> tuple[Attempts, ...]:
     """Attempts before and after; before those of one member where all are alike. Played together, by one program."""
     count = 1 if one else opened.members
-    before, params = (jax.tree.map(lambda x: jnp.asarray(x[:count]), tree) for tree in (before, opened.params))
+
+    def stacked(first, second):
+        return jax.tree.map(lambda x, y: np.concatenate([np.asarray(x)[:count], np.asarray(y)]), first, second)
+
     played = passes.measure(
         opened.policy,
-        populations.stack(before, after),
+        stacked(before, after),
         opened.world,
-        populations.stack(params, opened.params),
+        stacked(opened.params, opened.params),
         command.mazes,
         command.samples,
         command.temperature,
