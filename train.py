@@ -10,8 +10,6 @@
 """
 
 import dataclasses
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -199,7 +197,7 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
         **({"success": described(succeeded, means[1])} if world.has_goal else {}),
         "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
         "null_badge_kl": {name: float(rows[name][0]) for name in names},
-        "config_hash": config_hash(config),
+        "config_hash": run.config_hash,
     }
 
 
@@ -245,12 +243,6 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
     gif = run.figure("replay.gif")
     replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
     return [curve.with_suffix(".png"), gif]
-
-
-def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that name a configuration."""
-    text = json.dumps(configs.to_dict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def parse(arguments: Sequence[str]) -> Command:

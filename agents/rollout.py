@@ -50,6 +50,16 @@ class Episodes:
         return jnp.sum(self.rewards, axis=-1, where=self.played)
 
 
+def succeeded(world: base.World, episodes: Episodes) -> jax.Array:
+    """Which episodes count as a success, bool[B].
+
+    In a world with a goal those that reached it, whatever they were paid; elsewhere those whose return is above 0.
+    """
+    if world.has_goal:
+        return jnp.any(episodes.terminated & episodes.played, axis=-1)
+    return episodes.returns > 0
+
+
 def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]:
     """Which tokens of episodes were chosen, and which the world said while they lasted; both bool[B, S]."""
     batch, length = episodes.tokens.shape
@@ -58,13 +68,6 @@ def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]
     prompt = jnp.ones((batch, world.prompt_length), bool)
     told = jnp.concatenate([prompt, jnp.zeros((batch, world.plan_length), bool), lasted], axis=1)
     return chosen, told.at[:, world.action_positions()].set(False)
-
-
-def succeeded(world: base.World, episodes: Episodes) -> jax.Array:
-    """Which episodes bool[B] came to the goal or, in a world without one, earned more than nothing."""
-    if world.has_goal:
-        return jnp.any(episodes.terminated, axis=-1)
-    return episodes.returns > 0
 
 
 @dataclasses.dataclass(frozen=True)

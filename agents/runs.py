@@ -6,6 +6,7 @@ Every file is written under a hidden name, flushed and renamed, so a kill at any
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -58,6 +59,11 @@ class Run:
     """The whole resolved config, as plain JSON values."""
     members: int
     """Size of the population."""
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hexadecimal digits that name the configuration."""
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -4,6 +4,7 @@
     uv run -m analysis steer      RUN      what pushing along it, or removing it, does
     uv run -m analysis updates    RUN      what changed in the parameters between two checkpoints
     uv run -m analysis subnetwork RUN      the changed parameters trained alone, against random masks
+    uv run -m analysis pass-at-k  RUN      how often one of k attempts succeeds, before RL and after
 
 `uv run -m analysis COMMAND --help` lists the options of each.
 """
@@ -22,8 +23,8 @@ from rich.console import Console
 from agents import options, runs, stages
 from agents.config import ConfigError
 
-COMMANDS = ("concepts", "steer", "updates", "subnetwork")
-"""The analyses; each is a module of `analysis.commands` with a `Command` and a `run`."""
+COMMANDS = ("concepts", "steer", "updates", "subnetwork", "pass-at-k")
+"""The analyses; each is a module of `analysis.commands`, dashes as underscores, with a `Command` and a `run`."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         wrong = f"{name}: no such analysis" if name else "which analysis?"
         print(f"analysis: {wrong}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"analysis.commands.{name}")
+    module = importlib.import_module(f"analysis.commands.{name.replace('-', '_')}")
     try:
         command = options.read(module.Command, arguments[1:], prog=f"analysis {name}")
         with stages.signals(at_once=True):

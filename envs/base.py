@@ -63,7 +63,7 @@ class World(environment.Environment, abc.ABC):
     observation_length: int
     """Observation tokens of a turn, O."""
     has_goal: bool = False
-    """Whether coming to a goal ends an episode."""
+    """Whether an episode ends by itself at a goal, and only there."""
 
     @property
     @abc.abstractmethod

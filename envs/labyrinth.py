@@ -89,6 +89,8 @@ class EmojiLabyrinth(base.World):
         ValueError: for an unknown view, no turns, a size or a length out of range.
     """
 
+    has_goal = True
+
     def __init__(self, size: int = 7, turns: int = 20, view: str = "walls", plan_length: int = 0):
         super().__init__()
         if turns < 1:
@@ -100,7 +102,6 @@ class EmojiLabyrinth(base.World):
         if plan_length < 0:
             raise ValueError(f"plan_length={plan_length}: use 0 (no plan) or more")
         self.size, self.turns, self.view, self.plan_length = size, turns, view, plan_length
-        self.has_goal = True
         self.prompt_length = 1 + (2 * size - 1) ** 2
         self.observation_length = {"bump": 2, "walls": 6, "compass": 8}[view]
 

@@ -1,0 +1,231 @@
+"""Pass@k: how often one of k attempts at a maze succeeds, estimated without bias from n attempts at each.
+
+A policy that RL has made surer does better at one attempt and may do worse at many, since it no longer tries what
+its base would have tried (arXiv 2504.13837, 2506.01347). So both are measured on the same held-out mazes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+from numpy.typing import ArrayLike
+
+from agents import learner, rollout, statistics
+from agents.policies import Parameters, Policy
+from envs import base
+
+BLOCK = 16
+"""Mazes of one call to the device: a block is some seconds of work, after which progress can be shown."""
+
+_TAG = 0x9A55
+"""Folded into the key, as `agents.evaluation` does with its own: neither training nor evaluation draws these mazes."""
+
+_AT_ONCE = 64
+"""Attempts that a member plays at the same time on a CPU, where larger working sets leave the cache."""
+
+_DIGITS = 13
+"""Turns in a word: 5 to that power still fits into 32 bits."""
+
+
+@struct.dataclass
+class Attempts:
+    """What became of n attempts at each maze."""
+
+    successes: Any
+    """int32[M, mazes], attempts that succeeded, as `rollout.succeeded` has it."""
+    distinct: Any
+    """int32[M, mazes], different sequences of actions among them (the count of solution paths of arXiv 2506.01347)."""
+
+
+def powers(samples: int) -> np.ndarray:
+    """The k at which pass@k is told: 1, 2, 4, … and n, int[K]."""
+    return np.array([*(2**power for power in range(samples.bit_length()) if 2**power < samples), samples])
+
+
+def pass_at_k(successes: ArrayLike, samples: int, ks: ArrayLike) -> np.ndarray:
+    """Unbiased pass@k (arXiv 2107.03374, section 2.1): the share of all sets of k attempts that hold a success.
+
+    That is 1 − C(n − c, k) / C(n, k), a product of n − c + 1 … n over 1 − k / j, summed here in logarithms.
+
+    Args:
+        successes: int[...], c of each maze.
+        samples: n, attempts at each maze.
+        ks: int[K], attempts allowed.
+
+    Returns:
+        float64[..., K].
+
+    Raises:
+        ValueError: a count is not between 0 and n, or a k not between 1 and n.
+    """
+    counts, ks = np.asarray(successes), np.asarray(ks)
+    for name, values, low in (("successes", counts, 0), ("ks", ks, 1)):
+        if not np.issubdtype(values.dtype, np.integer) or np.any((values < low) | (values > samples)):
+            raise ValueError(f"{name}: use whole numbers from {low} to samples={samples}")
+    share = np.minimum(ks[None] / np.arange(samples, 0, -1.0)[:, None], 1.0)
+    with np.errstate(divide="ignore"):  # fewer failures than k: a success is certain, and its logarithm −∞
+        logs = np.cumsum(np.log1p(-share), axis=0)
+    missed = np.concatenate([np.zeros((1, len(ks))), logs])
+    return (0.0 - np.expm1(missed))[counts]
+
+
+def crossover(before: ArrayLike, after: ArrayLike, samples: int) -> int | None:
+    """The smallest k of 1 … n at which the mean pass@k before lies above that after; None if it never does.
+
+    1 says that the policy before was ahead from the first attempt.
+
+    Args:
+        before, after: int[...], successes of each maze.
+        samples: n.
+    """
+    for ks in np.array_split(np.arange(1, samples + 1), -(-samples // 256)):  # in parts, to bound memory
+        means = []
+        for counts in (before, after):
+            values, often = np.unique(np.asarray(counts), return_counts=True)
+            means.append(often @ pass_at_k(values, samples, ks) / often.sum())
+        ahead = means[0] > means[1] + 1e-12
+        if ahead.any():
+            return int(ks[np.argmax(ahead)])
+    return None
+
+
+def estimate(values: np.ndarray, chosen: np.ndarray, strata: np.ndarray | None = None) -> dict[str, Any]:
+    """Mean over chosen pairs of a member and a maze, with a 95 % bootstrap interval over each of the two.
+
+    Args:
+        values: float64[M, mazes, K].
+        chosen: bool[M, mazes]; at least one pair.
+        strata: int[M], for `statistics.bootstrap_interval` over members.
+
+    Returns:
+        `mean` float64[K]; `over_members` and `over_mazes` float64[2, K], the ends, None where there is only one.
+    """
+    sums = np.where(chosen[..., None], values, 0.0)
+    pairs = np.concatenate([sums, chosen[..., None].astype(np.float64)], axis=-1)
+
+    def ratio(drawn, axis=-1):
+        total = drawn.sum(axis=axis)
+        return total[:-1] / total[-1]
+
+    def interval(axis, strata=None):
+        each = pairs.sum(axis=axis).T
+        kept = each[-1] > 0  # whoever has no chosen pair says nothing, and a draw of them alone would be 0 / 0
+        if kept.sum() < 2:
+            return None
+        strata = None if strata is None else strata[kept]
+        return np.stack(statistics.bootstrap_interval(each[:, kept], statistic=ratio, strata=strata))
+
+    mean = ratio(pairs.sum(axis=0).T)
+    return {"mean": mean, "over_members": interval(1, strata), "over_mazes": interval(0)}
+
+
+def measure(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    mazes: int,
+    samples: int,
+    temperature: float = 1.0,
+    report: Callable[[int], None] = lambda done: None,
+) -> Attempts:
+    """Play n attempts of every member at each held-out maze; the mazes are the same for everyone, and in every call.
+
+    Args:
+        policy, parameters: the policies; axis 0 is the member.
+        world, params: where they play; axis 0 of every leaf of `params` is the member.
+        mazes: how many; fewer are the first of more.
+        samples: n, attempts at each.
+        temperature: of plans and actions.
+        report: is told how many mazes are done.
+
+    Returns:
+        NumPy arrays.
+    """
+    block = min(BLOCK, mazes)
+    mesh = learner.population_mesh(len(jax.tree.leaves(parameters)[0]), block)
+    parameters, params = (learner.place(tree, mesh) for tree in (parameters, params))
+    found = []
+    for first in range(0, mazes, block):
+        # The last block may go on beyond the mazes asked for, so that one program does for all.
+        indices = jnp.arange(first, first + block)
+        played = play(policy, parameters, world, params, indices, jnp.float32(temperature), mesh, samples)
+        found.append(learner.on_host(played))
+        report(min(first + block, mazes))
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :mazes], *found)
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "samples"))
+def play(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    mazes: jax.Array,
+    temperature: jax.Array,
+    mesh: Mesh,
+    samples: int,
+) -> Attempts:
+    """`measure` of the mazes int32[B]; `mesh` is `learner.population_mesh(M, B)`.
+
+    The attempts at a maze share its start and its weather and differ in the policy's chance alone. One maze is
+    played at a time, on a CPU by a few attempts at a time, so that memory is bounded whatever the sizes.
+    """
+    maze_key, chance_key = jax.random.split(jax.random.fold_in(jax.random.key(0), _TAG))
+    shards = learner.Shards(mesh.shape["episode"])
+    parts = -(-samples // (_AT_ONCE if learner.on_cpu(mesh) else samples))
+    # Equal parts, of which the last repeats the last attempt where n cannot be divided.
+    attempts = jnp.minimum(jnp.arange(parts * -(-samples // parts)), samples - 1).reshape(parts, -1)
+
+    def member(parameters, params):
+        driver = rollout.policy_driver(policy, parameters, world, temperature=temperature)
+        driver = dataclasses.replace(driver, begin=_read_once(driver.begin))
+
+        def maze(index):
+            own, chance = (jax.random.fold_in(key, index) for key in (maze_key, chance_key))
+
+            def part(rows):
+                noise = rollout.gumbel(samples, lambda x: x[rows])
+                keys = jnp.broadcast_to(own, rows.shape)
+                played, _, _ = rollout.play(world, params, keys, chance, driver, noise)
+                solved = rollout.succeeded(world, played)
+                return solved, jnp.where(solved[:, None], _words(played), jnp.uint32(0))
+
+            played = jax.lax.map(part, attempts)
+            solved, words = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:samples], played)
+            return Attempts(jnp.sum(solved, dtype=jnp.int32), _different(words))
+
+        return shards.gather(jax.lax.map(maze, shards.local(mazes)))
+
+    return learner.over_members(member, mesh)(parameters, params)
+
+
+def _read_once(begin: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+    """Reads one prompt where all are the same, and gives everyone its memory."""
+
+    def once(prompt):
+        return jax.tree.map(lambda x: jnp.repeat(x, len(prompt), axis=0), begin(prompt[:1]))
+
+    return once
+
+
+def _words(episodes: rollout.Episodes) -> jax.Array:
+    """The actions played as digits 1 to 4 of numbers, uint32[B, W]; never all zero, for every episode has a turn."""
+    digits = jnp.where(episodes.played, episodes.actions + 1, 0).astype(jnp.uint32)
+    batch, turns = digits.shape
+    digits = jnp.pad(digits, ((0, 0), (0, -turns % _DIGITS))).reshape(batch, -1, _DIGITS)
+    return jnp.sum(digits * jnp.array(5 ** np.arange(_DIGITS), jnp.uint32)[None, None], axis=-1)
+
+
+def _different(words: jax.Array) -> jax.Array:
+    """How many different rows of uint32[n, W] are not zero, int32[]."""
+    columns: Sequence[jax.Array] = jax.lax.sort(list(words.T), num_keys=words.shape[1])
+    rows = jnp.stack(columns)
+    changes = jnp.sum(jnp.any(rows[:, 1:] != rows[:, :-1], axis=0), dtype=jnp.int32)
+    return changes + jnp.any(rows[:, 0] != 0).astype(jnp.int32)
