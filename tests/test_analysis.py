@@ -42,7 +42,7 @@ def refused(capsys, arguments, *words):
 def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, capsys):
     path = copy(run, tmp_path)
     control = copy(run, tmp_path, "control")
-    arguments = ["concepts", path, "--episodes", 360, "--play-episodes", 32, "--permutations", 19, "--against", control]
+    arguments = ["concepts", path, "--episodes", 120, "--play-episodes", 32, "--permutations", 19, "--against", control]
     assert command.main([str(x) for x in arguments]) == 0
     document = json.loads((path / "analysis" / "concepts.json").read_text())
     assert document["schema"] == 1
@@ -87,7 +87,7 @@ def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, ca
 @pytest.mark.slow
 def test_steer_writes_its_numbers_and_its_figures(run, tmp_path, capsys):
     path = copy(run, tmp_path)
-    arguments = ["steer", path, "--extraction-episodes", 360, "--episodes", 4, "--play-episodes", 4]
+    arguments = ["steer", path, "--extraction-episodes", 120, "--episodes", 4, "--play-episodes", 4]
     arguments += ["--strengths", -1, 0, 2]
     assert command.main([str(x) for x in arguments]) == 0
     document = json.loads((path / "analysis" / "steer.json").read_text())

@@ -19,21 +19,25 @@ pytestmark = pytest.mark.slow  # minutes of compiling on two cores
 POLICY = tiny.changed(policy={"layers": 2}).make_policy()
 WORLD, PARAMS = tiny.CONFIG.world.make()
 WIDTH = POLICY.config.width
+EFFECTS = jax.jit(lambda p, seen, change: steering.effects(POLICY, p, WORLD, seen, change))
+FORWARD = jax.jit(lambda p, x, change: POLICY.forward(p, x, intervention=change, capture=(3, 9)).residual)
 
 
 @pytest.fixture(scope="module")
 def parameters():
-    return jax.tree.map(lambda x: 2 * x, POLICY.init(jax.random.key(1)))
+    return jax.tree.map(lambda x: 2 * x, jax.jit(POLICY.init)(jax.random.key(1)))
 
 
 @pytest.fixture(scope="module")
 def seen(parameters):
-    return rollout.policy_episodes(POLICY, parameters, WORLD, PARAMS, jax.random.key(2), 16)
+    play = jax.jit(lambda p, key: rollout.policy_episodes(POLICY, p, WORLD, PARAMS, key, 16))
+    return play(parameters, jax.random.key(2))
 
 
 def test_effects_are_what_a_loop_over_the_choices_says(parameters, seen):
-    found = steering.effects(POLICY, parameters, WORLD, seen, Intervention())
-    logits = np.asarray(ppo.read(POLICY, parameters, WORLD, seen.tokens)[0], np.float64)
+    found = EFFECTS(parameters, seen, Intervention())
+    read = jax.jit(lambda p, x: ppo.read(POLICY, p, WORLD, x)[0])
+    logits = np.asarray(read(parameters, seen.tokens), np.float64)
     gold, mold, entropy = [], [], []
     for probabilities, around in zip(np.exp(logits).reshape(-1, 4), seen.neighbours.reshape(-1, 4), strict=True):
         is_gold, is_mold = np.asarray(around) == tokens.GOLD, np.asarray(around) == tokens.MOLD
@@ -54,15 +58,16 @@ def test_the_neighbours_of_an_episode_are_what_its_tokens_show(seen):
 def test_the_grid_equals_steering_by_hand(parameters, seen):
     tried = jax.random.normal(jax.random.key(3), (3, 2, WIDTH))
     strengths = (-2.0, 0.0, 3.0)
-    run = functools.partial(steering.grid, POLICY, parameters, WORLD, seen, tried, jnp.arange(2), jnp.array(strengths))
+    grid = jax.jit(steering.grid, static_argnames=("policy", "world", "at_once"))
+    run = functools.partial(grid, POLICY, parameters, WORLD, seen, tried, jnp.arange(2), jnp.array(strengths))
     found = run(at_once=1)
     np.testing.assert_allclose(run(at_once=4), found, atol=1e-5)
     for k, layer, a in np.ndindex(3, 2, 3):
         by_hand = np.zeros((3, WIDTH), np.float32)
         by_hand[layer + 1] = strengths[a] * np.asarray(tried)[k, layer]
-        expected = steering.effects(POLICY, parameters, WORLD, seen, Intervention(steering=jnp.asarray(by_hand)))
+        expected = EFFECTS(parameters, seen, Intervention(steering=jnp.asarray(by_hand)))
         np.testing.assert_allclose(found[k, layer, a], expected, atol=1e-5)
-    plain = steering.effects(POLICY, parameters, WORLD, seen, Intervention())
+    plain = EFFECTS(parameters, seen, Intervention())
     np.testing.assert_allclose(found[:, :, 1], jnp.broadcast_to(plain, (3, 2, 3)), atol=1e-6)
     assert np.abs(found[:, :, 2] - found[:, :, 1]).max() > 1e-2
 
@@ -71,18 +76,19 @@ def test_pushing_along_what_says_a_move_makes_the_policy_say_it(parameters, seen
     # After the last block, a planted direction: it raises the logit of one move and leaves the other three alone.
     readout = np.asarray(tracking.unembedding(parameters))[list(tokens.MOVES)]
     planted = 1e4 * np.linalg.pinv(readout).T
+    read = jax.jit(lambda p, x, push: ppo.read(POLICY, p, WORLD, x, intervention=push)[0])
     for move in range(4):
         direction = jnp.zeros((2, WIDTH)).at[1].set(planted[move])
         push = steering.push(direction, jnp.int32(1), jnp.float32(1))
-        log_probabilities, _ = ppo.read(POLICY, parameters, WORLD, seen.tokens, intervention=push)
+        log_probabilities = read(parameters, seen.tokens, push)
         assert jnp.all(jnp.argmax(log_probabilities, axis=-1) == move)
 
 
 def test_a_removed_direction_is_gone_after_every_block(parameters, seen):
     direction = jax.random.normal(jax.random.key(4), (2, WIDTH))
     change = steering.remove(direction)
-    stream = POLICY.forward(parameters, seen.tokens, intervention=change, capture=(3, 9)).residual
-    untouched = POLICY.forward(parameters, seen.tokens, capture=(3, 9)).residual
+    stream = FORWARD(parameters, seen.tokens, change)
+    untouched = FORWARD(parameters, seen.tokens, Intervention())
     assert stream is not None
     assert untouched is not None
     unit = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
@@ -93,20 +99,25 @@ def test_a_removed_direction_is_gone_after_every_block(parameters, seen):
 def test_returns_without_a_push_are_the_policys_own(parameters):
     key, episodes = jax.random.key(5), 32
     nothing = Intervention(steering=jnp.zeros((1, 3, WIDTH)))
-    found = steering.returns(POLICY, parameters, WORLD, PARAMS, nothing, key, episodes)
-    maze_key, turn_key = jax.random.split(key)
-    driver = rollout.policy_driver(POLICY, parameters, WORLD)
-    keys = jax.random.split(maze_key, episodes)
-    played, _, _ = rollout.play(WORLD, PARAMS, keys, turn_key, driver, rollout.gumbel(episodes))
+    found = jax.jit(lambda p: steering.returns(POLICY, p, WORLD, PARAMS, nothing, key, episodes))(parameters)
+
+    @jax.jit
+    def play(parameters):
+        maze_key, turn_key = jax.random.split(key)
+        driver = rollout.policy_driver(POLICY, parameters, WORLD)
+        keys = jax.random.split(maze_key, episodes)
+        return rollout.play(WORLD, PARAMS, keys, turn_key, driver, rollout.gumbel(episodes))[0]
+
+    played = play(parameters)
     np.testing.assert_allclose(found[0], played.returns.mean(), rtol=1e-5)
 
 
 def test_a_population_is_steered_like_its_members():
     members = 2
-    population = jax.vmap(POLICY.init)(jax.random.split(jax.random.key(6), members))
+    population = jax.jit(jax.vmap(POLICY.init))(jax.random.split(jax.random.key(6), members))
     params = jax.tree.map(lambda x: jnp.stack([x] * members), PARAMS)
     found = _concepts(members)
-    named = steering.named_directions(population, found, found, params.tile_map, jax.random.key(8))
+    named = jax.jit(steering.named_directions)(population, found, found, params.tile_map, jax.random.key(8))
     half = np.linalg.norm(found.means[:, tokens.GOLD] - found.means[:, tokens.MOLD], axis=-1) / 2
     for tried in named.values():
         lengths = np.linalg.norm(tried, axis=-1)

@@ -1,5 +1,6 @@
 """The whole command: a run from nothing to figures, resumed to the bit, interrupted, refused."""
 
+import contextlib
 import os
 import random
 import signal
@@ -19,11 +20,6 @@ from agents.config import ConfigError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = [
-    "--scale", "smoke", "--world.size", "11", "--world.turns", "4", "--policy.width", "16", "--policy.layers", "1",
-    "--policy.hidden", "16", "--pretrain.updates", "40", "--pretrain.chunk", "2", "--rl.updates", "12",
-    "--population.microbatch", "4",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +149,16 @@ def test_replays_show_the_episode_that_was_played(whole):
     assert replay.tiles.shape == (5, 11, 11)
 
 
-def run_command(*arguments: str) -> subprocess.Popen:
+def run_command(*arguments: str, **environment: str) -> subprocess.Popen:
     """`train.py` as a process of its own, with the session's compilation cache."""
     return subprocess.Popen(
         [sys.executable, "train.py", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
     )  # fmt: skip
+
+
+def test_options_make_the_config_that_they_were_made_from():
+    assert train.parse(tiny.arguments(tiny.LONGER)).config == tiny.LONGER
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_bad_input_is_one_line_and_exit_status_2(arguments, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, number, status):
-    process = run_command(*TINY, "--rl.updates", "4000", "--run-dir", str(tmp_path / "run"))
+    process = run_command(*tiny.arguments(tiny.changed(rl={"updates": 4000})), "--run-dir", str(tmp_path / "run"))
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run" / "metrics").glob("rl-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -199,39 +199,93 @@ def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, nu
     assert last_state(run).update == len(run.metrics("rl")) // run.members
 
 
+MOMENTS = {"start": ("", ""), "pretrain": ("metrics", "pretrain"), "rl": ("metrics", "rl"), "end": ("figures", "")}
+"""Where a run is killed: the folder and the beginning of the name of the new file that says it is nearly there."""
+KILLS = ["start", "start", "start", "pretrain", "pretrain", "rl", "rl", "rl", "end", "end"]
+
+
+def files(run: Path) -> set[tuple[str, str, int, int]]:
+    """Folder and name of what lies in a run directory, hidden files too; one that was written again is another one."""
+    found = set()
+    for folder in ("", "metrics", "checkpoints", "checkpoints/state", "figures"):
+        with contextlib.suppress(FileNotFoundError), os.scandir(run / folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                    status = entry.stat()
+                    found.add((folder, entry.name, status.st_ino, status.st_mtime_ns))
+    return found
+
+
+def kill_at(process: subprocess.Popen, run: Path, moment: str, rng: random.Random) -> None:
+    """Kill a process that has written something of this moment, a few files and a part of a gap later.
+
+    The gap is that between its last two files, so that the machine's speed does not matter.
+    """
+    where, prefix = MOMENTS[moment]
+    old, further, before = files(run), None, time.monotonic()
+    while process.poll() is None:
+        new = files(run) - old
+        if not new:
+            time.sleep(0.005)
+            continue
+        gap, before = time.monotonic() - before, time.monotonic()
+        old |= new
+        if further is None and any(folder.startswith(where) and name.startswith(prefix) for folder, name, *_ in new):
+            further = rng.randint(1, 3)
+        elif further:
+            further -= 1
+        if further == 0:
+            time.sleep(rng.random() * gap)
+            process.kill()
+
+
+def found_at(run: Path) -> str:
+    """The moment at which a run was killed."""
+    if not list(run.glob("metrics/*.parquet")):
+        return "start"
+    if not (run / "checkpoints" / "pretrain").exists():
+        return "pretrain"
+    if not (run / "checkpoints" / "rl").exists():
+        return "rl" if list(run.glob("metrics/rl-*.parquet")) else "between"
+    return "end" if not (run / "summary.json").exists() else "over"
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_and_resumed_equals_the_uninterrupted_run(tmp_path):
+    """One run directory is killed and resumed again and again; a kill counts where it found the run as planned."""
     rng = random.Random(0)
-    process = run_command(*TINY, "--run-dir", str(tmp_path / "whole"))
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    whole = train.train(tiny.LONGER, tmp_path / "whole")
+    counted, finished, broken = [], 0, tmp_path / "broken-0"
 
-    start = time.monotonic()
-    process = run_command(*TINY, "--run-dir", str(tmp_path / "timed"))
-    while not list((tmp_path / "timed").glob("metrics/*")):
-        time.sleep(0.02)
-    begins = time.monotonic() - start
-    process.communicate(timeout=300)
-    trains = time.monotonic() - start - begins
-
-    whole, kills, attempt = runs.open(tmp_path / "whole"), 0, 0
-    while kills < 10 and attempt < 40:
-        attempt += 1
-        broken = tmp_path / f"broken-{attempt}"
-        process = run_command(*TINY, "--run-dir", str(broken))
-        try:
-            process.communicate(timeout=begins + rng.uniform(-0.1, 0.95) * trains)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        if process.returncode != -signal.SIGKILL:  # it was faster than the run that was timed; so will others be
-            begins, trains = 0.9 * begins, 0.9 * trains
-            continue
-        kills += 1
+    def go() -> subprocess.Popen:
         begun = (broken / "config.json").exists()
-        again = ["--resume", str(broken)] if begun else [*TINY, "--run-dir", str(broken)]
-        process = run_command(*again)
+        again = ["--resume", str(broken)] if begun else [*tiny.arguments(tiny.LONGER), "--run-dir", str(broken)]
+        return run_command(*again, JAX_NUM_CPU_DEVICES=str(jax.device_count()))
+
+    def finish(process: subprocess.Popen) -> bool:
+        """Whether it came to its end, and then that of the uninterrupted run; the next begins a new directory."""
+        nonlocal finished, broken
         _, errors = process.communicate(timeout=300)
+        if process.returncode == -signal.SIGKILL:
+            return False
         assert process.returncode == 0, errors
         same_training(whole, runs.open(broken))
-    assert kills == 10
+        finished += 1
+        broken = tmp_path / f"broken-{finished}"
+        return True
+
+    for _ in range(40):
+        if len(counted) == len(KILLS):
+            break
+        process, moment = go(), KILLS[len(counted)]
+        try:
+            kill_at(process, broken, moment, rng)
+        finally:
+            process.kill()
+        if not finish(process) and found_at(broken) == moment:
+            counted.append(moment)
+    assert counted == KILLS
+    assert (len(counted), counted[0]) == (10, "start")
+    assert {"pretrain", "rl"} < set(counted)
+    assert broken.exists()
+    assert finish(go())

@@ -1,10 +1,11 @@
-"""A run so small that a test can afford several: 4 turns, 16 units, 2 updates."""
+"""A run so small that a test can afford several: 4 turns, 16 units, 4 updates."""
 
 import dataclasses
 
 import jax
 import numpy as np
 
+from agents import config as configs
 from agents import learner, stages
 from agents.config import Config, PopulationConfig, WorldConfig
 from agents.policies import PolicyConfig
@@ -29,6 +30,35 @@ def changed(**sections) -> Config:
         for name, value in sections.items()
     }
     return dataclasses.replace(CONFIG, **changes)
+
+
+LONGER = changed(pretrain={"updates": 40}, rl={"updates": 12})
+"""The same compiled programs, called more often: 20 and 12 chunks, so that a run can be stopped in many places."""
+
+JOBS = {
+    "split": changed(pretrain={"updates": 40}, rl={"updates": 12}, population={"seeds": 1}),
+    "members": LONGER,
+    "idle": changed(population={"seeds": 3}, rl={"episodes": 18}),
+}
+"""For two processes: a member split over both; a member each; all on one, as 3 members of 9 episodes do not divide."""
+
+
+def arguments(config: Config) -> list[str]:
+    """The options of `train.py` that make a config."""
+    wanted, scale = (_flat(configs.to_dict(made)) for made in (config, configs.SCALES[config.scale]))
+    changes = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value != scale[name]]
+    return [f"--scale={config.scale}", *changes]
+
+
+def _flat(section: dict, prefix: str = "") -> dict:
+    """Values by their dotted names."""
+    return {
+        inner: leaf
+        for name, value in section.items()
+        for inner, leaf in (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        ).items()
+    }
 
 
 def train_stage(config: Config, name: str, parameters=None, chunks: int | None = None, mesh=None, program=None):
