@@ -173,13 +173,20 @@ def test_options_make_the_config_that_they_were_made_from():
         (["--run-dir", "tests"], "tests: exists; choose another --run-dir"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_status_2(arguments, message):
-    process = run_command(*arguments)
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
+def test_bad_input_is_one_line_and_exit_status_2(arguments, message, capsys):
+    assert train.main(arguments) == 2
+    out, errors = capsys.readouterr()
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
     assert out == ""
+
+
+def test_the_command_as_a_process_ends_with_that_status():
+    process = run_command("--world.size", "20")
+    out, errors = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert errors.startswith("train.py: --world.size=20: too small for turns=15")
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.slow
