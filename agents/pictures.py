@@ -65,22 +65,24 @@ def learning_curve(
     FigureCanvasAgg(figure)
     main, panels = _panels(figure, returns, [value for value in baselines.values() if np.isfinite(value)])
     labels = []
+    everything = [*baselines.values(), *returns.ravel()]
+    form = "+.1f" if np.nanmax(np.abs(everything)) > 3 else "+.2f"  # three digits where returns are shares
     for index, (name, value) in enumerate(baselines.items()):
         colour, dashes = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
         for axes in panels:
             axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.5, zorder=1)
-        labels.append((value, f"{name}  {signed(value)}", colour, 1))
+        labels.append((value, f"{name}  {signed(value, form)}", colour, 1))
     members = returns.shape[1]
     marker = "o" if len(updates) == 1 else None
     main.plot(updates, returns, color=_CURVE, linewidth=0.6, alpha=min(0.5, 0.15 + 2 / members), zorder=2)
     main.fill_between(updates, low, high, color=_CURVE, alpha=0.35, linewidth=0, zorder=3)
     main.plot(updates, middle, color=_CURVE, linewidth=1.8, marker=marker, zorder=4)
-    end = f"last update  {signed(middle[-1])}"
+    end = f"last update  {signed(middle[-1], form)}"
     if members == 1:
         labels.append((float(middle[-1]), end, _CURVE, 1))
         meaning = "one member"
     else:
-        labels.append((float(middle[-1]), f"{end}\n{signed(low[-1])} to {signed(high[-1])}", _CURVE, 2))
+        labels.append((float(middle[-1]), f"{end}\n{signed(low[-1], form)} to {signed(high[-1], form)}", _CURVE, 2))
         meaning = f"thin: {members} members    thick: interquartile mean    band: its {interval:.0%} bootstrap interval"
 
     _name_axes(figure, main, panels, updates, update_name, episodes_per_update)

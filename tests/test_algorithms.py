@@ -126,7 +126,8 @@ def labyrinth(algorithm="ppo", **rl):
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_plans_are_part_of_the_same_learner(algorithm):
-    state, metrics = tiny.train_stage(labyrinth(algorithm, updates=2, chunk=2), "rl", chunks=1)
+    config = labyrinth(algorithm, updates=2, chunk=2)
+    state, metrics = tiny.train_stage(config, "rl", chunks=1, options=tiny.AS_USERS)
     assert np.all(metrics["first_ratio_error"] == 0)
     assert np.all(metrics["first_kl"] == 0)
     assert all(np.isfinite(value).all() for value in metrics.values())

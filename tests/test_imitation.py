@@ -115,7 +115,8 @@ def test_mu_goes_from_rl_alone_to_imitation_alone():
 
     alone, _ = tiny.train_stage(tiny.changed(rl={"updates": 2, "chunk": 2}), "rl")
     rl, _ = trained(mixed(0.0, 0.0))
-    np.testing.assert_array_equal(rl, np.concatenate([np.ravel(x) for x in jax.tree.leaves(alone.parameters)]))
+    expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(alone.parameters)])
+    np.testing.assert_allclose(rl, expected, atol=1e-6)  # another program, rounded otherwise
     imitated, metrics = trained(mixed(1.0, 1.0))
     rewarded_otherwise, _ = trained(mixed(1.0, 1.0, reward_scale=3.0))
     np.testing.assert_array_equal(imitated, rewarded_otherwise)
