@@ -1,7 +1,8 @@
-"""The `laptop` scale in a process of its own, optimised as users have it: `python -m tests.laptop DIRECTORY`.
+"""The `laptop` scale in a process of its own, optimised as users have it.
 
-Leaves the run in DIRECTORY/run, and in DIRECTORY/control.json the mean return of each member after RL of the same base
-on the rewards of other episodes.
+python -m tests.laptop run DIRECTORY        leaves the run in DIRECTORY/run
+python -m tests.laptop control DIRECTORY    leaves in DIRECTORY/control.json the mean return of each member after
+                                            RL of the same base on the rewards of other episodes
 """
 
 import dataclasses
@@ -19,15 +20,14 @@ if __name__ == "__main__":
     devices.start()
 
 import train
-from agents import evaluation, learner
+from agents import evaluation, learner, runs
 from agents.config import SCALES
 from tests import tiny
 
 
-def main(directory: Path) -> None:
-    """Train, then the control."""
-    config = SCALES["laptop"]
-    run = train.train(config, directory / "run")
+def control_of(directory: Path) -> None:
+    """The control of the run in a directory."""
+    config, run = SCALES["laptop"], runs.open(directory / "run")
     control = dataclasses.replace(config, rl=dataclasses.replace(config.rl, shuffle_rewards=True))
     state, _ = tiny.train_stage(control, "rl", run.parameters("pretrain"))
     world, _ = control.world.make()
@@ -40,4 +40,8 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    what, where = sys.argv[1], Path(sys.argv[2])
+    if what == "run":
+        train.train(SCALES["laptop"], where / "run")
+    else:
+        control_of(where)

@@ -13,12 +13,16 @@ from agents import runs, statistics
 pytestmark = [pytest.mark.slow]
 
 
+def laptop(what, path):
+    """Let `tests.laptop` leave a run or its control there."""
+    usual = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-m", "tests.laptop", what, path], env=usual, check=True)
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Where `tests.laptop` has left a run and its control."""
     path = tmp_path_factory.mktemp("laptop")
-    usual = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    subprocess.run([sys.executable, "-m", "tests.laptop", path], env=usual, check=True)
+    laptop("run", path)
     return path
 
 
@@ -49,8 +53,10 @@ def test_the_ratio_starts_at_one_in_every_update(run):
     np.testing.assert_array_equal(table["first_kl"].to_numpy(), 0.0)
 
 
+@pytest.mark.long
 def test_shuffled_rewards_teach_nothing_like_the_true_ones(run, directory):
     """Without a signal the population drifts, up or down with the base; it stays far from what RL reaches."""
+    laptop("control", directory)
     means = np.array(json.loads((directory / "control.json").read_text(encoding="utf-8")))
     _, high = statistics.bootstrap_interval(means, statistic=np.mean)
     found = run.summary()["return"]
