@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 from agents import (
     algorithms,
+    bases,
     evaluation,
     joint_runs,
     learner,
@@ -55,16 +56,24 @@ class Command:
     """Where to write the run; it must not exist. Default: a fresh name under runs/."""
     resume: Path | None = None
     """Go on with the run in this directory; its config is kept, so no other option may be given."""
+    base: Path | None = None
+    """Take the pretrained base of this run, whose world, policy and pretrain must be the same, and train from there."""
     config: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
-def train(config: Config, run_dir: str | Path | None = None, console: Console | None = None) -> runs.Run:
+def train(
+    config: Config,
+    run_dir: str | Path | None = None,
+    console: Console | None = None,
+    base: str | Path | None = None,
+) -> runs.Run:
     """Train a population and evaluate it.
 
     Args:
         config: what to train.
         run_dir: the run directory to make; a fresh name under `runs/` by default.
         console: where to report; silent by default.
+        base: a run with the same pretrained base, which is taken from there instead of being trained again.
 
     Returns:
         The run, with its summary and figures written.
@@ -77,21 +86,25 @@ def train(config: Config, run_dir: str | Path | None = None, console: Console | 
     """
     configs.check(config)
     directory = Path(run_dir) if run_dir else runs.fresh_name()
+    found = bases.open(base, config) if base else None
     run = joint_runs.create(directory, configs.to_dict(config), members=len(config.members))
-    return _train(run, config, console or Console(quiet=True))
+    return _train(run, config, console or Console(quiet=True), found)
 
 
-def resume(run_dir: str | Path, console: Console | None = None) -> runs.Run:
-    """Go on with a run where it stopped; raises as `train` does."""
+def resume(run_dir: str | Path, console: Console | None = None, base: str | Path | None = None) -> runs.Run:
+    """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = joint_runs.open(run_dir)
     config = configs.from_dict(run.config)
     configs.check(config)
-    return _train(run, config, console or Console(quiet=True))
+    found = bases.open(base, config) if base else None
+    return _train(run, config, console or Console(quiet=True), found)
 
 
-def _train(run: runs.Run, config: Config, console: Console) -> runs.Run:
+def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | None = None) -> runs.Run:
     started = time.perf_counter()
     with run.locked():
+        if base and bases.STAGE not in run.ended():
+            bases.adopt(run, config, base)
         reporting.header(console, config, run.path)
         with stages.signals() as caught:
             timings = _run_stages(run, config, console, caught)
@@ -121,11 +134,13 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
     if saved and saved.note:
         console.print(saved.note)
     timings = {}
+    # Without a state of its own, a run may still hold the base that it has taken from another.
+    done = config.stages[: config.stages.index(saved.stage)] if saved else run.ended()
     with reporting.progress(console) as bars:
         for name, stage in stage_of.items():
             timings[name] = stages.Timing()
             bar = bars.add_task(name, total=stage.updates, reward="", speed="compiling")
-            if saved and config.stages.index(saved.stage) > config.stages.index(name):
+            if name in done:
                 bars.update(bar, completed=stage.updates, speed="done")
                 continue
             if saved and saved.stage == name:
@@ -217,12 +232,15 @@ def _speed(timings: dict[str, stages.Timing], begun: float, started: float) -> d
 
 
 def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any) -> list[Path]:
-    """The learning curve and a maze replay; returns their paths."""
+    """A maze replay and, after RL, the learning curve; returns their paths."""
+    found, gif = summary["return"], run.figure("replay.gif")
+    replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
+    if not config.rl.updates:
+        return [gif]
     table = run.metrics("rl")
     shape = (-1, run.members)
     returns = table["return"].to_numpy().reshape(shape)
     updates = table["update"].to_numpy().reshape(shape)[:, 0] + 1
-    found = summary["return"]
     baselines = {
         "random": found["random"],
         **found["personas"],
@@ -240,8 +258,6 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         config_hash=summary["config_hash"],
         episodes_per_update=config.rl.episodes,
     )
-    gif = run.figure("replay.gif")
-    replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
     return [curve.with_suffix(".png"), gif]
 
 
@@ -272,7 +288,7 @@ def main(arguments: Sequence[str]) -> int:
         if command.resume:
             resume(command.resume, console)
         else:
-            train(command.config, command.run_dir, console)
+            train(command.config, command.run_dir, console, command.base)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
     except stages.Interrupted as error:

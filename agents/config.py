@@ -136,6 +136,16 @@ class Config:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
     @property
+    def pretraining(self) -> dict[str, Any]:
+        """All that the pretrained base depends on, as plain values: equal ones give equal bases."""
+        found = {name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")}
+        found["population"] = {"microbatch": self.population.microbatch}
+        if not self.pretrain.shared:
+            found["seed"], found["population"] = self.seed, dataclasses.asdict(self.population)
+            del found["population"]["at_once"]
+        return found
+
+    @property
     def one_world(self) -> bool:
         """Whether all members play the same world."""
         swept = any(path.startswith("world.") for path in self.members[0].values)

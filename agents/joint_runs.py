@@ -28,6 +28,9 @@ class JointRun(Run):
             processes.meet()
             yield
 
+    def ended(self) -> list[str]:
+        return _shared_json(super().ended() if processes.first() else None)
+
     def save_parameters(self, name: str, tree: Any) -> None:
         if processes.first():
             super().save_parameters(name, tree)

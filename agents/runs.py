@@ -63,7 +63,7 @@ class Run:
     @property
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that name the configuration."""
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
+        return config_hash(self.config)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -74,6 +74,10 @@ class Run:
     def checkpoints(self) -> list[str]:
         """Names of the stored parameters: init, then per stage the intermediate ones by update, then its end."""
         return _in_order(entry.name for entry in files.entries(self.path / "checkpoints") if entry.is_dir())
+
+    def ended(self) -> list[str]:
+        """Names of the stages whose last parameters are stored."""
+        return [name for name in self.checkpoints() if name in STAGES]
 
     def save_parameters(self, name: str, tree: Any) -> None:
         """Store parameters as checkpoint `name`, replacing it.
@@ -276,19 +280,26 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
             "members": members,
             "config": files.plain(config, "config"),
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "git": _git(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": {name: _version(name) for name in PACKAGES},
-            "device": {
-                "platform": jax.default_backend(),
-                "kind": jax.devices()[0].device_kind,
-                "devices": jax.device_count(),
-                "processes": jax.process_count(),
-            },
+            **provenance(),
         }
         files.write(path / "config.json", (json.dumps(document, indent=1) + "\n").encode())
     return open(path)
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result besides its config: code, packages, machine."""
+    return {
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+    }
 
 
 def _refuse_what_is_used(path: Path) -> None:
@@ -316,6 +327,11 @@ def open(directory: str | Path) -> Run:
         if not good:
             raise RunError(f"{path / 'config.json'}: {key} is missing or wrong; restore the file, or train again")
     return Run(path, config, members)  # pyright: ignore[reportArgumentType]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a configuration of plain JSON values."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def fresh_name(root: str | Path = "runs", prefix: str = "maze") -> Path:

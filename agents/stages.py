@@ -182,7 +182,8 @@ def run_stage(
     """Train from `state` to the end of the stage.
 
     After every chunk its metrics are written; parameters are kept after 1, 2, 4, 8, … chunks of rl and at the end;
-    the whole state is saved as often as that costs less than a twentieth of the time.
+    the whole state is saved as often as that costs less than a twentieth of the time. A stage of no updates ends as it
+    began.
 
     Args:
         run: where to write.
@@ -198,6 +199,8 @@ def run_stage(
     timing = Timing()
     program, arguments = stage.program, stage.program.place(stage.arguments)
     done = int(state.update[0])
+    if not stage.updates:
+        run.save_parameters(stage.name, _host(program, state.parameters))
     state = program.place(state)
     if done < stage.updates and program.takes_part:
         start = time.perf_counter()
