@@ -1,0 +1,145 @@
+"""Claims from the literature, each tried by one command.
+
+    uv run -m studies list                         every study, its claim, how long it takes, its last verdict
+    uv run -m studies run NAME --scale laptop      train or find what it needs, analyse, draw, judge
+
+`--out DIR` says where results lie; by default runs/studies.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from agents import devices
+
+if __name__ == "__main__":
+    devices.start()
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from agents import files, options, pictures, reporting, runs, stages
+from agents.config import ConfigError
+from studies import study as frame
+from studies.study import Scale, Study
+
+NAMES = ("negative_reinforcement",)
+"""The studies; each is a module of `studies` with a `STUDY`."""
+OUT = Path("runs/studies")
+_COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List every study, its claim, how long it takes, its last verdict."""
+
+    out: Path = OUT
+    """Where results lie."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Run a study to its verdict. What it has trained before is found again."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Which study."""
+    scale: Scale = "laptop"
+    """`smoke` takes seconds and decides little, `laptop` minutes to an hour on 2 CPU cores, `paper` one large GPU."""
+    out: Path = OUT
+    """Where results lie."""
+
+
+def find(name: str) -> Study:
+    """A study by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in NAMES:
+        close = difflib.get_close_matches(name.replace("-", "_"), NAMES, 1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(NAMES)}"
+        raise ConfigError(f"{name[:80]}: no such study; {hint}")
+    return importlib.import_module(f"studies.{name}").STUDY
+
+
+def show_list(command: List, console: Console) -> None:
+    """Print every study."""
+    table = Table(title=f"studies, with the verdicts in {command.out}", title_justify="left", show_lines=True)
+    for column in ("study", "claim", "source", *(f"minutes,\n{scale}" for scale in frame.SCALES), "last verdict"):
+        table.add_column(column, overflow="fold")
+    for name in NAMES:
+        study = find(name)
+        forecast = [f"{max(frame.minutes(study, scale), 1):.0f}" for scale in frame.SCALES]
+        verdicts = []
+        for scale in frame.SCALES:
+            path = frame.directory(command.out, study, scale) / frame.VERDICT
+            if path.exists():
+                found = str(files.read_json(path).get("verdict"))
+                verdicts.append(f"{scale}: [{_COLOURS.get(found, 'white')}]{found}[/]")
+        table.add_row(name, study.claim, study.source, *forecast, "\n".join(verdicts) or "–")
+    console.print(table)
+
+
+def show_run(command: Run, console: Console) -> None:
+    """Run a study and print its verdict."""
+    study = find(command.name)
+    document = frame.run(study, command.scale, command.out, console)
+    console.print(f"\n[bold]{study.title}[/]\n{study.claim} ({study.source})", highlight=False)
+    table = Table(show_lines=True)
+    for column in ("question", "estimate", "asked", "95 % interval", "verdict"):
+        table.add_column(column, overflow="fold")
+    for question in document["questions"]:
+        for index, criterion in enumerate(question["criteria"]):
+            estimate = document["estimates"].get(criterion["estimate"])
+            mean, interval = "–", "–"
+            if estimate and estimate["members"]:
+                mean = pictures.signed(estimate["mean"], "+.3g")
+                if estimate["interval"]:
+                    interval = " to ".join(pictures.signed(end, "+.3g") for end in estimate["interval"])
+            answer = criterion["verdict"]
+            table.add_row(
+                "" if index else ("[bold]" if question["leading"] else "") + question["text"],
+                f"{criterion['estimate'].replace('_', ' ')} {mean}",
+                f"{criterion['side']} {criterion['bound']:g}",
+                interval,
+                f"[{_COLOURS[answer]}]{answer}[/]",
+            )
+    console.print(table)
+    verdict = document["verdict"]
+    console.print(f"verdict: [bold {_COLOURS[verdict]}]{verdict}[/], by the questions in bold", highlight=False)
+    folder = frame.directory(command.out, study, command.scale)
+    reporting.written(console, [folder / frame.VERDICT, folder / document["figure"]])
+
+
+COMMANDS = {"list": (List, show_list), "run": (Run, show_run)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0
+    if name not in COMMANDS:
+        wrong = f"{name[:80]}: no such command" if name else "which command?"
+        print(f"studies: {wrong}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    kind, show = COMMANDS[name]
+    try:
+        show(options.read(kind, arguments[1:], prog=f"studies {name}"), Console())
+    except (ConfigError, runs.RunError, stages.Diverged) as error:
+        print(f"studies {name}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, stages.Diverged) else 2
+    except stages.Interrupted as error:
+        print(f"studies {name}: {error}; the same command goes on from there", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
