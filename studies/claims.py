@@ -21,10 +21,10 @@ MEMBERS = 4
 """Fewer members decide nothing: an interval of three seeds says little of a fourth."""
 
 RULE = (
-    f"A criterion is supported where the 95 % interval lies wholly on the predicted side of its bound, refuted where it "
-    f"lies wholly on the other, and inconclusive otherwise or with fewer than {MEMBERS} members. A question is refuted "
-    "if one of its criteria is, supported if all of them are. The study's verdict is that of its leading questions "
-    "together."
+    "A criterion is supported where the 95 % interval lies wholly on the predicted side of its bound, refuted where it "
+    f"lies wholly on the other, and inconclusive otherwise or with fewer than {MEMBERS} members. A question is "
+    "refuted if one of its criteria is, supported if all of them are. The study's verdict is that of its leading "
+    "questions together."
 )
 """How verdicts come about."""
 

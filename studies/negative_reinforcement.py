@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from matplotlib.axes import Axes
 
 from agents import algorithms, runs
 from agents import config as configs
 from agents.config import Config
-from analysis import drawing, passes, update_figures
+from analysis import drawing, passes
 from studies.claims import Criterion, Estimate, Question
 from studies.store import Store
 from studies.study import Findings, Scale, Study
@@ -117,59 +118,76 @@ def _alt(estimates: Mapping[str, Estimate], curves: Mapping[str, Any], ks: np.nd
     )
 
 
+_STYLES = {
+    "base": (drawing.INK, "s"),
+    "ppo": (drawing.BLUE, "o"),
+    "grpo": (drawing.SKY, "v"),
+    "reinforce": (drawing.GREEN, "^"),
+    "lite_ppo": (drawing.GREY, "P"),
+    "psr": (drawing.VERMILION, "D"),
+    "nsr": (drawing.PURPLE, "X"),
+    "w_reinforce": (drawing.ORANGE, "*"),
+}
+"""Colour and marker of each arm."""
+
+
 def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Path]:
     """Left, success at one attempt; right, pass@k against k with the base."""
     names = [name.removeprefix("success_of_") for name in findings.estimates if name.startswith("success_of_")]
     names = ["base", *(name for name in names if name != "base")]
     titles = {name: algorithms.TITLES.get(name, "base") for name in names}
-    colours = {"base": drawing.INK} | update_figures.colours(names[1:])
     meaning = (
-        "One pretrained base, trained further in several ways; bars and bands: 95 % bootstrap intervals over members, "
-        "paler over mazes"
+        "one pretrained base, trained further in several ways; bars and darker bands: 95 % interval over members; "
     )
-    height = 4.6
-    figure = drawing.figure(11.0, height, headline, meaning)
-    left = figure.add_axes((0.105, 0.14, 0.33, 0.66))
-    drawing.plain(left, "success at one attempt (% of held-out mazes)", "")
-    base = 100 * findings.estimates["success_of_base"].mean
-    for place, name in enumerate(reversed(names[1:])):
-        found = findings.estimates[f"success_of_{name}"]
-        left.plot(100 * np.array(found.values), np.full(len(found.values), place), "o", color=colours[name], alpha=0.35,
-                  markersize=4, markeredgewidth=0)  # fmt: skip
-        left.plot([100 * found.low, 100 * found.high], [place, place], color=colours[name], linewidth=5, alpha=0.5)
-        left.plot(100 * found.mean, place, "D", color=colours[name], markersize=6)
-        left.annotate(f"{100 * found.mean:.0f}", (100 * found.mean, place), (0, 7), textcoords="offset points",
-                      ha="center", fontsize=8.5, color=drawing.INK)  # fmt: skip
-    left.axvline(base, color=drawing.INK, linestyle="--", linewidth=1.2)
-    left.text(base, len(names) - 1.45, f" base {base:.0f}", fontsize=8.5, color=drawing.INK, va="bottom")
-    left.set_yticks(range(len(names) - 1), [titles[name] for name in reversed(names[1:])])
-    left.set_ylim(-0.6, len(names) - 1.0)
-    left.set_xlim(0, 100)
-    left.grid(axis="x", color="#e8e8ec", linewidth=0.6)
-    left.set_axisbelow(True)
-
-    right = figure.add_axes((0.51, 0.14, 0.36, 0.66))
-    drawing.plain(right, "k, attempts at a maze", "pass@k (% of held-out mazes)")
-    table = {key: np.array(values, dtype=object) for key, values in findings.tables["pass_at_k"].items()}
-    for name in names:
-        mine = table["arm"] == name
-        ks = table["k"][mine].astype(int)
-        for which, alpha in (("over_mazes", 0.07), ("over_members", 0.30)):
-            low, high = (table[f"{end}_{which}"][mine] for end in ("low", "high"))
-            if low[0] != "":
-                right.fill_between(ks, 100 * low.astype(float), 100 * high.astype(float), color=colours[name], alpha=alpha,
-                                   linewidth=0)  # fmt: skip
-        style = "--" if name == "base" else "-"
-        right.plot(ks, 100 * table["mean"][mine].astype(float), style, color=colours[name], marker="o", markersize=3.5,
-                   linewidth=1.6, label=titles[name])  # fmt: skip
-    right.set_xscale("log", base=2)
-    ks = np.unique(table["k"].astype(int))
-    right.set_xticks(ks, [str(k) for k in ks])
-    right.minorticks_off()
-    right.set_ylim(None, 102)
-    right.grid(axis="y", color="#e8e8ec", linewidth=0.6)
-    right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5)
+    figure = drawing.figure(11.0, 4.7, headline, meaning + "paler bands: over mazes; dots: members")
+    left, right = (figure.add_axes(place) for place in ((0.105, 0.135, 0.33, 0.67), (0.51, 0.135, 0.355, 0.67)))
+    _draw_success(left, findings, titles)
+    _draw_passes(right, findings, titles)
     return drawing.save(figure, stem, footer)
+
+
+def _draw_success(axes: Axes, findings: Findings, titles: Mapping[str, str]) -> None:
+    drawing.plain(axes, "success at one attempt (% of held-out mazes)", "")
+    base, arms = 100 * findings.estimates["success_of_base"].mean, list(titles)[:0:-1]
+    for place, name in enumerate(arms):
+        found, (colour, marker) = findings.estimates[f"success_of_{name}"], _STYLES[name]
+        values = 100 * np.array(found.values)
+        axes.plot(values, np.full(len(values), place), ".", color=colour, alpha=0.45, markersize=6, markeredgewidth=0)
+        axes.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=5, alpha=0.45)
+        axes.plot(100 * found.mean, place, marker, color=colour, markersize=6.5)
+        axes.annotate(
+            f"{100 * found.mean:.0f}", (100 * found.mean, place), (0, 7), textcoords="offset points", ha="center",
+            fontsize=8.5, color=drawing.INK,
+        )  # fmt: skip
+    axes.axvline(base, color=drawing.INK, linestyle="--", linewidth=1.2, zorder=0)
+    axes.text(base, len(arms) - 0.4, f"base {base:.0f}", fontsize=8.5, color=drawing.INK, va="bottom", ha="center")
+    axes.set_yticks(range(len(arms)), [titles[name] for name in arms])
+    axes.set_ylim(-0.6, len(arms) - 0.4)
+    axes.set_xlim(0, 100)
+    axes.grid(axis="x", color="#e8e8ec", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _draw_passes(axes: Axes, findings: Findings, titles: Mapping[str, str]) -> None:
+    drawing.plain(axes, "k, attempts at a maze", "pass@k (% of held-out mazes)")
+    table = {key: np.array(values, dtype=object) for key, values in findings.tables["pass_at_k"].items()}
+    ks = np.unique(table["k"].astype(int))
+    for name, title in titles.items():
+        mine, (colour, marker) = table["arm"] == name, _STYLES[name]
+        for which, alpha in (("over_mazes", 0.06), ("over_members", 0.28)):
+            ends = [table[f"{end}_{which}"][mine] for end in ("low", "high")]
+            if "" not in ends[0]:
+                axes.fill_between(
+                    ks, *(100 * end.astype(float) for end in ends), color=colour, alpha=alpha, linewidth=0
+                )
+        means, dashes = 100 * table["mean"][mine].astype(float), "--" if name == "base" else "-"
+        axes.plot(ks, means, dashes, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=title)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.minorticks_off()
+    axes.set_ylim(None, 102)
+    axes.grid(axis="y", color="#e8e8ec", linewidth=0.6)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5)
 
 
 STUDY = Study(
@@ -178,8 +196,9 @@ STUDY = Study(
     claim="Learning from failures alone keeps or raises pass@k at every k, while learning from successes alone narrows "
     "what a policy still tries.",
     source="arXiv 2506.01347; arXiv 2504.13837",
-    method="One base pretrained on three personas of EmojiLabyrinth-v0, 7 × 7 cells, is trained further by each algorithm "
-    "with the same number of episodes; every member then makes up to 256 attempts at each of the same held-out mazes.",
+    method="One base pretrained on three personas of EmojiLabyrinth-v0, 7 × 7 cells, is trained further by each "
+    "algorithm with the same number of episodes; every member then makes up to 256 attempts at each of the same "
+    "held-out mazes.",
     limits=(
         "All members start from one base: the intervals say nothing of other bases.",
         "A model of some hundred thousand parameters that speaks of mazes is no language model that does mathematics.",

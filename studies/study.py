@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from agents import files, reporting, runs
 from agents import config as configs
+from agents import files, reporting, runs
 from agents.config import Config
 from studies import claims, store
 from studies.claims import Estimate, Question
@@ -34,9 +34,9 @@ Table = Mapping[str, Sequence[Any]]
 class Findings:
     """What a study has measured."""
 
-    estimates: dict[str, Estimate]
+    estimates: Mapping[str, Estimate]
     """By name; criteria and controls refer to these names."""
-    tables: dict[str, Table]
+    tables: Mapping[str, Table]
     """The data behind the figure, by file name without an ending; written as CSV."""
     alt: str
     """What the figure shows, for those who do not see it."""
