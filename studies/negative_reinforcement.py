@@ -12,6 +12,7 @@ from agents import algorithms, runs
 from agents import config as configs
 from agents.config import Config
 from analysis import drawing, passes
+from studies import plots
 from studies.claims import Criterion, Estimate, Question
 from studies.store import Store
 from studies.study import Findings, Scale, Study
@@ -148,24 +149,14 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
 
 def _draw_success(axes: Axes, findings: Findings, titles: Mapping[str, str]) -> None:
     drawing.plain(axes, "success at one attempt (% of held-out mazes)", "")
-    base, arms = 100 * findings.estimates["success_of_base"].mean, list(titles)[:0:-1]
-    for place, name in enumerate(arms):
-        found, (colour, marker) = findings.estimates[f"success_of_{name}"], _STYLES[name]
-        values = 100 * np.array(found.values)
-        axes.plot(values, np.full(len(values), place), ".", color=colour, alpha=0.45, markersize=6, markeredgewidth=0)
-        axes.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=5, alpha=0.45)
-        axes.plot(100 * found.mean, place, marker, color=colour, markersize=6.5)
-        axes.annotate(
-            f"{100 * found.mean:.0f}", (100 * found.mean, place), (0, 7), textcoords="offset points", ha="center",
-            fontsize=8.5, color=drawing.INK,
-        )  # fmt: skip
-    axes.axvline(base, color=drawing.INK, linestyle="--", linewidth=1.2, zorder=0)
-    axes.text(base, len(arms) - 0.4, f"base {base:.0f}", fontsize=8.5, color=drawing.INK, va="bottom", ha="center")
-    axes.set_yticks(range(len(arms)), [titles[name] for name in arms])
-    axes.set_ylim(-0.6, len(arms) - 0.4)
+    shown = [
+        (title, findings.estimates[f"success_of_{name}"], _STYLES[name])
+        for name, title in titles.items()
+        if name != "base"
+    ]
+    base = findings.estimates["success_of_base"].mean
+    plots.rows(axes, shown, 100, ".0f", {f"base {100 * base:.0f}": base})
     axes.set_xlim(0, 100)
-    axes.grid(axis="x", color="#e8e8ec", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _draw_passes(axes: Axes, findings: Findings, titles: Mapping[str, str]) -> None:
@@ -175,11 +166,10 @@ def _draw_passes(axes: Axes, findings: Findings, titles: Mapping[str, str]) -> N
     for name, title in titles.items():
         mine, (colour, marker) = table["arm"] == name, _STYLES[name]
         for which, alpha in (("over_mazes", 0.06), ("over_members", 0.28)):
-            ends = [table[f"{end}_{which}"][mine] for end in ("low", "high")]
-            if "" not in ends[0]:
-                axes.fill_between(
-                    ks, *(100 * end.astype(float) for end in ends), color=colour, alpha=alpha, linewidth=0
-                )
+            low, high = (table[f"{end}_{which}"][mine] for end in ("low", "high"))
+            if "" not in low:
+                low, high = 100 * low.astype(float), 100 * high.astype(float)
+                axes.fill_between(ks, low, high, color=colour, alpha=alpha, linewidth=0)
         means, dashes = 100 * table["mean"][mine].astype(float), "--" if name == "base" else "-"
         axes.plot(ks, means, dashes, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=title)
     axes.set_xscale("log", base=2)

@@ -154,7 +154,10 @@ def _setting(steered: steering.Steered, strengths: tuple[float, ...]) -> dict[st
             gone = removed[name].mean(axis=1) if many else removed[name][:, 0]
             entry: dict[str, Any] = {"by_strength": values.mean(axis=0), "swing": findings.estimate(swing)}
             ablated: dict[str, Any] = {"value": findings.estimate(gone)}
-            if not many:
+            if many:
+                sizes = np.abs(pushed[name][..., high] - pushed[name][..., low])
+                entry["quantile_97.5_size"] = findings.estimate(np.quantile(sizes, 0.975, axis=1))
+            else:
                 entry["p"] = float(statistics.permutation_p_value(swing.mean(), swing_null))
                 ablated["p"] = float(statistics.permutation_p_value(gone.mean(), null_removal))
             document["steering"].setdefault(name, {})[effect] = entry
