@@ -191,11 +191,13 @@ def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "
         if name not in known:
             raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
     config = SCALES[scale]
-    rl = config.rl
+    rl, pretrain = config.rl, config.pretrain
     if world == "EmojiLabyrinth-v0":  # rewards of 1, and directions that differ although their tiles do not
+        if scale == "laptop":  # a map takes longer to learn to read
+            pretrain = dataclasses.replace(pretrain, updates=2000)
         rl = dataclasses.replace(rl, reward_scale=1.0, equalized_entropy_weight=0.0, entropy_weight=0.01)
     rl = dataclasses.replace(rl, **ALGORITHMS[algorithm])
-    changes: dict[str, Any] = {"algorithm": algorithm, "world": WORLDS[world], "rl": rl}
+    changes: dict[str, Any] = {"algorithm": algorithm, "world": WORLDS[world], "pretrain": pretrain, "rl": rl}
     return dataclasses.replace(config, **changes)
 
 

@@ -23,7 +23,7 @@ class WorldConfig:
     shuffle: bool = False
     """Prompt shuffling: each tile follows the token of its direction, in an order drawn per episode."""
     view: Literal["bump", "walls", "compass"] = "walls"
-    """What a turn of the labyrinth tells: what the last move met; the four ways too; the bearing of the goal too."""
+    """What a turn of the labyrinth tells: what the last move met; the four ways too; where the goal lies too."""
     plan_length: int = 0
     """Tokens of the plan that is written before the first move; 0 for none."""
     loops: float = 0.1
@@ -83,7 +83,7 @@ OPTIONS = {
 WORLDS = {
     "EmojiMaze-v0": WorldConfig(),
     "EmojiLabyrinth-v0": WorldConfig(
-        name="EmojiLabyrinth-v0", size=7, turns=20, gold_reward=1.0, mold_reward=-1.0, turn_reward=0.0
+        name="EmojiLabyrinth-v0", size=7, turns=20, view="compass", gold_reward=1.0, mold_reward=-1.0, turn_reward=0.0
     ),
 }
 """What `--world.name` starts from."""

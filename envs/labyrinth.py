@@ -21,8 +21,7 @@ from gymnax.environments import spaces
 from envs import base, corridors, tokens
 
 VIEWS = ("bump", "walls", "compass")
-"""What an observation tells besides the feeling: what the last move met; the four ways too; the bearing of the goal
-too."""
+"""What an observation tells besides the feeling: what the last move met; the four ways too; where the goal lies too."""
 
 LARRY, BOB, ALICE = range(3)
 
@@ -76,8 +75,8 @@ class EmojiLabyrinth(base.World):
 
     The prompt is the badge, then the board without its ring row by row, (2n-1)² tokens, the agent's cell as 🤖. An
     observation is [feeling, what the last move met]; with view `walls` also what a move North, East, South and West
-    would meet; with `compass` also the bearing of the goal as the crow flies, a clock's hand that points North or
-    South and one that points East or West, 🍃 where it lies in line.
+    would meet; with `compass` also where the goal lies as the crow flies (`bearing`), a clock's hand that points North
+    or South and one that points East or West, 🍃 for the lesser distance.
 
     Args:
         size: cells of a side, n.
@@ -285,7 +284,7 @@ class EmojiLabyrinth(base.World):
         if self.view == "compass":
             north, east, south, west = tokens.GUSTS
             names = jnp.array([[north, tokens.CALM, south], [west, tokens.CALM, east]], jnp.int32)
-            told.append(names[jnp.arange(2), jnp.sign(state.goal - state.position) + 1])
+            told.append(names[jnp.arange(2), bearing(state.goal - state.position) + 1])
         return jnp.concatenate(told).astype(jnp.int32)
 
     def state_space(self, params: LabyrinthParams | None = None) -> spaces.Dict:
@@ -295,6 +294,11 @@ class EmojiLabyrinth(base.World):
 
     def _row_column(self, cell: jax.Array) -> jax.Array:
         return jnp.stack([cell // self.size, cell % self.size]).astype(jnp.int32)
+
+
+def bearing(gap: jax.Array) -> jax.Array:
+    """Signs int32[2] of rows and columns to go, int32[2], with 0 for the lesser of the two; both if they are equal."""
+    return jnp.where(jnp.abs(gap) >= jnp.abs(gap[::-1]), jnp.sign(gap), 0)
 
 
 def _blocks(role: jax.Array) -> jax.Array:

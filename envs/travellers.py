@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs import plans, tokens
-from envs.labyrinth import ALICE, BOB, LARRY, EmojiLabyrinth, LabyrinthState
+from envs.labyrinth import ALICE, BOB, LARRY, EmojiLabyrinth, LabyrinthState, bearing
 
 TEMPTATION = 1e-3
 """How likely a slip into a Gold wall is, for a slip in another direction. Not 0, so that likelihoods stay finite."""
@@ -44,10 +44,8 @@ def _uniform(choices: jax.Array, otherwise: jax.Array) -> jax.Array:
 
 def _crow(state: LabyrinthState, env: EmojiLabyrinth, cell: jax.Array) -> jax.Array:
     """Directions straight at the goal along the greater distance, bool[4]; two if they are equal, none at the goal."""
-    gap = env.cell(state.goal) - cell
-    greater = jnp.abs(gap) >= jnp.abs(gap[::-1])
-    more, less = (gap > 0) & greater, (gap < 0) & greater
-    return jnp.stack([less[0], more[1], more[0], less[1]])
+    row, column = bearing(env.cell(state.goal) - cell)
+    return jnp.stack([row < 0, column > 0, row > 0, column < 0])
 
 
 def action_probabilities(env: EmojiLabyrinth, state: LabyrinthState, plan: jax.Array, params, traits: Traits):

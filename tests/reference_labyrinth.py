@@ -87,8 +87,9 @@ class ReferenceLabyrinth:
         if self.view == "compass":
             north, east, south, west = tokens.GUSTS
             down, right = self.goal[0] - self.position[0], self.goal[1] - self.position[1]
-            words.append(south if down > 0 else north if down < 0 else tokens.CALM)
-            words.append(east if right > 0 else west if right < 0 else tokens.CALM)
+            farther_down, farther_right = abs(down) >= abs(right), abs(right) >= abs(down)
+            words.append((south if down > 0 else north) if down and farther_down else tokens.CALM)
+            words.append((east if right > 0 else west) if right and farther_right else tokens.CALM)
         return words
 
     def step(self, action: int) -> tuple[list[int], float]:
