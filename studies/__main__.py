@@ -28,7 +28,7 @@ from agents.config import ConfigError
 from studies import study as frame
 from studies.study import Scale, Study
 
-NAMES = ("functional_welfare", "negative_reinforcement")
+NAMES = ("functional_welfare", "negative_reinforcement", "sparse_updates")
 """The studies; each is a module of `studies` with a `STUDY`."""
 OUT = Path("runs/studies")
 _COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}

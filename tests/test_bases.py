@@ -12,6 +12,8 @@ from agents import bases, runs
 from agents.config import ConfigError
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # several whole runs
+
 BASE = tiny.changed(rl={"updates": 0})
 
 

@@ -1,4 +1,4 @@
-"""What the `laptop` scale promises: badges that work, policies that beat the planner, a dead control."""
+"""What the scales promise: at `smoke` that RL teaches at all; at `laptop`, by hand, badges, victory, a dead control."""
 
 import json
 import os
@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+import train
 from agents import runs, statistics
+from agents.config import SCALES
 
-pytestmark = [pytest.mark.slow]
+LONG = pytest.mark.long
 
 
 def laptop(what, path):
@@ -31,6 +33,7 @@ def run(directory):
     return runs.open(directory / "run")
 
 
+@LONG
 def test_members_beat_the_greedy_planner_with_their_interval_clear_of_it(run):
     returns = run.summary()["return"]
     assert len(returns["after_rl"]) == 8
@@ -38,6 +41,7 @@ def test_members_beat_the_greedy_planner_with_their_interval_clear_of_it(run):
     assert min(returns["after_rl"]) > returns["greedy"] > max(returns["before_rl"])
 
 
+@LONG
 def test_a_badge_makes_the_model_act_like_its_persona_and_the_null_badge_mixes_them(run):
     summary = run.summary()
     assert max(summary["badge_kl"].values()) < 0.05
@@ -47,13 +51,14 @@ def test_a_badge_makes_the_model_act_like_its_persona_and_the_null_badge_mixes_t
     assert min(personas) < returns["before_rl"][0] < max(personas)
 
 
+@LONG
 def test_the_ratio_starts_at_one_in_every_update(run):
     table = run.metrics("rl")
     np.testing.assert_array_equal(table["first_ratio_error"].to_numpy(), 0.0)
     np.testing.assert_array_equal(table["first_kl"].to_numpy(), 0.0)
 
 
-@pytest.mark.long
+@LONG
 def test_shuffled_rewards_teach_nothing_like_the_true_ones(run, directory):
     """Without a signal the population drifts, up or down with the base; it stays far from what RL reaches."""
     laptop("control", directory)
@@ -64,3 +69,10 @@ def test_shuffled_rewards_teach_nothing_like_the_true_ones(run, directory):
     assert means.mean() - found["before_rl"][0] < gain / 2
     assert max(means) < found["greedy"]
     assert high < found["after_rl_interval"][0]
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_learns(tmp_path):
+    returns = train.train(SCALES["smoke"], tmp_path / "run").summary()["return"]
+    assert min(returns["after_rl"]) > returns["before_rl"][0] + 5
+    assert returns["before_rl"][0] > returns["random"] + 5

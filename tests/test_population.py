@@ -60,7 +60,10 @@ def test_members_at_once_bound_memory_and_change_nothing(base):
     close(found[0], found[2])
 
 
-@pytest.mark.parametrize(("stage", "members", "devices"), [("pretrain", 1, 4), ("rl", 1, 2), ("rl", 2, 4)])
+@pytest.mark.parametrize(
+    ("stage", "members", "devices"),
+    [("pretrain", 1, 4), pytest.param("rl", 1, 2, marks=pytest.mark.slow), ("rl", 2, 4)],
+)
 def test_any_number_of_devices_trains_the_same_policy(base, stage, members, devices):
     config = tiny.changed(population={"seeds": members}, pretrain={"shared": False})
     start = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape[1:])), base)

@@ -74,6 +74,9 @@ def test_an_estimate_leaves_out_what_is_not_a_number():
     assert Estimate.of([np.nan], "a number").members == 0
 
 
+TRAINS = pytest.mark.slow  # whole runs
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     return store.Store(tmp_path_factory.mktemp("store") / "runs", QUIET)
@@ -83,6 +86,7 @@ SHORT = tiny.changed(rl={"updates": 1})
 OTHER = tiny.changed(rl={"updates": 1, "clip_low": 0.1})
 
 
+@TRAINS
 def test_a_base_is_trained_once_for_all_who_share_it(shelf, monkeypatch):
     trained = []
     run_stage = store.train.stages.run_stage
@@ -103,6 +107,7 @@ def test_a_base_is_trained_once_for_all_who_share_it(shelf, monkeypatch):
     assert configs.from_dict(again.config) == SHORT
 
 
+@TRAINS
 def test_a_run_that_was_stopped_goes_on(shelf, monkeypatch):
     config = tiny.changed(rl={"updates": 1}, seed=5)
     path = shelf.path(config)
@@ -115,6 +120,7 @@ def test_a_run_that_was_stopped_goes_on(shelf, monkeypatch):
     np.testing.assert_array_equal(kernel[0], base.parameters("pretrain")["value"]["kernel"][0])
 
 
+@TRAINS
 def test_a_run_under_a_wrong_name_is_refused(shelf):
     config = tiny.changed(rl={"updates": 1}, seed=9)
     shelf.run(SHORT).path.rename(shelf.path(config))
@@ -165,6 +171,7 @@ def test_every_study_is_whole(name):
     assert all(len(config.members) >= 8 for config in found.arms("laptop").values())
 
 
+@TRAINS
 def test_a_study_leaves_what_it_promises(tmp_path, monkeypatch):
     values = np.linspace(0.1, 0.4, 8)
 

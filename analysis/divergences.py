@@ -1,0 +1,59 @@
+"""How far training has taken a policy from its base: KL in nats per episode, the dose of every dose-response curve."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from agents import learner, ppo, rollout
+from agents.policies import Parameters, Policy
+from analysis import populations
+from envs import base
+
+_TAG = 0xD1FF
+"""Folded into the key, so that neither training nor evaluation draws these mazes."""
+_AT_ONCE = 64
+"""Episodes that are played and read at the same time."""
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
+def per_episode(
+    policy: Policy,
+    parameters: Parameters,
+    reference: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    episodes: int = 512,
+) -> jax.Array:
+    """KL(π ‖ π_0) of whole episodes, summed over the decisions of a plan and of the turns, each in closed form.
+
+    Its mean over episodes of π is the KL of episodes by the chain rule, with less noise than a difference of
+    log-likelihoods (Rao and Blackwell). The world's chance is the same for both and cancels.
+
+    Args:
+        policy: of both.
+        parameters: π; axis 0 is the member.
+        reference: π_0; axis 0 is the member.
+        world, params: where π plays; axis 0 of every leaf of `params` is the member.
+        episodes: of each member, the same mazes for all; a multiple of 64 if more.
+
+    Returns:
+        Nats per episode, float32[M, episodes].
+    """
+    key = jax.random.fold_in(jax.random.key(0), _TAG)
+
+    def member(parameters, reference, params):
+        def part(key):
+            played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, _AT_ONCE))
+            now, then = (ppo.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
+
+            def total(log_now, log_then, chosen):
+                each = jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1)
+                return jnp.sum(each, axis=-1, where=chosen)
+
+            return total(now.plans, then.plans, played.written) + total(now.actions, then.actions, played.played)
+
+        return jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1))).reshape(-1)
+
+    members = len(jax.tree.leaves(parameters)[0])
+    return learner.over_members(member, populations.mesh(members))(parameters, reference, params)
