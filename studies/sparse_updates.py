@@ -212,8 +212,8 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
     """Left, share changed against learning rate; middle, against KL; right, the subnetwork alone."""
     table = {key: np.array(values) for key, values in findings.tables["points"].items()}
     figure = drawing.figure(
-        12.6, 4.7, headline, "dots: members; filled: bfloat16 values changed by more than 10⁻⁵, hollow: stored values changed "
-        "at all; grey band: 5 to 30 %",
+        12.6, 4.7, headline, "dots: members; filled: bfloat16 values changed by more than 10⁻⁵, hollow: stored "
+        "values changed at all; grey band: 5 to 30 %",
     )  # fmt: skip
     places = ((0.06, 0.135, 0.27, 0.6), (0.395, 0.135, 0.27, 0.6), (0.79, 0.135, 0.195, 0.6))
     left, middle, right = (figure.add_axes(place) for place in places)
@@ -250,8 +250,8 @@ STUDY = Study(
     "alone carries what it learns.",
     source="arXiv 2505.11711; arXiv 2511.08567",
     method="One base is trained further by PPO, Dr. GRPO and fine-tuning on Alice with as many optimiser steps, at "
-    "several learning rates; PPO also with parameters stored in bfloat16, from a base of its own. Changes are counted by the "
-    "paper's definition and in the stored bits, and set against the KL from the base.",
+    "several learning rates; PPO also with parameters stored in bfloat16, from a base of its own. Changes are counted by "
+    "the paper's definition and in the stored bits, and set against the KL from the base.",
     limits=(
         "All members start from one base, those stored in bfloat16 from another.",
         "A parameter of a small model is needed more than one of a large model; a share does not scale by itself.",
