@@ -187,13 +187,12 @@ def _is_rate(label: str, rate: float) -> bool:
 
 
 def _matched(table: Mapping[str, np.ndarray], one: str, other: str) -> np.ndarray:
-    """Share changed in `other` less that in `one`, for each seed of `one` at its highest rate, at its KL.
+    """Share changed in `other` less that in `one`, for each member of `one` at its KL.
 
     The other's share is read off a line through its members in logarithms of KL. Where a member's KL lies beyond all
     of them, nothing is matched, and it is NaN.
     """
     mine, theirs = (table["arm"] == name for name in (one, other))
-    mine = mine & (table["learning_rate"] == table["learning_rate"][mine].max())
     order = np.argsort(table["kl"][theirs])
     x, y = np.log(np.maximum(table["kl"][theirs][order], 1e-12)), table[MEASURE][theirs][order]
     at = np.log(np.maximum(table["kl"][mine], 1e-12))
@@ -239,7 +238,7 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
         ("tenth that moved\nfarthest, alone", each["gain_alone"], _STYLES["ppo"]),
         ("random tenth,\nalone", each["gain_random"], (drawing.GREY, "s")),
     ]
-    plots.rows(right, shown, 100, ".0f", {"all": 1.0})
+    plots.rows(right, shown, 100, ".0f", {"nothing": 0.0, "all": 1.0})
     return drawing.save(figure, stem, footer)
 
 
@@ -250,8 +249,8 @@ STUDY = Study(
     "alone carries what it learns.",
     source="arXiv 2505.11711; arXiv 2511.08567",
     method="One base is trained further by PPO, Dr. GRPO and fine-tuning on Alice with as many optimiser steps, at "
-    "several learning rates; PPO also with parameters stored in bfloat16, from a base of its own. Changes are counted by "
-    "the paper's definition and in the stored bits, and set against the KL from the base.",
+    "several learning rates; PPO also with parameters stored in bfloat16, from a base of its own. Changes are counted "
+    "by the paper's definition and in the stored bits, and set against the KL from the base.",
     limits=(
         "All members start from one base, those stored in bfloat16 from another.",
         "A parameter of a small model is needed more than one of a large model; a share does not scale by itself.",
