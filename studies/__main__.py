@@ -19,6 +19,7 @@ from agents import devices
 if __name__ == "__main__":
     devices.start()
 
+import jax
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -88,6 +89,8 @@ def show_list(command: List, console: Console) -> None:
 def show_run(command: Run, console: Console) -> None:
     """Run a study and print its verdict."""
     study = find(command.name)
+    if command.scale == "smoke":  # compiling is most of it
+        jax.config.update("jax_disable_most_optimizations", True)
     document = frame.run(study, command.scale, command.out, console)
     console.print(f"\n[bold]{study.title}[/]\n{study.claim} ({study.source})", highlight=False)
     table = Table(show_lines=True)

@@ -24,12 +24,8 @@ CONCEPTS: dict[Scale, dict[str, int]] = {
     "paper": {"play_episodes": 2048},
 }
 """Options of `analysis concepts`."""
-STEER: dict[Scale, dict[str, int]] = {
-    "smoke": {"extraction_episodes": 240, "episodes": 4, "play_episodes": 8},
-    "laptop": {},
-    "paper": {"episodes": 128},
-}
-"""Options of `analysis steer`."""
+STEER: dict[Scale, dict[str, int]] = {"laptop": {}, "paper": {"episodes": 128}}
+"""Options of `analysis steer`; without them nothing is steered, for that takes a minute to compile."""
 SITE = "move_next_same_move"
 """Where tracking is judged: at the move, whether it will pay, among moves in the same direction."""
 EFFECT = "enter_gold"
@@ -76,7 +72,9 @@ def arms(scale: Scale) -> dict[str, Config]:
 def measure(store: Store, made: Mapping[str, runs.Run], scale: Scale) -> Findings:
     """Concept vectors of every arm before and after, and steering of the PPO arm."""
     found = {name: store.analysis(run, "concepts", **CONCEPTS[scale])["arms"] for name, run in made.items()}
-    steered = store.analysis(made["ppo"], "steer", **STEER[scale])["settings"]["after RL"]["steering"]
+    steered = {}
+    if scale in STEER:
+        steered = store.analysis(made["ppo"], "steer", **STEER[scale])["settings"]["after RL"]["steering"]
     return Findings(*estimate(found, steered))
 
 
@@ -85,7 +83,7 @@ def estimate(found: Mapping[str, Any], steered: Mapping[str, Any]) -> tuple[dict
 
     Args:
         found: arm → what `analysis concepts` says of the run: "after RL", "before RL", "untrained".
-        steered: what `analysis steer` says of the PPO arm after RL.
+        steered: what `analysis steer` says of the PPO arm after RL; empty where nothing was steered.
     """
     each: dict[str, Estimate] = {}
     places = {name: parts["after RL"] for name, parts in found.items()}
@@ -129,16 +127,11 @@ def estimate(found: Mapping[str, Any], steered: Mapping[str, Any]) -> tuple[dict
             each[f"tracking_beyond_{name}"] = less(
                 "tracking_ppo", f"tracking_{name}", f"d after RL less d, {_TITLES[name]}"
             )
-    swing = {name: np.array(parts[EFFECT]["swing"]["members"], np.float64) for name, parts in steered.items()}
-    limit = np.array(steered["random"][EFFECT]["quantile_97.5_size"]["members"], np.float64)
-    for name in ("axis", "path", "random"):
-        each[f"steering_{name}"] = _of(swing[name], f"change of P(enter Gold) from strength −2 to +2 along {name}")
-    each["steering_random_limit"] = _of(limit, "97.5 % quantile of random directions' |change of P(enter Gold)|")
-    each["steering_beyond_random"] = _of(swing["axis"] - limit, "change along the axis less random's 97.5 % quantile")
-    each["steering_beyond_path"] = _of(swing["axis"] - np.abs(swing["path"]), "change along the axis less |Path's|")
+    if steered:
+        each |= _steering(steered)
     tables = {
         name: _table({key: value for key, value in each.items() if key.startswith(f"{name}_")})
-        for name in ("cosine", "tracking", "narrator", "steering")
+        for name in ("cosine", "tracking", "narrator", *(["steering"] if steered else []))
     }
     mean = {name: f"{found.mean:.2f}" for name, found in each.items()}
     alt = (
@@ -147,10 +140,26 @@ def estimate(found: Mapping[str, Any], steered: Mapping[str, Any]) -> tuple[dict
         "null −0.5. "
         f"Tracking, Cohen's d: {mean['tracking_ppo']} after PPO, {mean['tracking_before']} before, "
         f"{mean['tracking_untrained']} untrained. Cosine with the narrator's: {mean['narrator_ppo']} after PPO. "
-        f"Steering: P(enter Gold) changes by {mean['steering_axis']} along the axis and by "
-        f"{mean['steering_random_limit']} along 2.5 % of random directions."
     )
+    if steered:
+        alt += (
+            f"Steering: P(enter Gold) changes by {mean['steering_axis']} along the axis and by "
+            f"{mean['steering_random_limit']} along 2.5 % of random directions."
+        )
     return each, tables, alt
+
+
+def _steering(steered: Mapping[str, Any]) -> dict[str, Estimate]:
+    swing = {name: np.array(parts[EFFECT]["swing"]["members"], np.float64) for name, parts in steered.items()}
+    limit = np.array(steered["random"][EFFECT]["quantile_97.5_size"]["members"], np.float64)
+    each = {
+        f"steering_{name}": _of(swing[name], f"change of P(enter Gold) from the lowest strength to the highest, {name}")
+        for name in ("axis", "path", "random")
+    }
+    each["steering_random_limit"] = _of(limit, "97.5 % quantile of random directions' |change of P(enter Gold)|")
+    each["steering_beyond_random"] = _of(swing["axis"] - limit, "change along the axis less random's 97.5 % quantile")
+    each["steering_beyond_path"] = _of(swing["axis"] - np.abs(swing["path"]), "change along the axis less |Path's|")
+    return each
 
 
 def _of(values: Any, meaning: str, control: str = "") -> Estimate:
@@ -197,11 +206,11 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
     """Four panels: opposition, tracking, alignment with the narrator, steering."""
     each = findings.estimates
     names = [name for name in _ROWS if f"cosine_{name}" in each]
-    height = 2.2 + 0.34 * len(names)
+    height = 2.4 + 0.34 * len(names)
     figure = drawing.figure(
         12.6, height, headline, "dots: members, each emoji in every role equally often; bars: 95 % bootstrap interval"
     )
-    wide, bottom, tall = 0.185, 0.62 / height, (height - 1.75) / height
+    wide, bottom, tall = 0.185, 0.78 / height, (height - 1.75) / height
     panels = [figure.add_axes((0.155 + index * (wide + 0.012), bottom, wide, tall)) for index in range(3)]
     last = figure.add_axes(
         (0.155 + 3 * (wide + 0.012) + 0.085, bottom, 0.975 - 0.155 - 3 * (wide + 0.012) - 0.085, tall)
@@ -210,16 +219,19 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
     for axes, (kind, label, nulls) in zip(
         panels,
         (
-            ("cosine", "cosine of Gold's and Mold's vectors", {"unrelated": UNRELATED}),
-            ("tracking", "Cohen's d, Gold against Mold ahead", {"random": random}),
-            ("narrator", "cosine with the narrator's good − bad", {"": 0.0}),
+            ("cosine", "cosine of Gold's and\nMold's vectors", {"unrelated": UNRELATED}),
+            ("tracking", "Cohen's d of the axis,\nGold against Mold ahead", {"random": random}),
+            ("narrator", "cosine with the narrator's\ngood − bad", {"": 0.0}),
         ),
         strict=True,
     ):
         drawing.plain(axes, label)
         plots.rows(axes, [(_ROWS[name], each[f"{kind}_{name}"], _STYLES[name]) for name in names], nulls=nulls)
         axes.tick_params(labelleft=axes is panels[0])
-    drawing.plain(last, "change of P(enter Gold) by steering")
+    drawing.plain(last, "change of P(enter Gold)\nby steering")
+    if "steering_axis" not in each:
+        last.text(0.5, 0.5, "nothing steered", transform=last.transAxes, ha="center", color=drawing.GREY, fontsize=9)
+        return drawing.save(figure, stem, footer)
     shown = [
         ("axis", each["steering_axis"], _STYLES["ppo"]),
         ("Path direction", each["steering_path"], (drawing.ORANGE, "D")),
