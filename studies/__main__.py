@@ -47,7 +47,7 @@ class List:
 class Run:
     """Run a study to its verdict. What it has trained before is found again."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Which study."""
     scale: Scale = "laptop"
     """`smoke` takes seconds and decides little, `laptop` minutes to an hour on 2 CPU cores, `paper` one large GPU."""
@@ -70,20 +70,18 @@ def find(name: str) -> Study:
 
 def show_list(command: List, console: Console) -> None:
     """Print every study."""
-    table = Table(title=f"studies, with the verdicts in {command.out}", title_justify="left", show_lines=True)
-    for column in ("study", "claim", "source", *(f"minutes,\n{scale}" for scale in frame.SCALES), "last verdict"):
-        table.add_column(column, overflow="fold")
     for name in NAMES:
         study = find(name)
-        forecast = [f"{max(frame.minutes(study, scale), 1):.0f}" for scale in frame.SCALES]
+        forecast = ", ".join(f"{scale} {max(frame.minutes(study, scale), 1):.0f}" for scale in frame.SCALES)
         verdicts = []
         for scale in frame.SCALES:
             path = frame.directory(command.out, study, scale) / frame.VERDICT
             if path.exists():
                 found = str(files.read_json(path).get("verdict"))
-                verdicts.append(f"{scale}: [{_COLOURS.get(found, 'white')}]{found}[/]")
-        table.add_row(name, study.claim, study.source, *forecast, "\n".join(verdicts) or "–")
-    console.print(table)
+                verdicts.append(f"{scale} [{_COLOURS.get(found, 'white')}]{found}[/]")
+        console.print(f"[bold]{name}[/]  {study.source}", highlight=False)
+        console.print(f"  {study.claim}", highlight=False)
+        console.print(f"  minutes, about: {forecast}; last verdict: {', '.join(verdicts) or 'none'}\n", highlight=False)
 
 
 def show_run(command: Run, console: Console) -> None:

@@ -224,4 +224,4 @@ def test_the_list_tells_the_last_verdict(tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "verdict.json").write_text('{"verdict": "refuted"}')
     assert command.main(["list", "--out", str(tmp_path)]) == 0
-    assert "laptop: refuted" in " ".join(capsys.readouterr().out.split())
+    assert "last verdict: laptop refuted" in " ".join(capsys.readouterr().out.split())
