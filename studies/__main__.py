@@ -81,7 +81,10 @@ def show_list(command: List, console: Console) -> None:
                 verdicts.append(f"{scale} [{_COLOURS.get(found, 'white')}]{found}[/]")
         console.print(f"[bold]{name}[/]  {study.source}", highlight=False)
         console.print(f"  {study.claim}", highlight=False)
-        console.print(f"  minutes, about: {forecast}; last verdict: {', '.join(verdicts) or 'none'}\n", highlight=False)
+        console.print(
+            f"  minutes: {forecast} (a guess, on one GPU); last verdict: {', '.join(verdicts) or 'none'}\n",
+            highlight=False,
+        )
 
 
 def show_run(command: Run, console: Console) -> None:

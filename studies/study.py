@@ -67,14 +67,16 @@ class Study:
 
 
 def minutes(study: Study, scale: Scale) -> float:
-    """A rough forecast of training on this machine; what several arms share counts once."""
-    configs_needed = list(study.arms(scale).values())
-    configs_needed = [
-        dataclasses.replace(c, pretrain=dataclasses.replace(c.pretrain, updates=0)) for c in configs_needed
-    ] + [store.base_of(c) for c in configs_needed]
-    distinct = {runs.config_hash(configs.to_dict(config)): config for config in configs_needed}
+    """A rough forecast of training on this machine, or for `paper` on one GPU; what several arms share counts once."""
+    needed: dict[str, Config] = {}
+    for config in study.arms(scale).values():
+        alone = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, updates=0))
+        for part in (alone, store.base_of(config)):
+            needed[runs.config_hash(configs.to_dict(part))] = part
     devices, platform = len(jax.devices()), jax.default_backend()
-    return sum(reporting.expected_minutes(config, devices, platform) for config in distinct.values())
+    if scale == "paper" and platform == "cpu":
+        devices, platform = 1, "gpu"
+    return sum(reporting.expected_minutes(config, devices, platform) for config in needed.values())
 
 
 def directory(out: Path, study: Study, scale: Scale) -> Path:
