@@ -31,6 +31,7 @@ from agents import (
     algorithms,
     bases,
     evaluation,
+    health,
     joint_runs,
     learner,
     options,
@@ -181,6 +182,7 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     policy, (world, params) = config.make_policy(), config.world.make()
     episodes, traits = config.evaluation_episodes, config.pretrain.traits
     played, exact = evaluation.script_episodes(world, params, traits, episodes)
+    lost = health.diverged(run, config)
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     speakers = jnp.array([evaluation.SCRIPTS.index(name) for name in personas.PERSONAS])
@@ -192,8 +194,9 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     def described(of_scripts: np.ndarray, of_members: np.ndarray) -> dict:
         """Means of scripts [S] and of bases and members [bases + M] as the summary names them."""
         scripts = dict(zip(evaluation.SCRIPTS, of_scripts.tolist(), strict=True))
-        after = of_members[-run.members :]
-        low, high = statistics.bootstrap_interval(after, statistic=np.mean)
+        after = of_members[-run.members :].copy()
+        after[list(lost)] = np.nan
+        low, high = statistics.bootstrap_interval(after[np.isfinite(after)], statistic=np.mean)
         return {
             "random": scripts["random"],
             "personas": {name: scripts[name] for name in names},
@@ -208,6 +211,7 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
         "schema": 1,
         "members": run.members,
         "population": [{"seed": member.seed, "values": member.values} for member in config.members],
+        "diverged": {health.name_of(config, member): where for member, where in lost.items()},
         "return": described(np.asarray(played.returns).mean(axis=1), means[0]),
         **({"success": described(succeeded, means[1])} if world.has_goal else {}),
         "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
@@ -239,7 +243,8 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         return [gif]
     table = run.metrics("rl")
     shape = (-1, run.members)
-    returns = table["return"].to_numpy().reshape(shape)
+    finite = np.isfinite(found["after_rl"])
+    returns = table["return"].to_numpy().reshape(shape)[:, finite]
     updates = table["update"].to_numpy().reshape(shape)[:, 0] + 1
     baselines = {
         "random": found["random"],
@@ -253,7 +258,7 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         updates,
         returns,
         baselines,
-        title=f"{config.world.name}: {run.members} members, {algorithm} from a pretrained base",
+        title=f"{config.world.name}: {finite.sum()} members, {algorithm} from a pretrained base",
         update_name=f"{algorithm} update",
         config_hash=summary["config_hash"],
         episodes_per_update=config.rl.episodes,

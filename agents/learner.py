@@ -247,6 +247,8 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
 class Chunk:
     """A compiled program that runs many updates of every member and donates the state it is given.
 
+    A member whose loss or gradient is not finite is frozen, and the others go on; see `agents.health`.
+
     Args:
         update: the stage, for one member.
         mesh: from `population_mesh`.
@@ -258,7 +260,13 @@ class Chunk:
         shards = Shards(mesh.shape["episode"])
 
         def member(state, config, params):
-            return jax.lax.scan(lambda s, _: update(s, config, params, shards), state, length=updates)
+            def step(before, _):
+                after, metrics = update(before, config, params, shards)
+                # A member that has diverged stays as it was before; the same key makes it fail again.
+                made = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+                return jax.tree.map(lambda new, old: jnp.where(made, new, old), after, before), metrics
+
+            return jax.lax.scan(step, state, length=updates)
 
         self.program: Any = jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
         self.mesh = mesh

@@ -97,7 +97,7 @@ def before_and_after(
         returns_before, returns_after: mean return of each member.
         path: of the GIF.
     """
-    member = int(np.argmin(np.abs(np.asarray(returns_after) - np.median(returns_after))))
+    member = int(np.nanargmin(np.abs(np.asarray(returns_after) - np.nanmedian(returns_after))))
     params = jax.tree.map(lambda x: x[member], config.world_params())
     keys = jax.random.split(jax.random.key(2026), CANDIDATES)
     sides = [

@@ -77,6 +77,7 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(_outcomes(summary, "success", "Episodes that reach the goal", lambda x: f"{100 * x:.1f} %"))
     digits = 2 if goal else 1
     console.print(_outcomes(summary, "return", "Return per episode", lambda x: f"{x:+.{digits}f}"))
+    diverged(console, summary["diverged"])
     badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
     console.print(f"KL from persona to model with its badge, nats per action: {badges}")
     seconds, speed = summary["seconds"], summary["tokens_per_second"]
@@ -102,11 +103,23 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
     for member, value in zip(summary["population"], found["after_rl"], strict=True):
         point = Member(**member).label
         points.setdefault(f"model after RL, {point}" if point else "model after RL", []).append(value)
-    for label, values in points.items():
+    for label, every in points.items():
+        values = [value for value in every if np.isfinite(value)]
+        if not values:
+            table.add_row(f"[bold]{label}[/]", "diverged", "")
+            continue
         low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
         shown = f"{show(float(low))} to {show(float(high))}" if len(values) > 1 else ""
         table.add_row(f"[bold]{label}[/]", f"[bold]{show(float(np.mean(values)))}[/]", shown)
     return table
+
+
+def diverged(console: Console, found: Mapping[str, str]) -> None:
+    """Name the members that have diverged."""
+    for name, where in found.items():
+        console.print(
+            f"[red]{name} diverged in {where}[/]: frozen before it, left out of every number", highlight=False
+        )
 
 
 def written(console: Console, paths: Iterable[Path]) -> None:

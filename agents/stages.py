@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents import hyperparameters, learner, ppo, pretrain, processes, runs, sft
+from agents import health, hyperparameters, learner, ppo, pretrain, processes, runs, sft
 from agents.config import Config
 
 PURPOSES = ("pretrain", "rl", "init", "sft")
@@ -194,11 +194,11 @@ def run_stage(
 
     Raises:
         Interrupted: after a signal, with the state saved.
-        Diverged: when no member's loss is finite.
+        Diverged: when no member's loss and gradient are finite.
     """
     timing = Timing()
     program, arguments = stage.program, stage.program.place(stage.arguments)
-    done = int(state.update[0])
+    done = int(np.max(state.update))  # that of a member that has diverged stands still
     if not stage.updates:
         run.save_parameters(stage.name, _host(program, state.parameters))
     state = program.place(state)
@@ -220,7 +220,7 @@ def run_stage(
         done += stage.chunk
         if metrics:
             report(done, metrics, timing)
-            if not np.isfinite(metrics["loss"][:, -1]).any():
+            if not health.healthy(metrics)[:, -1].any():
                 raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
         # Signals and clocks differ between processes; what they do next must not.
         met = processes.meet(caught(), time.perf_counter() - saved_at > 20 * save_seconds)

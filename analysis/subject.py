@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agents import config as configs
-from agents import files, runs
-from agents.config import Config
+from agents import files, health, runs
+from agents.config import Config, Member
 from agents.policies import Parameters, Policy
 from envs import base
 
@@ -33,11 +33,23 @@ class Subject:
     world: base.World
     params: base.WorldParams
     """Of every member, axis 0."""
+    kept: np.ndarray
+    """int[M], the run's members that have not diverged; only they are looked at."""
 
     @property
     def members(self) -> int:
-        """Size of the population."""
-        return self.run.members
+        """How many are looked at, M."""
+        return len(self.kept)
+
+    @property
+    def population(self) -> list[Member]:
+        """Who they are."""
+        return [self.config.members[index] for index in self.kept]
+
+    def metric(self, stage: str, name: str) -> np.ndarray:
+        """A metric in every update of a stage, float64[U, M]."""
+        values = self.run.metrics(stage)[name].to_numpy().astype(np.float64)
+        return values.reshape(-1, self.run.members)[:, self.kept]
 
     def parameters(self, name: str) -> Parameters:
         """Checkpoint `name`: nested dict of NumPy arrays, axis 0 the member.
@@ -45,7 +57,7 @@ class Subject:
         Raises:
             RunError: there is no such checkpoint, its arrays are not those of the run's policy, or hold NaN.
         """
-        tree = self.run.parameters(name)
+        tree = jax.tree.map(lambda x: x[self.kept], self.run.parameters(name))
         expected = jax.eval_shape(self.policy.init, jax.random.key(0))
         wanted, found = (dict(jax.tree_util.tree_flatten_with_path(x)[0]) for x in (expected, tree))
         where = self.run.path / "checkpoints" / name
@@ -61,9 +73,15 @@ class Subject:
                 )
             finite = np.isfinite(np.asarray(found[path], np.float32)).reshape(self.members, -1).all(axis=1)
             if not finite.all():
-                member = int(np.argmin(finite))
+                member = int(self.kept[np.argmin(finite)])
                 raise runs.RunError(f"{where}: {label} of member {member} is not finite; choose an earlier checkpoint")
         return tree
+
+    def _left_out(self) -> dict[str, Any]:
+        """What documents say of members that have diverged; nothing where there are none."""
+        if self.members == self.run.members:
+            return {}
+        return {"diverged": sorted(set(range(self.run.members)) - set(self.kept.tolist()))}
 
     def write(self, name: str, document: Mapping[str, Any], rows: Mapping[str, Any]) -> list[Path]:
         """Write `name`.json and `name`.parquet in the run's `analysis` folder.
@@ -79,7 +97,9 @@ class Subject:
         paths = [self.run.analysis(f"{name}{ending}") for ending in (".json", ".parquet")]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({key: pa.array(values) for key, values in rows.items()}), sink)
-        files.write_json(paths[0], {"schema": SCHEMA, "analysis": name, "members": self.members, **document})
+        files.write_json(
+            paths[0], {"schema": SCHEMA, "analysis": name, "members": self.members, **self._left_out(), **document}
+        )
         files.write(paths[1], sink.getvalue().to_pybytes())
         return paths
 
@@ -99,4 +119,8 @@ def open(directory: str | Path) -> Subject:
             f"{run.path / 'config.json'}: {run.members} members where the config makes {len(config.members)}; "
             "restore the file, or train again"
         )
-    return Subject(run, config, config.make_policy(), world, config.world_params())
+    kept = np.setdiff1d(np.arange(run.members), list(health.diverged(run, config)))
+    if not len(kept):
+        raise runs.RunError(f"{run.path}: every member has diverged; train again with a lower learning rate")
+    params = jax.tree.map(lambda x: x[kept], config.world_params())
+    return Subject(run, config, config.make_policy(), world, params, kept)

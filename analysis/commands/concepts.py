@@ -132,9 +132,7 @@ def _rotation(opened: Subject, between, arms, sets, command: Command, tell) -> d
 
 def _returns(opened: Subject) -> tuple[np.ndarray, np.ndarray]:
     """Updates int[U] and the members' mean returns float[U, M] during RL."""
-    table = opened.run.metrics("rl")
-    shape = (-1, opened.members)
-    return table["update"].to_numpy().reshape(shape)[:, 0] + 1, table["return"].to_numpy().reshape(shape)
+    return opened.metric("rl", "update")[:, 0].astype(np.int64) + 1, opened.metric("rl", "return")
 
 
 def _document(opened: Subject, command: Command, arms, against, course) -> dict[str, Any]:

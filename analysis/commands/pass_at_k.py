@@ -115,7 +115,7 @@ def _measure(
 
 def _points(opened: Subject) -> dict[str, np.ndarray]:
     """Point of the swept grid → which members stand there, bool[M]; one point, named nothing, without a sweep."""
-    labels = [member.label for member in opened.config.members]
+    labels = [member.label for member in opened.population]
     return {label: np.array([other == label for other in labels]) for label in dict.fromkeys(labels)}
 
 
@@ -160,7 +160,7 @@ def _document(
         **{name: getattr(command, name) for name in ("before", "after", "samples", "mazes", "temperature")},
         "success": "reaches the goal" if opened.world.has_goal else "return above 0",
         "ks": ks,
-        "population": [{"seed": member.seed, "values": member.values} for member in opened.config.members],
+        "population": [{"seed": member.seed, "values": member.values} for member in opened.population],
         "checkpoints": {},
         "difference": found["all"]["difference"],
         "crossover": passes.crossover(before, after, n),
@@ -211,7 +211,7 @@ def _rows(opened: Subject, command: Command, played: tuple[Attempts, ...]) -> di
     for checkpoint, attempts in zip((command.before, command.after), played, strict=True):
         alone = len(attempts.successes) < opened.members
         for index, maze in np.ndindex(attempts.successes.shape):
-            member = opened.config.members[index]
+            member = opened.population[index]
             rows.append(
                 {
                     "checkpoint": checkpoint,

@@ -60,6 +60,10 @@ def run(command: Command, console: Console) -> list[Path]:
     """
     opened = subject.open(command.run)
     members, episodes = _check(command, opened)
+    if (opened.kept[:members] != np.arange(members)).any():
+        first = int(np.argmax(opened.kept[:members] != np.arange(members)))
+        remedy = f"use --members {first}" if first else "train again with a lower learning rate"
+        raise ConfigError(f"{command.run}: member {first} has diverged, and cannot be trained again in part; {remedy}")
     ends = (opened.config.before_rl, "rl")
     start, full = (jax.tree.map(lambda x: x[:members], opened.parameters(name)) for name in ends)
     before, after = weights.split(start), weights.split(full)
@@ -138,7 +142,7 @@ def _by_arm(names: Sequence[str], values: Any) -> dict[str, np.ndarray]:
 
 def _grid_points(opened: Subject, members: int) -> np.ndarray:
     """Which point of the population's grid each member stands at, int[N]: the strata of the bootstrap."""
-    points = [tuple(member.values.items()) for member in opened.config.members]
+    points = [tuple(member.values.items()) for member in opened.population]
     return np.array([points.index(point) for point in points[:members]])
 
 
@@ -192,7 +196,7 @@ def _rows(
     """The table that is written: a row per policy and member; measures are null for the run's own two policies."""
     rows = []
     for index, name in enumerate(names):
-        for number, member in enumerate(opened.config.members[: played.shape[1]]):
+        for number, member in enumerate(opened.population[: played.shape[1]]):
             measured = measures[index - 2] if index >= 2 else dict.fromkeys(measures[0])
             rows.append(
                 {

@@ -70,7 +70,7 @@ def run(command: Command, console: Console) -> None:
             measured = changes.measure(*(updates.parts(x, used) for x in other), seed=1000)
             document["against"] = {"run": str(command.against), "overlaps": changes.compare(every[pair], measured)}
     with console.status("drawing"):
-        paths = opened.write("updates", document, update_report.rows(every[pair], opened.config.members))
+        paths = opened.write("updates", document, update_report.rows(every[pair], opened.population))
         paths += _draw(opened, document, pair, every, during, course)
     update_report.show(console, document)
     reporting.written(console, paths)
@@ -97,7 +97,7 @@ def used_tokens(opened: Subject) -> list[int]:
 def grid_points(opened: Subject) -> dict[str, list[int]]:
     """Point of the swept grid → its members; one point, `all members`, where nothing was swept."""
     points: dict[str, list[int]] = {}
-    for index, member in enumerate(opened.config.members):
+    for index, member in enumerate(opened.population):
         points.setdefault(member.label or "all members", []).append(index)
     return points
 
@@ -117,9 +117,9 @@ def learning_rate(opened: Subject, pair: Pair) -> np.ndarray:
             if count == 0:
                 continue
             table = opened.run.metrics(stage)
-            if "learning_rate" not in table.column_names or len(table) < count * opened.members:
+            if "learning_rate" not in table.column_names or len(table) < count * opened.run.members:
                 return np.full(opened.members, np.nan)
-            rates = table["learning_rate"].to_numpy().astype(np.float64).reshape(-1, opened.members)
+            rates = opened.metric(stage, "learning_rate")
             steps = config.epochs * config.minibatches if stage == "rl" else 1
             total += steps * rates[:count].sum(axis=0)
         return total
@@ -169,7 +169,7 @@ def _document(
         "shared_base": opened.config.pretrain.shared,
         "parameters": {kind: sum(sizes[n] for n in names) for kind, names in updates.kinds(sizes).items()},
         "used_tokens": [tokens.VOCABULARY[token] for token in used],
-        "population": [{"seed": member.seed, "values": member.values} for member in opened.config.members],
+        "population": [{"seed": member.seed, "values": member.values} for member in opened.population],
         "meanings": update_report.MEANINGS,
         **update_report.measures(update, everyone),
         **update_report.steps(update, rate),

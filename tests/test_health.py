@@ -1,0 +1,83 @@
+"""A member that diverges is frozen, named and left out; the others never notice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import train
+from agents import health, learner, runs, stages, statistics
+from agents import config as configs
+from analysis import subject
+from tests import tiny
+
+SICK = tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-3,1e30,2e-3",)})
+WELL = tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-3,2e-3",)})
+
+
+def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
+    """Two steps towards a target; member 1's loss is NaN from the third update on."""
+
+    def update(state, config, params, shards):
+        loss = jnp.where((config == 1) & (state.update >= 2), jnp.nan, 1.0 - state.parameters)
+        after = state.replace(parameters=state.parameters + loss, update=state.update + 1)
+        return after, {"loss": loss, "gradient_norm": jnp.float32(1)}
+
+    mesh = learner.population_mesh(3, 1, jax.devices()[:1])
+    program = learner.Chunk(update, mesh, updates=5)
+    keys = jnp.broadcast_to(jax.random.key_data(key), (3, 2))
+    counts = jnp.zeros(3, jnp.int32)
+    start = learner.TrainState(jnp.array([0.0, 0.25, 0.5]), (), keys, counts, counts)
+    state, metrics = program(start, jnp.arange(3), jnp.arange(3))
+    assert state.update.tolist() == [5, 2, 5]
+    assert state.parameters.tolist() == [1, 1, 1]
+    assert np.isfinite(metrics["loss"]).tolist() == [[True] * 5, [True, True, False, False, False], [True] * 5]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train.train(SICK, tmp_path_factory.mktemp("runs") / "sick")
+
+
+@pytest.mark.slow
+def test_a_run_names_who_has_diverged_and_leaves_it_out(run):
+    summary, config = run.summary(), configs.from_dict(run.config)
+    assert summary["diverged"] == {"member 1 (seed 0, rl.learning_rate=1e+30)": "update 1 of rl"}
+    after = summary["return"]["after_rl"]
+    assert after[1] is None
+    others = np.array([after[0], after[2]])
+    expected = [float(end) for end in statistics.bootstrap_interval(others, statistic=np.mean)]
+    assert summary["return"]["after_rl_interval"] == expected
+    assert health.diverged(run, config) == {1: "update 1 of rl"}
+    for before, frozen in zip(*(jax.tree.leaves(run.parameters(x)) for x in ("pretrain", "rl")), strict=True):
+        np.testing.assert_array_equal(before[1], frozen[1])
+        assert np.isfinite(frozen).all()
+
+
+@pytest.mark.slow
+def test_the_other_members_are_those_of_a_run_without_it(run, tmp_path):
+    well = train.train(WELL, tmp_path / "well")
+    for one, other in zip(*(jax.tree.leaves(x.parameters("rl")) for x in (run, well)), strict=True):
+        np.testing.assert_array_equal(one[[0, 2]], other)
+    assert run.summary()["return"]["after_rl"][::2] == well.summary()["return"]["after_rl"]
+
+
+@pytest.mark.slow
+def test_analyses_look_at_the_others(run):
+    opened = subject.open(run.path)
+    assert opened.kept.tolist() == [0, 2]
+    assert opened.members == 2
+    assert [member.values["rl.learning_rate"] for member in opened.population] == [1e-3, 2e-3]
+    kernel = opened.parameters("rl")["value"]["kernel"]
+    np.testing.assert_array_equal(kernel, run.parameters("rl")["value"]["kernel"][[0, 2]])
+    assert len(opened.params.tile_map) == 2
+    assert np.isfinite(opened.metric("rl", "loss")).all()
+
+
+@pytest.mark.slow
+def test_a_run_whose_members_all_diverge_stops_and_says_so(tmp_path):
+    config = tiny.changed(rl={"learning_rate": 1e30})
+    with pytest.raises(stages.Diverged, match="rl: the loss of every member is NaN or infinite after update 1"):
+        train.train(config, tmp_path / "run")
+    with pytest.raises(runs.RunError, match="every member has diverged"):
+        subject.open(tmp_path / "run")
