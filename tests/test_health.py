@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import train
-from agents import health, learner, runs, stages, statistics
 from agents import config as configs
+from agents import health, learner, runs, stages, statistics
 from analysis import subject
 from tests import tiny
 
