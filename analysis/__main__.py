@@ -5,6 +5,7 @@
     uv run -m analysis updates    RUN      what changed in the parameters between two checkpoints
     uv run -m analysis subnetwork RUN      the changed parameters trained alone, against random masks
     uv run -m analysis pass-at-k  RUN      how often one of k attempts succeeds, before RL and after
+    uv run -m analysis personas   RUN      whether the model knows its personas, and infers which of them it is
 
 `uv run -m analysis COMMAND --help` lists the options of each.
 """
@@ -23,7 +24,7 @@ from rich.console import Console
 from agents import options, runs, stages
 from agents.config import ConfigError
 
-COMMANDS = ("concepts", "steer", "updates", "subnetwork", "pass-at-k")
+COMMANDS = ("concepts", "steer", "updates", "subnetwork", "pass-at-k", "personas")
 """The analyses; each is a module of `analysis.commands`, dashes as underscores, with a `Command` and a `run`."""
 
 
