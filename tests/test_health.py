@@ -27,7 +27,7 @@ def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
     program = learner.Chunk(update, mesh, updates=5)
     keys = jnp.broadcast_to(jax.random.key_data(key), (3, 2))
     counts = jnp.zeros(3, jnp.int32)
-    start = learner.TrainState(jnp.array([0.0, 0.25, 0.5]), (), keys, counts, counts)
+    start = learner.TrainState(jnp.array([0.0, 0.25, 0.5]), (), keys, counts, counts + 0)
     state, metrics = program(start, jnp.arange(3), jnp.arange(3))
     assert state.update.tolist() == [5, 2, 5]
     assert state.parameters.tolist() == [1, 1, 1]
