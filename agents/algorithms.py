@@ -109,7 +109,7 @@ class RLConfig:
 
 
 _GROUP = {"group": 8, "normalise": "none", "value_weight": 0.0}
-_ONE_STEP = {"epochs": 1, "minibatches": 1, "value_weight": 0.0}
+_ONCE = {"epochs": 1, "value_weight": 0.0}
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {},
@@ -118,11 +118,11 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "dapo": _GROUP | {"advantage": "group_z", "clip_high": 0.28, "informative_groups": True},
     "lite_ppo": _GROUP | {"advantage": "group_mean", "normalise": "scale"},
     "ms_grpo": _GROUP | {"advantage": "group_z", "average": "constant", "absolute_weights": True},
-    "rloo": _GROUP | _ONE_STEP | {"advantage": "group_others", "average": "constant"},
-    "reinforce": _ONE_STEP | {"advantage": "to_go"},
-    "psr": _ONE_STEP | {"advantage": "outcome", "normalise": "none", "negative_weight": 0.0},
-    "nsr": _ONE_STEP | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.0},
-    "w_reinforce": _ONE_STEP | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.1},
+    "rloo": _GROUP | _ONCE | {"advantage": "group_others", "average": "constant"},
+    "reinforce": _ONCE | {"advantage": "to_go"},
+    "psr": _ONCE | {"advantage": "outcome", "normalise": "none", "negative_weight": 0.0},
+    "nsr": _ONCE | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.0},
+    "w_reinforce": _ONCE | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.1},
 }
 """What `--algorithm` changes of `RLConfig`; docs/algorithms.md has the sources."""
 

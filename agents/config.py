@@ -138,7 +138,9 @@ class Config:
     @property
     def pretraining(self) -> dict[str, Any]:
         """All that the pretrained base depends on, as plain values: equal ones give equal bases."""
-        found = {name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")}
+        found: dict[str, Any] = {
+            name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")
+        }
         found["population"] = {"microbatch": self.population.microbatch}
         if not self.pretrain.shared:
             found["seed"], found["population"] = self.seed, dataclasses.asdict(self.population)

@@ -82,13 +82,13 @@ def _beliefs(axes: Axes, true: int, found: Mapping[str, Any], other: Mapping[str
     axes.axhline(1 / len(COLOURS), color=drawing.GREY, linewidth=0.8, linestyle=":", zorder=1)
     for candidate, colour in enumerate(COLOURS.values()):
         own = candidate == true
-        band = [curve(found, "implied", end, candidate) for end in ("low", "high")]
-        axes.fill_between(turns, *band, color=colour, alpha=0.22, linewidth=0, zorder=2)
+        low, high = (curve(found, "implied", end, candidate) for end in ("low", "high"))
+        axes.fill_between(turns, low, high, color=colour, alpha=0.22, linewidth=0, zorder=2)
         axes.plot(turns, curve(found, "implied", "mean", candidate), color=colour, linewidth=2.6 if own else 1.2,
                   zorder=5 if own else 4)  # fmt: skip
         if own:
-            band = [curve(found, "ideal", end, candidate) for end in ("low", "high")]
-            axes.fill_between(turns, *band, color=drawing.GREY, alpha=0.16, linewidth=0, zorder=1)
+            low, high = (curve(found, "ideal", end, candidate) for end in ("low", "high"))
+            axes.fill_between(turns, low, high, color=drawing.GREY, alpha=0.16, linewidth=0, zorder=1)
         axes.plot(turns, curve(found, "ideal", "mean", candidate), color=colour, linewidth=1.5 if own else 0.9,
                   linestyle=_DASHES, zorder=3)  # fmt: skip
         if other is not None and own:

@@ -2,6 +2,7 @@
 
     uv run -m studies list                         every study, its claim, how long it takes, its last verdict
     uv run -m studies run NAME --scale laptop      train or find what it needs, analyse, draw, judge
+    uv run -m studies report                       one site of everything that has been run, to open from disk
 
 `--out DIR` says where results lie; by default runs/studies.
 """
@@ -27,6 +28,7 @@ from rich.table import Table
 from agents import files, options, pictures, reporting, runs, stages
 from agents.config import ConfigError
 from studies import study as frame
+from studies.report import site
 from studies.study import Scale, Study
 
 NAMES = ("functional_welfare", "negative_reinforcement", "sparse_updates")
@@ -53,6 +55,16 @@ class Run:
     """`smoke` takes seconds and decides little, `laptop` minutes to an hour on 2 CPU cores, `paper` one large GPU."""
     out: Path = OUT
     """Where results lie."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one site of everything that has been run; it opens from disk, without a server or a network."""
+
+    out: Path = OUT
+    """Where results lie; the site is its folder `report`."""
+    episodes: int = 3
+    """Mazes that every member of every run replays."""
 
 
 def find(name: str) -> Study:
@@ -120,7 +132,13 @@ def show_run(command: Run, console: Console) -> None:
     reporting.written(console, [folder / frame.VERDICT, folder / document["figure"]])
 
 
-COMMANDS = {"list": (List, show_list), "run": (Run, show_run)}
+def show_report(command: Report, console: Console) -> None:
+    """Write the site and print the path of its first page."""
+    index = site.build(command.out, command.episodes, console, [find(name) for name in NAMES])
+    reporting.written(console, [index])
+
+
+COMMANDS = {"list": (List, show_list), "run": (Run, show_run), "report": (Report, show_report)}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -102,8 +102,8 @@ def _estimate(opened: Subject, beliefs: Beliefs, resampled: Any) -> dict[str, An
     estimate: dict[str, Any] = {
         "analysed": len(beliefs.ideal),
         "intervals": "over mazes" if alone else "over members",
-        "badge_kl": over_members(beliefs.badges),
-        "nats": over_members(beliefs.nats),
+        "badge_kl": over_members(np.asarray(beliefs.badges)),
+        "nats": over_members(np.asarray(beliefs.nats)),
         "episodes": beliefs.episodes.mean(axis=0),
         **{name: over_members(getattr(beliefs, name)) for name in _CURVES},
     }

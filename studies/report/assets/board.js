@@ -1,0 +1,242 @@
+"use strict";
+// Draws one side of a replay: board, what the policy reads, its probabilities, how it has fared, charts.
+(function () {
+  var words = window.emojimazeVocabulary;
+  var STEPS = [[-1, 0], [0, 1], [1, 0], [0, -1]];
+  var SVG = "http://www.w3.org/2000/svg";
+
+  function make(name, className, text) {
+    var element = document.createElement(name);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  }
+
+  function draw(name, attributes) {
+    var element = document.createElementNS(SVG, name);
+    Object.keys(attributes).forEach(function (key) { element.setAttribute(key, attributes[key]); });
+    return element;
+  }
+
+  function signed(value, digits) {
+    if (Math.abs(value) < 0.005) return "0";
+    var size = Math.abs(value).toFixed(digits === undefined ? (Math.abs(value) < 0.095 ? 2 : 1) : digits);
+    return (value > 0 ? "+" : "−") + size;
+  }
+
+  function place(element, token) {
+    var column = token % words.columns, row = Math.floor(token / words.columns);
+    element.style.backgroundSize = 100 * words.columns + "% " + 100 * words.rows + "%";
+    element.style.backgroundPosition =
+      100 * column / (words.columns - 1) + "% " + 100 * row / (words.rows - 1) + "%";
+    return element;
+  }
+
+  function sprite(token, name) {
+    var element = place(make("span", "sprite"), token);
+    if (name) {
+      element.setAttribute("role", "img");
+      element.setAttribute("aria-label", name);
+      element.title = name;
+    } else {
+      element.setAttribute("aria-hidden", "true");
+    }
+    return element;
+  }
+
+  // One side of an episode with everything that does not change while it plays worked out.
+  function Side(episode, side) {
+    var cells = episode.height * episode.width;
+    this.episode = episode;
+    this.side = side;
+    this.turns = side.actions.length;
+    this.boards = [side.board.split("").map(Number)];
+    this.returns = [0];
+    for (var turn = 0; turn < this.turns; turn++) {
+      var next = this.boards[turn].slice(), changes = side.changes[turn];
+      for (var i = 0; i < changes.length; i += 2) next[changes[i]] = changes[i + 1];
+      this.boards.push(next);
+      this.returns.push(this.returns[turn] + side.rewards[turn]);
+    }
+    // When each cell was first seen: stood on, or beside the agent when it looked.
+    this.seen = new Array(cells).fill(episode.seesAll ? 0 : Infinity);
+    for (turn = 0; turn <= this.turns; turn++) {
+      this.look(this.position(turn), turn);
+      if (turn < this.turns) this.mark(this.midpoint(turn), turn + 1);
+    }
+  }
+
+  Side.prototype.position = function (turn) { return this.side.positions.slice(2 * turn, 2 * turn + 2); };
+  Side.prototype.midpoint = function (turn) { return this.side.midpoints.slice(2 * turn, 2 * turn + 2); };
+
+  Side.prototype.mark = function (cell, turn) {
+    var inside = cell[0] >= 0 && cell[1] >= 0 && cell[0] < this.episode.height && cell[1] < this.episode.width;
+    var at = cell[0] * this.episode.width + cell[1];
+    if (inside) this.seen[at] = Math.min(this.seen[at], turn);
+  };
+
+  Side.prototype.look = function (cell, turn) {
+    this.mark(cell, turn);
+    STEPS.forEach(function (step) { this.mark([cell[0] + step[0], cell[1] + step[1]], turn); }, this);
+  };
+
+  Side.prototype.tileName = function (role) {
+    return words.roles[role] + " (" + words.names[this.episode.tileMap[role]] + ")";
+  };
+
+  // What turn `turn` − 1 has brought, or what the policy is about to do, in words.
+  Side.prototype.story = function (turn) {
+    if (turn === 0) return "about to begin";
+    turn = Math.min(turn, this.turns);
+    var last = turn - 1, from = this.position(last), middle = this.midpoint(last);
+    var stood = from[0] === middle[0] && from[1] === middle[1];
+    var text = (stood ? "bumped " : "went ") + words.directions[+this.side.actions[last]];
+    var wind = +this.side.winds[last];
+    if (wind) text += ", blown " + words.directions[wind - 1];
+    var end = this.position(turn);
+    var landed = this.boards[turn][end[0] * this.episode.width + end[1]];
+    text += ", now on " + words.roles[landed] + ", reward " + signed(this.side.rewards[last]) +
+      ", return so far " + signed(this.returns[turn]);
+    return turn === this.turns ? text + ", the end" : text;
+  };
+
+  // Builds the table of a board once; the cells in reading order.
+  function build(table, side) {
+    var body = make("tbody"), cells = [];
+    for (var row = 0; row < side.episode.height; row++) {
+      var line = make("tr");
+      for (var column = 0; column < side.episode.width; column++) {
+        var cell = make("td"), tile = sprite(0, " ");
+        cell.appendChild(tile);
+        line.appendChild(cell);
+        cells.push(cell);
+      }
+      body.appendChild(line);
+    }
+    table.replaceChildren(make("caption", "unseen", "Board, row by row"), body);
+    return cells;
+  }
+
+  function board(frame, table, cells, side, turn) {
+    turn = Math.min(turn, side.turns);
+    var width = side.episode.width, here = side.position(turn), at = here[0] * width + here[1];
+    cells.forEach(function (cell, index) {
+      var role = side.boards[turn][index], seen = side.seen[index] <= turn, tile = cell.firstChild;
+      var name = side.tileName(role) + (seen ? "" : ", not seen yet") + (index === at ? ", the agent is here" : "");
+      cell.className = words.roles[role] + (seen ? "" : " hidden") + (index === at ? " here" : "");
+      place(tile, side.episode.tileMap[role]);
+      tile.setAttribute("aria-label", name);
+      tile.title = name;
+      while (cell.childNodes.length > 1) cell.removeChild(cell.lastChild);
+      if (index === at) {
+        cell.appendChild(sprite(words.agent, ""));
+        cell.lastChild.classList.add("agent");
+      }
+    });
+    var old = frame.querySelector("svg");
+    if (old) frame.removeChild(old);
+    frame.appendChild(way(side, turn));
+  }
+
+  // The way so far: moves as lines, the wind's pushes dashed.
+  function way(side, turn) {
+    var svg = draw("svg", {
+      viewBox: "0 0 " + side.episode.width + " " + side.episode.height, "class": "way", "aria-hidden": "true"
+    });
+    for (var at = 0; at < turn; at++) {
+      var stops = [side.position(at), side.midpoint(at), side.position(at + 1)];
+      for (var leg = 0; leg < 2; leg++) {
+        var from = stops[leg], to = stops[leg + 1];
+        if (from[0] === to[0] && from[1] === to[1]) continue;
+        svg.appendChild(draw("line", {
+          x1: from[1] + 0.5, y1: from[0] + 0.5, x2: to[1] + 0.5, y2: to[0] + 0.5,
+          "class": (leg ? "wind" : "move") + (at === turn - 1 ? " latest" : "")
+        }));
+      }
+    }
+    return svg;
+  }
+
+  function row(label, sprites) {
+    var element = make("span");
+    element.appendChild(make("span", "label", label));
+    sprites.forEach(function (token) { element.appendChild(sprite(token, words.names[token])); });
+    if (!sprites.length) element.appendChild(make("span", "muted", "nothing more"));
+    return element;
+  }
+
+  function reads(element, side, turn) {
+    var length = side.side.observations.length / side.turns;
+    element.replaceChildren(row("Reads", side.side.observations.slice(turn * length, (turn + 1) * length)));
+    if (side.side.plan.length) element.prepend(row("Plan", side.side.plan));
+  }
+
+  function chances(list, side, turn) {
+    list.replaceChildren();
+    words.directions.forEach(function (name, action) {
+      var over = turn >= side.turns, chosen = !over && +side.side.actions[turn] === action;
+      var share = over || !side.side.probabilities ? null : side.side.probabilities[4 * turn + action] / 10;
+      var item = make("li", chosen ? "chosen" : "");
+      item.appendChild(sprite(words.moves + action, ""));
+      item.appendChild(make("span", "name", name));
+      var bar = make("span", "bar");
+      bar.setAttribute("aria-hidden", "true");
+      bar.appendChild(make("span", "fill"));
+      bar.firstChild.style.width = (share || 0) + "%";
+      item.appendChild(bar);
+      item.appendChild(make("span", "share", share === null ? "–" : Math.round(share) + " %"));
+      item.appendChild(make("span", "mark", chosen ? "chosen" : ""));
+      list.appendChild(item);
+    });
+  }
+
+  // `valued`: whether either side has a trained value head; both tell the same facts, so that they can be compared.
+  function fortune(list, side, turn, valued) {
+    var at = Math.min(turn, side.turns), over = turn >= side.turns, facts = [
+      ["Return so far", signed(side.returns[at])],
+      ["Last reward", at ? signed(side.side.rewards[at - 1]) : "–"]
+    ];
+    if (valued) {
+      var value = side.side.values;
+      facts.push(["Value: the return it expects", !value ? "not trained yet" : over ? "–" : signed(value[turn])]);
+    }
+    if (side.side.projection) {
+      facts.push(["Welfare projection", over ? "–" : signed(side.side.projection[turn], 2)]);
+    }
+    list.replaceChildren();
+    facts.forEach(function (fact) {
+      var group = make("div");
+      group.appendChild(make("dt", "", fact[0]));
+      group.appendChild(make("dd", fact[1] === "not trained yet" ? "muted" : "", fact[1]));
+      list.appendChild(group);
+    });
+  }
+
+  // A small line chart with a mark at the turn. Every side has the same range, so that they can be compared.
+  function chart(label, values, range, turns, turn, note) {
+    var width = 320, height = 84, left = 6, right = 6, top = 10, bottom = 10;
+    var low = Math.min(0, range[0]), high = Math.max(0, range[1]), span = high - low || 1;
+    function x(index) { return left + index / Math.max(turns, 1) * (width - left - right); }
+    function y(value) { return top + (high - value) / span * (height - top - bottom); }
+    var points = values.map(function (value, index) { return x(index).toFixed(1) + "," + y(value).toFixed(1); });
+    var at = Math.min(turn, values.length - 1), figure = make("figure", "chart");
+    var caption = make("figcaption", "", label + " ");
+    caption.appendChild(make("span", "muted", note));
+    var svg = draw("svg", { viewBox: "0 0 " + width + " " + height, role: "img" });
+    svg.setAttribute("aria-label", label + ", turn by turn: " +
+      values.map(function (value) { return signed(value); }).join(", "));
+    svg.appendChild(draw("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), "class": "zero" }));
+    svg.appendChild(draw("line", { x1: x(at), x2: x(at), y1: 2, y2: height - 2, "class": "now" }));
+    svg.appendChild(draw("polyline", { points: points.join(" "), "class": "whole" }));
+    svg.appendChild(draw("polyline", { points: points.slice(0, at + 1).join(" "), "class": "line" }));
+    svg.appendChild(draw("circle", { cx: x(at), cy: y(values[at]), r: 4, "class": "dot" }));
+    figure.appendChild(caption);
+    figure.appendChild(svg);
+    return figure;
+  }
+
+  window.emojimazeBoard = {
+    Side: Side, build: build, board: board, reads: reads, chances: chances, fortune: fortune, chart: chart,
+    signed: signed
+  };
+})();

@@ -1,0 +1,204 @@
+"""Episodes of a run's members, before RL and after, and the script that brings them to the page.
+
+A page that is opened from disk may load scripts but no data, so that a recording is a script which assigns one object.
+"""
+
+import dataclasses
+import itertools
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import replays
+from agents.config import Config
+from agents.files import RunError
+from agents.runs import Run
+from analysis import subject
+from envs import maze, sprites, tokens
+from envs.replay import Replay, crop_together
+from studies.report import projections
+
+SCHEMA = 1
+"""Version of the recordings; the player and this file change together."""
+VARIABLE = "emojimazeReplays"
+"""The global object that recordings enter themselves into."""
+SEED = 2026
+"""Of the mazes that are shown: the same for every member, and for every run of one world."""
+MARGIN, SMALLEST = 2, 9
+"""Of the window; see `Replay.crop`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What was played in one run."""
+
+    config: Config
+    sides: tuple[str, ...]
+    """Names of the checkpoints: before RL and after, or the base alone."""
+    replays: list[list[tuple[Replay, ...]]]
+    """By member, episode and side; sides of an episode share a maze, and are not cropped yet."""
+    returns: list[list[float]]
+    """Mean return over all evaluation mazes, by side and member."""
+    projections: list[list[np.ndarray]] | None
+    """By member and side, float64[N, T]; None without an analysis of concepts."""
+
+
+def record(path: Path, episodes: int) -> Recording:
+    """Play a run's checkpoints.
+
+    Args:
+        path: of a finished run.
+        episodes: mazes that every member meets.
+
+    Raises:
+        RunError, ConfigError: a checkpoint or the config cannot be read.
+    """
+    look = subject.open(path)
+    run, config, policy, world = look.run, look.config, look.policy, look.world
+    keys = jax.random.split(jax.random.key(SEED), episodes)
+    # Without updates of RL there is but one policy to see.
+    names = (config.before_rl, "rl") if config.rl.updates else (config.before_rl,)
+    sides = projections.ARMS if config.rl.updates else ("the base",)
+    # What may be missing is asked for before anything is played.
+    returns = _returns(run)[: len(names)]
+    stored = [look.parameters(name) for name in names]
+    axes = projections.find(run) if isinstance(world, maze.EmojiMaze) and config.rl.updates else None
+
+    # The value head is trained by RL alone, and not by every algorithm.
+    valued = {"after RL"} if config.rl.value_weight > 0 else set()
+    played: list[list[list[Replay]]] = []
+    found: list[list[np.ndarray]] = []
+    for side, name, parameters in zip(sides, names, stored, strict=True):
+        distinct = config.starts if name == config.before_rl else run.members
+        of_side, projected = [], []
+        for member in range(distinct):
+            own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, look.params))
+            made = replays.record(config, own, at, keys, side)
+            if side not in valued:
+                made = [dataclasses.replace(replay, values=None) for replay in made]
+            of_side.append(made)
+            if axes is not None:
+                sequence = np.stack([replay.tokens for replay in of_side[-1]])
+                axis = axes[side]
+                projected.append(
+                    projections.project(policy, own, world, sequence, axis.directions[member], axis.layers[member])
+                )
+        shared = [member if distinct > 1 else 0 for member in range(run.members)]
+        played.append([of_side[index] for index in shared])
+        found.append([projected[index] for index in shared] if projected else [])
+    pairs = [[tuple(pair) for pair in zip(*sides_of, strict=True)] for sides_of in zip(*played, strict=True)]
+    by_member = [list(each) for each in zip(*found, strict=True)]
+    return Recording(config, tuple(sides), pairs, returns, by_member or None)
+
+
+def _returns(run: Run) -> list[list[float]]:
+    """Mean returns of all members, before RL and after."""
+    told = run.summary().get("return")
+    found = [told.get(key) for key in ("before_rl", "after_rl")] if isinstance(told, dict) else [None]
+    for each in found:
+        if not (isinstance(each, list) and len(each) == run.members and all(isinstance(x, (int, float)) for x in each)):
+            raise RunError(f"{run.path / 'summary.json'}: holds no returns of {run.members} members; train again")
+    return found  # pyright: ignore[reportReturnType]
+
+
+def document(recording: Recording) -> dict[str, Any]:
+    """A recording as short plain values; `script` says how it is laid out."""
+    config = recording.config
+    world, _ = config.world.make()
+    means = recording.returns[-1]
+    return {
+        "schema": SCHEMA,
+        "world": config.world.name,
+        "sides": list(recording.sides),
+        "typical": int(np.argmin(np.abs(np.asarray(means) - np.median(means)))),
+        "members": [
+            {
+                "label": f"seed {member.seed}" + (f", {member.label}" if member.label else ""),
+                "returns": [round(side[index], 4) for side in recording.returns],
+                "episodes": [
+                    _episode(pair, world.prompt_length, [x[number] for x in recording.projections[index]])
+                    if recording.projections
+                    else _episode(pair, world.prompt_length, [])
+                    for number, pair in enumerate(recording.replays[index])
+                ],
+            }
+            for index, member in enumerate(config.members)
+        ],
+    }
+
+
+def _episode(pair: tuple[Replay, ...], prompt_length: int, along: list[np.ndarray]) -> dict[str, Any]:
+    """The sides of an episode in the one window that holds all of their ways; all of a maze that is seen whole."""
+    cropped = pair if pair[0].sees_all else crop_together(pair, MARGIN, SMALLEST)
+    height, width = cropped[0].tiles.shape[1:]
+    return {
+        "height": int(height),
+        "width": int(width),
+        "tileMap": cropped[0].tile_map.tolist(),
+        "seesAll": cropped[0].sees_all,
+        "sides": [
+            _side(replay, prompt_length, along[index] if along else None) for index, replay in enumerate(cropped)
+        ],
+    }
+
+
+def _side(replay: Replay, prompt_length: int, along: np.ndarray | None) -> dict[str, Any]:
+    flat = replay.tiles.reshape(replay.turns + 1, -1)
+    changes = []
+    for before, after in itertools.pairwise(flat):
+        at = np.flatnonzero(before != after)
+        changes.append(np.stack([at, after[at]], axis=1).ravel().tolist())
+    side = {
+        "board": _digits(flat[0]),
+        "changes": changes,
+        "positions": replay.positions.ravel().tolist(),
+        "midpoints": replay.midpoints.ravel().tolist(),
+        "actions": _digits(replay.actions),
+        "winds": _digits(replay.winds),
+        "rewards": _rounded(replay.rewards, 4),
+        "probabilities": None if replay.probabilities is None else _rounded(replay.probabilities * 1000, 0),
+        "values": None if replay.values is None else _rounded(replay.values, 3),
+        "observations": [token for turn in range(replay.turns) for token in replay.observation(turn)],
+        "plan": replay.prompt[prompt_length:],
+    }
+    return side if along is None else side | {"projection": _rounded(along[: replay.turns], 3)}
+
+
+def _digits(values: np.ndarray) -> str:
+    return "".join(str(int(value)) for value in np.ravel(values))
+
+
+def _rounded(values: np.ndarray, digits: int) -> list[float | int | None]:
+    rounded = np.round(np.asarray(values, np.float64).ravel(), digits)
+    plain = [float(value) if np.isfinite(value) else None for value in rounded]
+    return [int(value) if value is not None and value == int(value) else value for value in plain]
+
+
+def script(key: str, recording: Recording) -> bytes:
+    """The script that enters a recording under a key.
+
+    Boards are one digit per tile, the role, row by row; `changes[t]` are cell and role of every tile that turn t has
+    changed. Positions are row and column in the window, probabilities in thousandths, in the order of the moves.
+    """
+    text = json.dumps(document(recording), separators=(",", ":"), allow_nan=False)
+    name = json.dumps(key)
+    return f"(window.{VARIABLE} = window.{VARIABLE} || {{}})[{name}] = {text};\n".encode("ascii")
+
+
+def vocabulary() -> bytes:
+    """The script that names every emoji and says where its picture lies in the atlas."""
+    document = {
+        "columns": sprites.COLUMNS,
+        "rows": -(-tokens.SIZE // sprites.COLUMNS),
+        "roles": [role.lower() for role in tokens.ROLES],
+        "directions": list(tokens.DIRECTIONS),
+        "moves": tokens.MOVES[0],
+        "agent": tokens.AGENT,
+        "names": [unicodedata.name(emoji).lower() for emoji in tokens.VOCABULARY],
+    }
+    return f"window.emojimazeVocabulary = {json.dumps(document)};\n".encode("ascii")

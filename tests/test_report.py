@@ -1,0 +1,333 @@
+"""The static report: whole, safe with any text, small, and true to what was played."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from agents import replays
+from agents.files import RunError
+from analysis import concepts
+from envs import tokens
+from envs.replay import Replay
+from studies import __main__ as command
+from studies.report import documents, markup, numbers, projections, recordings, site
+from tests import tiny, verdicts
+
+HOSTILE = "</script></title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
+QUIET = Console(file=io.StringIO())
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes, and its text; refuses tags that do not close in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text, self.open = [], "", []
+        self.feed(path.read_text())
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in markup.VOID | {"meta"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def build(out, **options):
+    """Build the site; its pages by name."""
+    index = site.build(out, 2, QUIET, **options)
+    return {path.name: Page(path) for path in index.parent.glob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A folder with a run whose concepts have been analysed, and the verdict of a study of it."""
+    out = tmp_path_factory.mktemp("studies")
+    run = verdicts.write_run(out / "runs" / "ppo-1")
+    vectors = verdicts.write_concepts(run, tiny.CONFIG.policy.width, tiny.CONFIG.policy.layers)
+    lost = {"path": "runs/lost", "config_hash": "0" * 12, "members": 2, "git": None}
+    verdicts.write(out, runs={"PPO (ours)": verdicts.arm(out, run), "lost": lost})
+    return out, run, vectors, build(out)
+
+
+def recorded(out):
+    """The recording that the page loads, as its script holds it."""
+    text = (out / "report" / "replays" / "replay-gains-smoke-ppo-ours.js").read_text()
+    found = re.fullmatch(r".*\)\[(\".*?\")\] = (\{.*\});\n", text)
+    assert found is not None
+    key, document = found.groups()
+    assert json.loads(key) == "gains-smoke-ppo-ours"
+    return json.loads(document)
+
+
+@pytest.mark.parametrize("verdict", verdicts.MEANS)
+def test_pages_tell_what_the_verdict_holds(tmp_path, verdict):
+    verdicts.write(tmp_path, verdict=verdict)
+    pages = build(tmp_path)
+    assert set(pages) == {"index.html", "gains-smoke.html"}
+    document = verdicts.document(verdict)
+    told = pages["gains-smoke.html"].text
+    for key in ("title", "claim", "method", "rule", "command", "config_hash", "platform"):
+        assert document[key] in told
+    for question in document["questions"]:
+        for key in ("text", "prediction", "refutation"):
+            assert question[key] in told
+        for criterion in question["criteria"]:
+            assert criterion["words"] in told
+    for name, estimate in document["estimates"].items():
+        assert name in told
+        assert estimate["meaning"] in told
+        assert numbers.interval(estimate) in told
+    for page in pages.values():
+        badges = [attributes["class"] for attributes in page.all("span") if "badge" in attributes.get("class", "")]
+        assert f"badge {verdict}" in badges
+        assert verdict in page.text
+        assert document["claim"] in page.text
+        assert document["command"] in page.text
+
+
+def test_why_a_criterion_was_decided():
+    def say(low, high, bound, side, members=8):
+        estimate = {"mean": (low + high) / 2, "interval": [low, high], "members": members}
+        sides = (low > bound, high < bound) if side == "above" else (high < bound, low > bound)
+        verdict = "supported" if sides[0] else "refuted" if sides[1] else "inconclusive"
+        return numbers.reason({"side": side, "bound": bound, "verdict": verdict}, estimate)
+
+    assert say(0.1, 0.2, 0.0, "above") == "The interval +0.1 to +0.2 lies wholly above 0, as predicted."
+    assert say(-0.2, -0.1, 0.0, "above") == "The interval −0.2 to −0.1 lies wholly below 0, where above was predicted."
+    assert say(-0.2, -0.1, 0.5, "below") == "The interval −0.2 to −0.1 lies wholly below +0.5, as predicted."
+    assert say(-0.2, 0.1, 0.0, "below") == "The interval −0.2 to +0.1 holds the bound 0."
+    assert say(0.1, 0.2, 0.0, "above", 3) == "Measured over 3 members; fewer than 4 decide nothing."
+    assert "not measured" in numbers.reason({"side": "above", "bound": 0.0, "verdict": "inconclusive"}, None)
+
+
+def test_no_text_becomes_markup(tmp_path):
+    run = verdicts.write_run(tmp_path / "runs" / "one")
+    gone = verdicts.arm(tmp_path, run) | {"path": f"runs/{HOSTILE}", "config_hash": HOSTILE}
+    verdicts.write(tmp_path, words=HOSTILE, runs={HOSTILE: gone, f"2{HOSTILE}": gone})
+    pages = build(tmp_path)
+    for page in pages.values():
+        assert HOSTILE in page.text
+        assert not page.all("script")
+        assert all("onerror" not in attributes for _, attributes in page.elements)
+        assert {image["alt"] for image in page.all("img")} <= {verdicts.ALTERNATIVE + HOSTILE}
+        for anchor in page.all("a"):
+            assert anchor["href"].startswith(("#", "https://arxiv.org/abs/2", "gains", "index", "figures/", "data/"))
+
+
+def test_everything_on_the_pages_is_there_and_can_be_used_by_all(studied):
+    out, _, _, pages = studied
+    folder = out / "report"
+    for page in pages.values():
+        identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+        assert len(identities) == len(set(identities))
+        for _, attributes in page.elements:
+            for key in ("aria-labelledby", "for"):
+                assert attributes.get(key, identities[0]) in identities
+            for key in ("src", "href", "data-script"):
+                target = attributes.get(key)
+                if not target or target.startswith(("https://arxiv.org/", "data:")):
+                    continue
+                if target.startswith("#"):
+                    assert target[1:] in identities
+                else:
+                    assert (folder / unquote(target)).is_file()
+        assert all(image["alt"] for image in page.all("img"))
+        assert all(script.get("type") is None for script in page.all("script"))  # modules do not load from disk
+        assert all(button["type"] == "button" and button["aria-label"] for button in page.all("button"))
+        assert [len(page.all(name)) for name in ("main", "h1", "title", "html")] == [1, 1, 1, 1]
+        assert page.all("html")[0]["lang"] == "en"
+    for name in ("style.css", "board.js", "player.js"):
+        told = (folder / "assets" / name).read_text()
+        assert "fetch(" not in told
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", told)
+        assert "innerHTML" not in told
+
+
+def sides(out, run):
+    """What was played, by member, episode and side, played once more and not cropped."""
+    config = tiny.CONFIG
+    params = config.world_params()
+    keys = jax.random.split(jax.random.key(recordings.SEED), 2)
+    for member in range(run.members):
+        own = [
+            jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (run.parameters(name), params))
+            for name in ("pretrain", "rl")
+        ]
+        yield list(zip(*(replays.record(config, each[0], each[1], keys, "") for each in own), strict=True))
+
+
+def test_recordings_hold_what_was_played(studied):
+    out, run, _, _ = studied
+    document = recorded(out)
+    assert document["sides"] == ["before RL", "after RL"]
+    assert [member["returns"] for member in document["members"]] == [[-1, 0], [-1, 1]]
+    for member, played in zip(document["members"], sides(out, run), strict=True):
+        for episode, pair in zip(member["episodes"], played, strict=True):
+            height, width = episode["height"], episode["width"]
+            starts = []
+            for side, replay in zip(episode["sides"], pair, strict=True):
+                assert isinstance(replay, Replay)
+                positions = np.array(side["positions"]).reshape(-1, 2)
+                corner = replay.positions[0] - positions[0]
+                starts.append(corner)
+                np.testing.assert_array_equal(positions + corner, replay.positions)
+                np.testing.assert_array_equal(np.array(side["midpoints"]).reshape(-1, 2) + corner, replay.midpoints)
+                window = replay.tiles[:, corner[0] : corner[0] + height, corner[1] : corner[1] + width]
+                tiles = np.array([int(digit) for digit in side["board"]])
+                for turn, changes in enumerate([[], *side["changes"]]):
+                    tiles[changes[::2]] = changes[1::2]
+                    np.testing.assert_array_equal(tiles.reshape(height, width), window[turn])
+                assert [int(x) for x in side["actions"]] == replay.actions.tolist()
+                assert [int(x) for x in side["winds"]] == replay.winds.tolist()
+                np.testing.assert_allclose(side["rewards"], replay.rewards, atol=1e-4)
+                found = np.array(side["probabilities"]).reshape(-1, 4) / 1000
+                assert replay.probabilities is not None
+                np.testing.assert_allclose(found, replay.probabilities, atol=6e-4)
+                observations = np.reshape(side["observations"], (replay.turns, -1)).tolist()
+                assert observations == [replay.observation(turn) for turn in range(replay.turns)]
+                assert episode["tileMap"] == list(tokens.TILE_MAP)
+            np.testing.assert_array_equal(*starts)  # one window for both sides
+            assert episode["sides"][0]["values"] is None  # the value head has not been trained yet
+            np.testing.assert_allclose(episode["sides"][1]["values"], pair[1].values, atol=6e-4)
+
+
+def test_projections_are_those_of_the_stream_on_the_axis(studied):
+    out, run, vectors, _ = studied
+    config = tiny.CONFIG
+    policy, (world, _) = config.make_policy(), config.world.make()
+    moves, layers = tuple(int(at) for at in world.action_positions()), config.policy.layers
+    read = jax.jit(lambda p, x: policy.forward(p, x, capture=moves, capture_layers=(layers,)).residual)
+    for member, played in enumerate(sides(out, run)):
+        for index, arm in enumerate(projections.ARMS):
+            parameters = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), run.parameters(("pretrain", "rl")[index]))
+            sequence = jnp.asarray(np.stack([pair[index].tokens for pair in played]))
+            stream = np.asarray(read(parameters, sequence), np.float64)[:, :, 0]
+            own = vectors[arm][member if arm == "after RL" else 0][layers - 1]
+            axis = own[tokens.GOLD].astype(np.float64) - own[tokens.MOLD]
+            along = stream @ axis / np.linalg.norm(axis) / (np.linalg.norm(axis) / 3)
+            episodes = recorded(out)["members"][member]["episodes"]
+            found = [episode["sides"][index]["projection"] for episode in episodes]
+            np.testing.assert_allclose(found, along - along.mean(), atol=2e-3)
+
+
+def test_the_unit_of_a_projection_is_half_the_way_from_mold_to_gold():
+    rng = np.random.default_rng(0)
+    means = jnp.asarray(rng.normal(size=(3, 1, 8)), jnp.float32)
+    vectors = concepts.vectors(means - means.mean(axis=0)[None])
+    axis = np.asarray(vectors[tokens.GOLD] - vectors[tokens.MOLD])[0]
+    gap = np.asarray(means[tokens.GOLD] - means[tokens.MOLD])[0]
+    scale = 3 / float(axis @ axis)
+    np.testing.assert_allclose(scale * gap @ axis, 2.0, rtol=1e-5)
+
+
+def test_what_is_missing_is_said(studied):
+    _, _, _, pages = studied
+    assert "lost: its run is no longer there" in pages["gains-smoke.html"].text
+
+
+def test_a_figure_that_is_missing_is_told_in_words(tmp_path):
+    path = verdicts.write(tmp_path)
+    (path.parent / "gains.png").unlink()
+    for page in build(tmp_path).values():
+        assert not page.all("img")
+        assert verdicts.ALTERNATIVE in page.text
+
+
+def test_a_verdict_reaches_no_file_outside_its_folder(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    outside = {"path": "..", "config_hash": "", "members": 1, "git": None}
+    out = tmp_path / "studies"
+    changes = {"figure": "../../../secret.png", "data": ["../../../secret.csv", "\0"], "runs": {"x": outside}}
+    (tmp_path / "secret.csv").write_bytes(b"secret")
+    verdicts.write(out, **changes)
+    pages = build(out)
+    assert "no longer there" in pages["gains-smoke.html"].text
+    written = [path for path in (out / "report").rglob("*") if path.is_file()]
+    assert written
+    assert not any(b"secret" == path.read_bytes() for path in written)
+
+
+def test_the_largest_scale_has_the_card_and_links_to_the_others(tmp_path):
+    verdicts.write(tmp_path, scale="smoke", verdict="inconclusive")
+    verdicts.write(tmp_path, scale="laptop", verdict="refuted")
+    page = build(tmp_path)["index.html"]
+    assert len(page.all("article")) == 1
+    links = [anchor["href"] for anchor in page.all("a")]
+    assert links.index("gains-laptop.html") < links.index("gains-smoke.html")
+
+
+def test_the_site_keeps_its_size_and_says_what_it_left_out(studied):
+    out, _, _, _ = studied
+    assets = sum(path.stat().st_size for path in (out / "report" / "assets").iterdir())
+    limit = 2 * site.PAGE + assets + 2000
+    page = build(out, limit=limit)["gains-smoke.html"]
+    assert sum(path.stat().st_size for path in (out / "report").rglob("*") if path.is_file()) <= limit
+    assert "PPO (ours): its replay is left out" in page.text
+    assert not page.all("script")
+    build(out)
+
+
+def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
+    verdicts.write(tmp_path)
+    kept = tmp_path / "report" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    with pytest.raises(RunError, match="holds something that is no report"):
+        build(tmp_path)
+    assert kept.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("key", documents.SHAPE)
+def test_a_damaged_verdict_is_named_with_what_is_wrong(tmp_path, key):
+    path = verdicts.write(tmp_path)
+    whole = json.loads(path.read_text())
+    without = {name: value for name, value in whole.items() if name != key}
+    for wrong in (whole | {key: [[]]}, *([] if key == "git" else [without])):  # outside a repository there is no commit
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(RunError, match=rf"verdict.json: {key}.* is missing or wrong"):
+            documents.read(path)
+
+
+def test_the_command_prints_the_first_page(tmp_path, capsys):
+    verdicts.write(tmp_path)
+    assert command.main(["report", "--out", str(tmp_path)]) == 0
+    assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 2}', "{}", '{"estimates": {"x": {"interval": [1]}}}'])
+def test_a_damaged_verdict_ends_the_command_in_a_line(tmp_path, capsys, damage):
+    path = verdicts.write(tmp_path)
+    path.write_text(damage)
+    assert command.main(["report", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+
+
+def test_with_nothing_run_the_command_says_so(tmp_path, capsys):
+    for out in (tmp_path, tmp_path / "nowhere"):
+        assert command.main(["report", "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "no study has been run yet" in error
+    assert not list(tmp_path.iterdir())
+    assert command.main(["report", "--out", str(tmp_path), "--episodes", "0"]) == 2
+    assert "--episodes=0" in capsys.readouterr().err
