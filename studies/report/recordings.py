@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents import replays
-from agents.config import Config
+from agents.config import Config, Member
 from agents.files import RunError
 from agents.runs import Run
 from analysis import subject
@@ -38,6 +38,8 @@ class Recording:
     """What was played in one run."""
 
     config: Config
+    population: list[Member]
+    """Who plays: the members that have not diverged."""
     sides: tuple[str, ...]
     """Names of the checkpoints: before RL and after, or the base alone."""
     replays: list[list[tuple[Replay, ...]]]
@@ -65,7 +67,8 @@ def record(path: Path, episodes: int) -> Recording:
     names = (config.before_rl, "rl") if config.rl.updates else (config.before_rl,)
     sides = projections.ARMS if config.rl.updates else ("the base",)
     # What may be missing is asked for before anything is played.
-    returns = _returns(run)[: len(names)]
+    returns = [[side[index] for index in look.kept] for side in _returns(run)[: len(names)]]
+    _check_returns(run, returns)
     stored = [look.parameters(name) for name in names]
     axes = projections.find(run) if isinstance(world, maze.EmojiMaze) and config.rl.updates else None
 
@@ -74,7 +77,7 @@ def record(path: Path, episodes: int) -> Recording:
     played: list[list[list[Replay]]] = []
     found: list[list[np.ndarray]] = []
     for side, name, parameters in zip(sides, names, stored, strict=True):
-        distinct = config.starts if name == config.before_rl else run.members
+        distinct = min(config.starts, look.members) if name == config.before_rl else look.members
         of_side, projected = [], []
         for member in range(distinct):
             own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, look.params))
@@ -88,22 +91,30 @@ def record(path: Path, episodes: int) -> Recording:
                 projected.append(
                     projections.project(policy, own, world, sequence, axis.directions[member], axis.layers[member])
                 )
-        shared = [member if distinct > 1 else 0 for member in range(run.members)]
+        shared = [member if distinct > 1 else 0 for member in range(look.members)]
         played.append([of_side[index] for index in shared])
         found.append([projected[index] for index in shared] if projected else [])
     pairs = [[tuple(pair) for pair in zip(*sides_of, strict=True)] for sides_of in zip(*played, strict=True)]
     by_member = [list(each) for each in zip(*found, strict=True)]
-    return Recording(config, tuple(sides), pairs, returns, by_member or None)
+    return Recording(config, look.population, tuple(sides), pairs, returns, by_member or None)
 
 
 def _returns(run: Run) -> list[list[float]]:
     """Mean returns of all members, before RL and after."""
     told = run.summary().get("return")
     found = [told.get(key) for key in ("before_rl", "after_rl")] if isinstance(told, dict) else [None]
-    for each in found:
-        if not (isinstance(each, list) and len(each) == run.members and all(isinstance(x, (int, float)) for x in each)):
-            raise RunError(f"{run.path / 'summary.json'}: holds no returns of {run.members} members; train again")
+    if not all(isinstance(each, list) and len(each) == run.members for each in found):
+        raise _no_returns(run)
     return found  # pyright: ignore[reportReturnType]
+
+
+def _check_returns(run: Run, returns: list[list[float]]) -> None:
+    if not all(isinstance(value, (int, float)) for side in returns for value in side):
+        raise _no_returns(run)
+
+
+def _no_returns(run: Run) -> RunError:
+    return RunError(f"{run.path / 'summary.json'}: holds no returns of {run.members} members; train again")
 
 
 def document(recording: Recording) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def document(recording: Recording) -> dict[str, Any]:
                     for number, pair in enumerate(recording.replays[index])
                 ],
             }
-            for index, member in enumerate(config.members)
+            for index, member in enumerate(recording.population)
         ],
     }
 
