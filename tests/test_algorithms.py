@@ -176,7 +176,8 @@ def test_personas_write_and_follow_their_plans(key):
     assert told[:, : world.prompt_length].all()
     assert 0.2 < np.asarray(played.terminated).any(axis=1).mean() < 0.95
     counted = np.asarray(chosen | told).sum(axis=1)
-    expected = world.prompt_length + np.asarray(played.written).sum(1) + np.asarray(played.played).sum(1) * 7
+    turns = np.asarray(played.played).sum(1) * (world.observation_length + 1)
+    expected = world.prompt_length + np.asarray(played.written).sum(1) + turns
     np.testing.assert_array_equal(counted, expected)
 
 
