@@ -124,7 +124,8 @@ def labyrinth(algorithm="ppo", **rl):
     )
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("ppo", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_plans_are_part_of_the_same_learner(algorithm):
     config = labyrinth(algorithm, updates=2, chunk=2)
     state, metrics = tiny.train_stage(config, "rl", chunks=1, options=tiny.AS_USERS)
