@@ -83,6 +83,16 @@ def boards(page):
     return page.eval_on_selector_all(".board-frame td .sprite[role=img]", "all => all.map(x => x.ariaLabel)")
 
 
+def chances(page):
+    """Probabilities before RL and after, as the page tells them, over all turns."""
+    page.get_by_role("button", name="First turn").click()
+    told = []
+    for _ in range(tiny.CONFIG.world.turns):
+        told.append(page.locator("[data-part=chances]").all_text_contents())
+        page.get_by_role("button", name="One turn on").click()
+    return [list(side) for side in zip(*told, strict=True)]
+
+
 def test_index_and_page_fit_a_narrow_screen(page, folder):
     for name in ("index.html", "gains-smoke.html"):
         page.goto((folder / name).as_uri())
@@ -159,20 +169,23 @@ def test_the_keyboard_alone_is_enough(replay):
 
 def test_members_mazes_and_arms_can_be_chosen(replay):
     seen = [boards(replay)]
-    replay.get_by_role("combobox", name="Maze").select_option("1")
+    replay.get_by_role("combobox", name="Maze").select_option(index=1)
+    assert replay.get_by_role("combobox", name="Maze").input_value() == "1"
     line(replay, "Turn 1 of 4")
     seen.append(boards(replay))
     assert seen[0] != seen[1]
-    chances = replay.locator("[data-part=chances]").all_text_contents()
+    before = chances(replay)
     other = "1" if replay.get_by_role("combobox", name="Member").input_value() == "0" else "0"
-    replay.get_by_role("combobox", name="Member").select_option(other)
-    changed = replay.locator("[data-part=chances]").all_text_contents()
-    assert changed[0] == chances[0]  # members share their base
-    assert changed[1] != chances[1]
+    replay.get_by_role("combobox", name="Member").select_option(index=int(other))
+    line(replay, "Turn 1 of 4")
+    changed = chances(replay)
+    assert changed[0] == before[0]  # members share their base
+    assert changed[1] != before[1]
     replay.get_by_role("combobox", name="Arm").select_option(label="second")
     replay.wait_for_function("Object.keys(window.emojimazeReplays).length === 2")
     assert replay.get_by_role("combobox", name="Maze").input_value() == "1"
     assert replay.get_by_role("combobox", name="Member").input_value() == other
-    assert replay.locator("[data-part=chances]").all_text_contents()[0] != changed[0]
+    line(replay, "Turn 1 of 4")
+    assert chances(replay)[0] != changed[0]
     assert replay.locator("dt", has_text="Welfare projection").count() == 2
     assert replay.get_by_text("not trained yet").count() == 1
