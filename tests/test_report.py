@@ -69,7 +69,9 @@ def studied(tmp_path_factory):
 def recorded(out):
     """The recording that the page loads, as its script holds it."""
     text = (out / "report" / "replays" / "replay-gains-smoke-ppo-ours.js").read_text()
-    key, document = re.fullmatch(r".*\)\[(\".*?\")\] = (\{.*\});\n", text).groups()
+    found = re.fullmatch(r".*\)\[(\".*?\")\] = (\{.*\});\n", text)
+    assert found is not None
+    key, document = found.groups()
     assert json.loads(key) == "gains-smoke-ppo-ours"
     return json.loads(document)
 
@@ -164,11 +166,11 @@ def sides(out, run):
     params = config.world_params()
     keys = jax.random.split(jax.random.key(recordings.SEED), 2)
     for member in range(run.members):
-        own = [
-            jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (run.parameters(name), params))
-            for name in ("pretrain", "rl")
-        ]
-        yield list(zip(*(replays.record(config, *each, keys, "") for each in own), strict=True))
+        played = []
+        for name in ("pretrain", "rl"):
+            own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (run.parameters(name), params))
+            played.append(replays.record(config, own, at, keys, ""))
+        yield list(zip(*played, strict=True))
 
 
 def test_recordings_hold_what_was_played(studied):
@@ -196,6 +198,7 @@ def test_recordings_hold_what_was_played(studied):
                 assert [int(x) for x in side["winds"]] == replay.winds.tolist()
                 np.testing.assert_allclose(side["rewards"], replay.rewards, atol=1e-4)
                 found = np.array(side["probabilities"]).reshape(-1, 4) / 1000
+                assert replay.probabilities is not None
                 np.testing.assert_allclose(found, replay.probabilities, atol=6e-4)
                 observations = np.reshape(side["observations"], (replay.turns, -1)).tolist()
                 assert observations == [replay.observation(turn) for turn in range(replay.turns)]
