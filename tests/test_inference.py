@@ -247,8 +247,8 @@ def test_the_command_on_members_that_plan_and_differ_against_their_base(tmp_path
     each = np.array([row["implied"] for row in rows]).reshape(2, 3, 4, 3)
     np.testing.assert_allclose(np.array(after["implied"]["mean"], float), each.mean(axis=0))
     np.testing.assert_allclose(np.array(after["implied"]["low"], float), each.min(axis=0), atol=1e-6)
-    ideal = (np.array(found["ideal"]["mean"], float) for found in (after, base))
-    np.testing.assert_allclose(*ideal, atol=1e-6)  # the same episodes
+    one, other = (np.array(found["ideal"]["mean"], float) for found in (after, base))
+    np.testing.assert_allclose(one, other, atol=1e-6)  # the same episodes
     assert after["badge_kl"]["low"] != after["badge_kl"]["high"]
     episodes = np.array(after["episodes"])
     assert (episodes[:, 0] == 24).all()
