@@ -124,7 +124,8 @@ def labyrinth(algorithm="ppo", **rl):
     )
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("ppo", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_plans_are_part_of_the_same_learner(algorithm):
     config = labyrinth(algorithm, updates=2, chunk=2)
     state, metrics = tiny.train_stage(config, "rl", chunks=1, options=tiny.AS_USERS)
@@ -176,7 +177,8 @@ def test_personas_write_and_follow_their_plans(key):
     assert told[:, : world.prompt_length].all()
     assert 0.2 < np.asarray(played.terminated).any(axis=1).mean() < 0.95
     counted = np.asarray(chosen | told).sum(axis=1)
-    expected = world.prompt_length + np.asarray(played.written).sum(1) + np.asarray(played.played).sum(1) * 7
+    turns = np.asarray(played.played).sum(1) * (world.observation_length + 1)
+    expected = world.prompt_length + np.asarray(played.written).sum(1) + turns
     np.testing.assert_array_equal(counted, expected)
 
 

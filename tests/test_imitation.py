@@ -106,6 +106,7 @@ def mixed(mu: float, final: float, **rl) -> configs.Config:
     return tiny.changed(sft={"episodes": 16}, rl=mix | rl)
 
 
+@pytest.mark.slow
 def test_mu_goes_from_rl_alone_to_imitation_alone():
     program = stages.make_stage(mixed(0, 0), "rl").program
 

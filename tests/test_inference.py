@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize, special
 
 from agents import config as configs
-from agents import ppo, runs
+from agents import runs
 from analysis import __main__ as cli
 from analysis import inference
 from analysis.commands import personas as command
@@ -123,7 +123,7 @@ def test_a_model_that_is_the_ideal_observer_implies_the_ideal_posterior_where_pe
             [np.exp(found.posterior)[i, found.played[i, :, t], t].mean(axis=0) for t in range(TURNS)] for i in range(3)
         ]
         np.testing.assert_allclose(expected, by_hand, atol=1e-5)
-        implied = IMPLIED(jnp.exp(inference.ideal_actions(found)), found, EVERY, 500)
+        implied = IMPLIED(jnp.exp(inference.ideal_actions(found)), found, EVERY, 3000)
         np.testing.assert_allclose(implied, expected, atol=3e-3)
         assert np.abs(np.asarray(expected)[:, -1] - 1 / 3).max() > 0.2
 
@@ -132,7 +132,7 @@ def test_personas_that_act_alike_leave_the_prior_and_no_episode_leaves_nothing()
     generator = np.random.default_rng(3)
     alike = np.repeat(drawn(generator, 3, EPISODES, TURNS, 1), 3, axis=3)
     found = histories(alike, generator)
-    found.played = found.played.at[1, :, 3:].set(False)
+    found = dataclasses.replace(found, played=found.played.at[1, :, 3:].set(False))
     counts = jnp.asarray(generator.integers(0, 3, EPISODES), jnp.float32)
     for weights in (
         inference.mean_posterior(found, counts),
@@ -154,13 +154,13 @@ def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):
     """E_i q_j = E_j q_i of episodes still played, as π_i q_j = π_i π_j / Σ π; plans are part of the history."""
     world, params = LABYRINTH.world.make()
     policy = LABYRINTH.make_policy()
-    parameters, count = policy.init(key), 768
+    parameters, count = policy.init(key), 384
     traits = LABYRINTH.pretrain.traits
     found, played = jax.jit(lambda: inference.watch(policy, parameters, world, params, traits, count))()
     posterior = np.exp(found.posterior) * np.asarray(found.played)[..., None]
     means, error = posterior.mean(axis=1), posterior.std(axis=1) / np.sqrt(count)
-    noise = np.sqrt(error**2 + np.moveaxis(error, 0, 2) ** 2)
-    assert (np.abs(means - np.moveaxis(means, 0, 2)) < 4 * noise + 1e-6).all()
+    noise = np.sqrt(error**2 + error.swapaxes(0, 2) ** 2)
+    assert (np.abs(means - means.swapaxes(0, 2)) < 4 * noise + 1e-6).all()
     own = np.asarray(inference.mean_posterior(found, jnp.ones(count, jnp.float32)))[range(3), :, range(3)]
     assert (own[:, 0] > 0.4).all()  # the plan alone gives them away
     assert (own[:, -1] > own[:, 0]).all()
@@ -168,8 +168,6 @@ def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):
     assert (played.tokens[..., 0] == tokens.NULL_BADGE).all()
     exact = np.asarray(found.personas)
     np.testing.assert_allclose(np.exp(exact).sum(-1), 1, rtol=1e-5)
-    first = jax.jit(lambda x: ppo.read(policy, parameters, world, x)[0])(played.tokens[1])
-    np.testing.assert_allclose(found.model[1], first, atol=1e-5)
     badges = np.asarray(
         jax.jit(inference.badge_fidelity, static_argnums=(0, 2))(policy, parameters, world, found, played)
     )
@@ -177,6 +175,7 @@ def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):
     for i in range(3):
         mine = exact[i, :, :, i]
         apart = (np.exp(mine) * (mine - np.asarray(found.model[i]))).sum(-1)
+        # With the null badge it reads what was seen.
         np.testing.assert_allclose(badges[i, 0], apart[np.asarray(found.played[i])].mean(), rtol=1e-4)
 
 
@@ -201,49 +200,60 @@ def analyse(run, *options):
     return document, pq.read_table(run.path / "analysis" / "personas.parquet").to_pylist()
 
 
-def test_the_command_on_a_shared_base_that_plans(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "RESAMPLES", 20)
-    run = planted(tmp_path / "run", LABYRINTH)
-    document, table = analyse(run, "--episodes", "24")
-    found = document["checkpoints"]["pretrain"]
+def check_intervals(found):
+    """Of a member alone: the mean lies in the interval, which has a width where there is something to resample."""
     assert (found["analysed"], found["intervals"]) == (1, "over mazes")
-    assert {row["member"] for row in table} == {None}
-    assert len(table) == 3 * 4 * 3
     for name in ("ideal", "implied"):
         low, mean, high = (np.array(found[name][end], float) for end in ("low", "mean", "high"))
         there = np.isfinite(mean) & np.isfinite(low)
-        assert (low[there] <= high[there] + 1e-6).all()
-        assert ((low - 0.1 < mean) & (mean < high + 0.1))[there].all()
         assert (low < high - 1e-3)[there].any()
+        assert (low <= high + 1e-6)[there].all()
+        assert ((low - 0.1 < mean) & (mean < high + 0.1))[there].all()
         np.testing.assert_allclose(mean[:, 0].sum(-1), 1, rtol=1e-5)
-        rows = [row[name] for row in table]
-        np.testing.assert_allclose(np.array(rows).reshape(3, 4, 3), mean)
-    episodes = np.array(found["episodes"])
-    assert (episodes[:, 0] == 24).all()
-    assert (np.diff(episodes) <= 0).all()
     assert np.array(found["badge_kl"]["mean"]).shape == (3, 4)
     assert found["badge_kl"]["low"] is None
+
+
+def test_the_command_on_a_base_that_members_share(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "RESAMPLES", 20)
+    run = planted(tmp_path / "run", tiny.changed(world={"size": 7, "turns": 2}))
+    document, table = analyse(run, "--episodes", "16")
+    found = document["checkpoints"]["pretrain"]
+    check_intervals(found)
+    assert found["episodes"] == [[16, 16]] * 3
+    np.testing.assert_allclose(np.array(found["ideal"]["mean"])[:, 0], 1 / 3, rtol=1e-5)  # nothing has happened yet
+    assert {row["member"] for row in table} == {None}
+    assert [(row["true"], row["turn"], row["persona"]) for row in table[:4]] == [
+        ("Larry", 1, "Larry"), ("Larry", 1, "Bob"), ("Larry", 1, "Alice"), ("Larry", 2, "Larry")
+    ]  # fmt: skip
+    for name in ("ideal", "implied", "benchmark"):
+        np.testing.assert_allclose(np.array([row[name] for row in table]).reshape(3, 2, 3), found[name]["mean"])
     said = capsys.readouterr().out
     assert "Alice's badge" in said
     assert "ideal observer" in said
 
 
-def test_the_command_on_members_that_differ_against_their_base(tmp_path):
-    config = tiny.changed(
-        world={"size": 7, "turns": 2}, population={"tile_maps": "permuted"}, pretrain={"tile_maps": "balanced"}
-    )
-    run = planted(tmp_path / "run", config)
-    document, table = analyse(run, "--checkpoint", "rl", "--against", "pretrain", "--episodes", "16")
-    assert list(document["checkpoints"]) == ["rl", "pretrain"]
-    assert len(table) == 2 * 2 * 3 * 2 * 3
-    for name, found in document["checkpoints"].items():
-        assert (found["analysed"], found["intervals"]) == (2, "over members")
-        rows = [row for row in table if row["checkpoint"] == name]
-        assert {row["member"] for row in rows} == {0, 1}
-        each = np.array([row["implied"] for row in rows]).reshape(2, 3, 2, 3)
-        np.testing.assert_allclose(found["implied"]["mean"], each.mean(axis=0))
-        np.testing.assert_allclose(found["implied"]["low"], each.min(axis=0), atol=1e-6)
-        assert np.array(found["episodes"]).tolist() == [[16, 16]] * 3
+@pytest.mark.slow
+def test_the_command_on_members_that_plan_and_differ_against_their_base(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "RESAMPLES", 20)
+    run = planted(tmp_path / "run", LABYRINTH)
+    document, table = analyse(run, "--checkpoint", "rl", "--against", "pretrain", "--episodes", "24")
+    after, base = document["checkpoints"]["rl"], document["checkpoints"]["pretrain"]
+    check_intervals(base)
+    assert (after["analysed"], after["intervals"]) == (2, "over members")
+    rows = [row for row in table if row["checkpoint"] == "rl"]
+    assert {row["member"] for row in rows} == {0, 1}
+    assert len(table) == (2 + 1) * 3 * 4 * 3
+    each = np.array([row["implied"] for row in rows]).reshape(2, 3, 4, 3)
+    np.testing.assert_allclose(np.array(after["implied"]["mean"], float), each.mean(axis=0))
+    np.testing.assert_allclose(np.array(after["implied"]["low"], float), each.min(axis=0), atol=1e-6)
+    one, other = (np.array(found["ideal"]["mean"], float) for found in (after, base))
+    np.testing.assert_allclose(one, other, atol=1e-6)  # the same episodes
+    assert after["badge_kl"]["low"] != after["badge_kl"]["high"]
+    episodes = np.array(after["episodes"])
+    assert (episodes[:, 0] == 24).all()
+    assert (np.diff(episodes) <= 0).all()
+    assert episodes.min() < 24
 
 
 def test_wrong_requests_end_in_one_line(tmp_path, capsys):

@@ -62,7 +62,11 @@ def test_members_at_once_bound_memory_and_change_nothing(base):
 
 @pytest.mark.parametrize(
     ("stage", "members", "devices"),
-    [("pretrain", 1, 4), pytest.param("rl", 1, 2, marks=pytest.mark.slow), ("rl", 2, 4)],
+    [
+        ("pretrain", 1, 4),
+        pytest.param("rl", 1, 2, marks=pytest.mark.slow),
+        pytest.param("rl", 2, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_any_number_of_devices_trains_the_same_policy(base, stage, members, devices):
     config = tiny.changed(population={"seeds": members}, pretrain={"shared": False})

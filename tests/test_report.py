@@ -166,11 +166,11 @@ def sides(out, run):
     params = config.world_params()
     keys = jax.random.split(jax.random.key(recordings.SEED), 2)
     for member in range(run.members):
-        own = [
-            jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (run.parameters(name), params))
-            for name in ("pretrain", "rl")
-        ]
-        yield list(zip(*(replays.record(config, each[0], each[1], keys, "") for each in own), strict=True))
+        played = []
+        for name in ("pretrain", "rl"):
+            own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (run.parameters(name), params))
+            played.append(replays.record(config, own, at, keys, ""))
+        yield list(zip(*played, strict=True))
 
 
 def test_recordings_hold_what_was_played(studied):

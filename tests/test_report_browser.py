@@ -83,6 +83,16 @@ def boards(page):
     return page.eval_on_selector_all(".board-frame td .sprite[role=img]", "all => all.map(x => x.ariaLabel)")
 
 
+def chances(page):
+    """Probabilities before RL and after, as the page tells them, over all turns."""
+    page.get_by_role("button", name="First turn").click()
+    told = []
+    for _ in range(tiny.CONFIG.world.turns):
+        told.append(page.locator("[data-part=chances]").all_text_contents())
+        page.get_by_role("button", name="One turn on").click()
+    return [list(side) for side in zip(*told, strict=True)]
+
+
 def test_index_and_page_fit_a_narrow_screen(page, folder):
     for name in ("index.html", "gains-smoke.html"):
         page.goto((folder / name).as_uri())
@@ -116,14 +126,14 @@ def test_buttons_step_and_play(replay):
     replay.get_by_role("button", name="Last turn").click()
     line(replay, "The end, after 4 turns")
     replay.get_by_role("button", name="First turn").click()
-    replay.get_by_label("Speed").select_option("4")
+    replay.get_by_role("combobox", name="Speed").select_option("4")
     replay.get_by_role("button", name="Play").click()
     line(replay, "The end")
     replay.get_by_role("button", name="Play").wait_for()  # it has stopped by itself
 
 
 def test_pause_stops_where_it_is(replay):
-    replay.get_by_label("Speed").select_option("0.5")
+    replay.get_by_role("combobox", name="Speed").select_option("0.5")
     replay.get_by_role("button", name="Play").click()
     assert replay.locator("[data-part=turn]").get_attribute("aria-live") == "off"
     line(replay, "Turn 2 of 4")
@@ -152,27 +162,30 @@ def test_the_keyboard_alone_is_enough(replay):
     replay.keyboard.press("Home")
     replay.keyboard.press("Space")  # the button's own, and not play as well
     line(replay, "Turn 2 of 4")
-    replay.get_by_label("Member").focus()
+    replay.get_by_role("combobox", name="Member").focus()
     replay.keyboard.press("ArrowRight")  # the field's own
     assert not replay.locator("[data-part=turn]").text_content().startswith("Turn 3")
 
 
 def test_members_mazes_and_arms_can_be_chosen(replay):
     seen = [boards(replay)]
-    replay.get_by_label("Maze").select_option("1")
+    replay.get_by_role("combobox", name="Maze").select_option(index=1)
+    assert replay.get_by_role("combobox", name="Maze").input_value() == "1"
     line(replay, "Turn 1 of 4")
     seen.append(boards(replay))
     assert seen[0] != seen[1]
-    chances = replay.locator("[data-part=chances]").all_text_contents()
-    other = "1" if replay.get_by_label("Member").input_value() == "0" else "0"
-    replay.get_by_label("Member").select_option(other)
-    changed = replay.locator("[data-part=chances]").all_text_contents()
-    assert changed[0] == chances[0]  # members share their base
-    assert changed[1] != chances[1]
-    replay.get_by_label("Arm").select_option(label="second")
+    before = chances(replay)
+    other = "1" if replay.get_by_role("combobox", name="Member").input_value() == "0" else "0"
+    replay.get_by_role("combobox", name="Member").select_option(index=int(other))
+    line(replay, "Turn 1 of 4")
+    changed = chances(replay)
+    assert changed[0] == before[0]  # members share their base
+    assert changed[1] != before[1]
+    replay.get_by_role("combobox", name="Arm").select_option(label="second")
     replay.wait_for_function("Object.keys(window.emojimazeReplays).length === 2")
-    assert replay.get_by_label("Maze").input_value() == "1"
-    assert replay.get_by_label("Member").input_value() == other
-    assert replay.locator("[data-part=chances]").all_text_contents()[0] != changed[0]
+    assert replay.get_by_role("combobox", name="Maze").input_value() == "1"
+    assert replay.get_by_role("combobox", name="Member").input_value() == other
+    line(replay, "Turn 1 of 4")
+    assert chances(replay)[0] != changed[0]
     assert replay.locator("dt", has_text="Welfare projection").count() == 2
     assert replay.get_by_text("not trained yet").count() == 1

@@ -27,9 +27,9 @@ def write_run(folder: Path, config=tiny.CONFIG, seed: int = 0) -> Run:
     run = runs.create(folder, configs.to_dict(config), members=len(config.members))
     make = jax.jit(config.make_policy().init)
     base = make(jax.random.key(seed))
-    run.save_parameters("pretrain", jax.tree.map(lambda x: 3 * x[None], base))
+    run.save_parameters("pretrain", jax.tree.map(lambda x: 2 * x[None], base))
     members = [make(jax.random.key(seed + 1 + index)) for index in range(run.members)]
-    run.save_parameters("rl", jax.tree.map(lambda *leaves: 3 * np.stack(leaves), *members))
+    run.save_parameters("rl", jax.tree.map(lambda *leaves: 2 * np.stack(leaves), *members))
     returns = {"before_rl": [-1.0] * run.members, "after_rl": [float(index) for index in range(run.members)]}
     run.write_summary({"schema": 1, "members": run.members, "return": returns})
     return run

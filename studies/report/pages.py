@@ -23,6 +23,11 @@ class Files:
     """Why something is not there, a sentence each."""
 
 
+_LEGEND = (
+    "In the small plots the dashed line is the bound, the shaded side the predicted one, the thick line the 95 % "
+    "interval, the diamond the mean, and every dot a member."
+)
+_CONTROLS = "An estimate without a control beside it is a difference to its control already, or a control itself."
 _PARTS = {
     "figure": "Figure",
     "questions": "Questions",
@@ -47,9 +52,12 @@ def page(result: Result, files: Files) -> bytes:
             "questions",
             _PARTS["questions"],
             tag("p", document["rule"], class_="muted"),
+            tag("p", _LEGEND, class_="muted"),
             *(_question(question, document["estimates"]) for question in document["questions"]),
         ),
-        parts.section("estimates", _PARTS["estimates"], _estimates(document["estimates"])),
+        parts.section(
+            "estimates", _PARTS["estimates"], tag("p", _CONTROLS, class_="muted"), _estimates(document["estimates"])
+        ),
         parts.section("replay", _PARTS["replay"], player.player(files.replays, files.notes)),
         parts.section(
             "method", _PARTS["method"], tag("p", document["method"]), tag("p", "Source: ", source(document["source"]))
@@ -122,7 +130,7 @@ def _estimates(estimates: Mapping[str, Any]) -> Markup:
                 tag("strong", numbers.signed(estimate["mean"])),
                 numbers.interval(estimate),
                 estimate["members"],
-                beside or tag("span", "none", class_="muted"),
+                beside or "–",
             )
         )
     headers = ("Estimate", "Mean", "95 % interval", "Members", "Control")

@@ -83,8 +83,9 @@ def player(arms: Sequence[Arm], notes: Sequence[str]) -> Markup:
 
 
 def _choice(name: str, label: str, *options: Markup) -> Markup:
-    field = tag("select", *options, data_choice=name, disabled=name != "speed" or None)
-    return tag("label", tag("span", label, class_="label"), field)
+    identity = f"replay-{name}"
+    field = tag("select", *options, id=identity, data_choice=name, disabled=name != "speed" or None)
+    return tag("div", tag("label", label, for_=identity, class_="label"), field)
 
 
 def _slider() -> Markup:
