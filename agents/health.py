@@ -1,7 +1,7 @@
 """Members whose training has failed: who, and when; they are kept out of every statistic.
 
-A member whose loss or gradient is no finite number is frozen where it was before that update (`learner.Chunk`), so
-that its parameters stay finite and it meets the same failure in every later update: its metrics tell.
+A member whose loss, gradient or new parameters are not finite stays as it was before that update (`learner.Chunk`), so
+that its parameters stay finite and it meets the same failure in every later update: its loss tells, as NaN.
 """
 
 import numpy as np
@@ -9,13 +9,8 @@ import numpy as np
 from agents.config import Config
 from agents.runs import Run
 
-SIGNS = ("loss", "gradient_norm")
-"""Metrics that must be finite."""
-
-
-def healthy(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """Which values of metrics, all of one shape, are of an update that was made; bool of that shape."""
-    return np.all([np.isfinite(metrics[name]) for name in SIGNS], axis=0)
+SIGN = "loss"
+"""The metric that is finite where an update was made."""
 
 
 def diverged(run: Run, config: Config) -> dict[int, str]:
@@ -23,10 +18,9 @@ def diverged(run: Run, config: Config) -> dict[int, str]:
     found: dict[int, str] = {}
     for stage in config.stages:
         table = run.metrics(stage)
-        if any(name not in table.column_names for name in SIGNS):
+        if SIGN not in table.column_names:
             continue
-        values = {name: table[name].to_numpy().reshape(-1, run.members) for name in SIGNS}
-        failed = ~healthy(values)
+        failed = ~np.isfinite(table[SIGN].to_numpy().reshape(-1, run.members))
         for member in np.flatnonzero(failed.any(axis=0)):
             found.setdefault(int(member), f"update {int(np.argmax(failed[:, member])) + 1} of {stage}")
     return found

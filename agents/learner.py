@@ -247,7 +247,8 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
 class Chunk:
     """A compiled program that runs many updates of every member and donates the state it is given.
 
-    A member whose loss or gradient is not finite is frozen, and the others go on; see `agents.health`.
+    A member whose loss, gradient or new parameters are not finite is frozen, and its loss becomes NaN; the others
+    go on. See `agents.health`.
 
     Args:
         update: the stage, for one member.
@@ -262,9 +263,11 @@ class Chunk:
         def member(state, config, params):
             def step(before, _):
                 after, metrics = update(before, config, params, shards)
+                found = (metrics["loss"], metrics["gradient_norm"], after.parameters)
+                made = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found)]))
                 # A member that has diverged stays as it was before; the same key makes it fail again.
-                made = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-                return jax.tree.map(lambda new, old: jnp.where(made, new, old), after, before), metrics
+                state = jax.tree.map(lambda new, old: jnp.where(made, new, old), after, before)
+                return state, metrics | {"loss": jnp.where(made, metrics["loss"], jnp.nan)}
 
             return jax.lax.scan(step, state, length=updates)
 

@@ -194,7 +194,7 @@ def run_stage(
 
     Raises:
         Interrupted: after a signal, with the state saved.
-        Diverged: when no member's loss and gradient are finite.
+        Diverged: when no member could make its last update.
     """
     timing = Timing()
     program, arguments = stage.program, stage.program.place(stage.arguments)
@@ -220,7 +220,7 @@ def run_stage(
         done += stage.chunk
         if metrics:
             report(done, metrics, timing)
-            if not health.healthy(metrics)[:, -1].any():
+            if not np.isfinite(metrics[health.SIGN][:, -1]).any():
                 raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
         # Signals and clocks differ between processes; what they do next must not.
         met = processes.meet(caught(), time.perf_counter() - saved_at > 20 * save_seconds)

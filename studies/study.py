@@ -107,6 +107,12 @@ def run(study: Study, scale: Scale, out: Path, console: Console) -> dict[str, An
         known = " (found)" if shelf.finished(config) else ""
         console.print(f"[bold]{study.name}[/], arm {number} of {len(arms)}: {name}{known}", highlight=False)
         made[name] = shelf.run(config)
+        if lost := made[name].summary().get("diverged"):
+            # Arms are compared member by member.
+            raise runs.RunError(
+                f"{made[name].path}: {'; '.join(f'{who} diverged in {where}' for who, where in lost.items())}; a study "
+                "needs every member of every arm: lower the learning rate in the study's file"
+            )
     findings = study.measure(shelf, made, scale)
     judged = claims.judge(study.questions, findings.estimates)
 

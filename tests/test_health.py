@@ -16,11 +16,12 @@ WELL = tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-3,2e-
 
 
 def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
-    """Two steps towards a target; member 1's loss is NaN from the third update on."""
+    """A step to a target; member 1's loss is NaN from the third update on, member 2's parameters are infinite at once."""
 
     def update(state, config, params, shards):
         loss = jnp.where((config == 1) & (state.update >= 2), jnp.nan, 1.0 - state.parameters)
-        after = state.replace(parameters=state.parameters + loss, update=state.update + 1)
+        step = jnp.where(config == 2, jnp.inf, loss)
+        after = state.replace(parameters=state.parameters + step, update=state.update + 1)
         return after, {"loss": loss, "gradient_norm": jnp.float32(1)}
 
     mesh = learner.population_mesh(3, 1, jax.devices()[:1])
@@ -29,9 +30,9 @@ def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
     counts = jnp.zeros(3, jnp.int32)
     start = learner.TrainState(jnp.array([0.0, 0.25, 0.5]), (), keys, counts, counts + 0)
     state, metrics = program(start, jnp.arange(3), jnp.arange(3))
-    assert state.update.tolist() == [5, 2, 5]
-    assert state.parameters.tolist() == [1, 1, 1]
-    assert np.isfinite(metrics["loss"]).tolist() == [[True] * 5, [True, True, False, False, False], [True] * 5]
+    assert state.update.tolist() == [5, 2, 0]
+    assert state.parameters.tolist() == [1, 1, 0.5]
+    assert np.isfinite(metrics["loss"]).tolist() == [[True] * 5, [True, True, False, False, False], [False] * 5]
 
 
 @pytest.fixture(scope="module")
