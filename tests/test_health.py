@@ -16,7 +16,7 @@ WELL = tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-3,2e-
 
 
 def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
-    """A step to a target; member 1's loss is NaN from the third update on, member 2's parameters are infinite at once."""
+    """Steps to a target; member 1's loss is NaN from the third update on, member 2's parameters are infinite."""
 
     def update(state, config, params, shards):
         loss = jnp.where((config == 1) & (state.update >= 2), jnp.nan, 1.0 - state.parameters)
