@@ -83,6 +83,13 @@ def write(path: Path, data: bytes) -> None:
         checkpoints.flush(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder that no other process writes to now."""
+    with reporting(folder, "sweep"):
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+
+
 def entries(folder: Path) -> list[Path]:
     """What a folder holds; nothing where it does not exist."""
     with reporting(folder, "list"), contextlib.suppress(FileNotFoundError):

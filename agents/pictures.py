@@ -1,8 +1,10 @@
 """Figures of training: the learning curve of a population beside its baselines."""
 
 import csv
+import io
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from agents import statistics
+from agents import files, statistics
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; dashes tell the baselines apart without colour.
 _CURVE, _INK, _GREY = "#0072b2", "#1c1c22", "#6a6a72"
@@ -107,9 +109,12 @@ def learning_curve(
 def save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
     """Write `stem`.png and `stem`.pdf, and return their paths; the same figure gives the same bytes."""
     paths = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
-    figure.savefig(paths[0], dpi=160)
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+    settings: tuple[dict[str, Any], ...] = ({"dpi": 160}, {"metadata": {"CreationDate": None}})
+    for path, options in zip(paths, settings, strict=True):
+        drawn = io.BytesIO()
+        with matplotlib.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(drawn, format=path.suffix[1:], **options)
+        files.write(path, drawn.getvalue())
     return paths
 
 
@@ -246,8 +251,9 @@ def spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> 
 
 
 def _write_table(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow([f"{value:.7g}" if isinstance(value, np.floating) else value for value in row])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([f"{value:.7g}" if isinstance(value, np.floating) else value for value in row])
+    files.write(path, text.getvalue().encode())

@@ -1,6 +1,7 @@
 """Replays of trained policies, for people to watch."""
 
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import ppo, rollout
+from agents import files, ppo, rollout
 from agents.config import Config
 from agents.policies import Parameters, Policy
 from envs import base, maze, rendering
@@ -110,4 +111,6 @@ def before_and_after(
         for pair in zip(*sides, strict=True)
     ]
     chosen = int(np.argmin(distances))
-    rendering.side_by_side([side[chosen] for side in sides], path)
+    drawn = io.BytesIO()
+    rendering.side_by_side([side[chosen] for side in sides], drawn)
+    files.write(path, drawn.getvalue())

@@ -7,7 +7,7 @@ Nothing is told by colour alone: rewards have signs, bars have directions, and t
 
 import pathlib
 from collections.abc import Sequence
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
@@ -333,7 +333,7 @@ def gif(replay: Replay, path: str | pathlib.Path, milliseconds: int = 700, scale
     _write_gif([frame(replay, turn, scale) for turn in range(replay.turns + 1)], path, milliseconds)
 
 
-def side_by_side(replays: Sequence[Replay], path: str | pathlib.Path, milliseconds=700, scale=1.0) -> None:
+def side_by_side(replays: Sequence[Replay], path: str | pathlib.Path | IO[bytes], milliseconds=700, scale=1.0) -> None:
     """Write episodes on one maze beside each other as an animation, for example before and after RL.
 
     The boards show the one window that holds all of the ways; an episode that ends early waits for the others.
@@ -352,7 +352,7 @@ def side_by_side(replays: Sequence[Replay], path: str | pathlib.Path, millisecon
     _write_gif(frames, path, milliseconds)
 
 
-def _write_gif(frames: Sequence[Image.Image], path: str | pathlib.Path, milliseconds: int) -> None:
+def _write_gif(frames: Sequence[Image.Image], path: str | pathlib.Path | IO[bytes], milliseconds: int) -> None:
     """One palette for all frames and no dithering, so that what stands still costs no bytes."""
     palette = _palette(frames)
     drawn = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in frames]

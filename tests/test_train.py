@@ -1,8 +1,7 @@
 """The whole command: a run from nothing to figures, resumed to the bit, interrupted, refused."""
 
-import contextlib
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from agents import config as configs
 from agents import replays, runs, stages
 from agents.config import ConfigError
 from tests import tiny
+from tests.equality import last_state, same_training
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,28 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def whole(tmp_path_factory):
     """An uninterrupted run."""
     return train.train(tiny.CONFIG, tmp_path_factory.mktemp("runs") / "whole")
-
-
-def last_state(run: runs.Run) -> runs.State:
-    """The newest training state, which must be one of rl."""
-    stage = stages.make_stage(configs.from_dict(run.config), "rl")
-    state = run.load_state(lambda name: jax.eval_shape(lambda: stage.initial(None)))
-    assert state is not None
-    return state
-
-
-def same_training(one: runs.Run, other: runs.Run) -> None:
-    """Parameters of every checkpoint, the whole last state, metrics and returns are equal to the bit."""
-    assert one.checkpoints() == other.checkpoints()
-    for name in one.checkpoints():
-        jax.tree.map(np.testing.assert_array_equal, one.parameters(name), other.parameters(name))
-    states = [last_state(run) for run in (one, other)]
-    assert states[0].update == states[1].update == configs.from_dict(one.config).rl.updates
-    jax.tree.map(np.testing.assert_array_equal, states[0].tree, states[1].tree)
-    assert one.metrics().equals(other.metrics())
-    timing = {"seconds", "tokens_per_second"}
-    summaries = [{k: v for k, v in run.summary().items() if k not in timing} for run in (one, other)]
-    assert summaries[0] == summaries[1]
 
 
 def test_a_run_leaves_what_the_design_promises(whole):
@@ -206,93 +184,10 @@ def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, nu
     assert last_state(run).update == len(run.metrics("rl")) // run.members
 
 
-MOMENTS = {"start": ("", ""), "pretrain": ("metrics", "pretrain"), "rl": ("metrics", "rl"), "end": ("figures", "")}
-"""Where a run is killed: the folder and the beginning of the name of the new file that says it is nearly there."""
-KILLS = ["start", "start", "start", "pretrain", "pretrain", "rl", "rl", "rl", "end", "end"]
-
-
-def files(run: Path) -> set[tuple[str, str, int, int]]:
-    """Folder and name of what lies in a run directory, hidden files too; one that was written again is another one."""
-    found = set()
-    for folder in ("", "metrics", "checkpoints", "checkpoints/state", "figures"):
-        with contextlib.suppress(FileNotFoundError), os.scandir(run / folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-                    status = entry.stat()
-                    found.add((folder, entry.name, status.st_ino, status.st_mtime_ns))
-    return found
-
-
-def kill_at(process: subprocess.Popen, run: Path, moment: str, rng: random.Random) -> None:
-    """Kill a process that has written something of this moment, a few files and a part of a gap later.
-
-    The gap is that between its last two files, so that the machine's speed does not matter.
-    """
-    where, prefix = MOMENTS[moment]
-    old, further, before = files(run), None, time.monotonic()
-    while process.poll() is None:
-        new = files(run) - old
-        if not new:
-            time.sleep(0.005)
-            continue
-        gap, before = time.monotonic() - before, time.monotonic()
-        old |= new
-        if further is None and any(folder.startswith(where) and name.startswith(prefix) for folder, name, *_ in new):
-            further = rng.randint(1, 3)
-        elif further:
-            further -= 1
-        if further == 0:
-            time.sleep(rng.random() * gap)
-            process.kill()
-
-
-def found_at(run: Path) -> str:
-    """The moment at which a run was killed."""
-    if not list(run.glob("metrics/*.parquet")):
-        return "start"
-    if not (run / "checkpoints" / "pretrain").exists():
-        return "pretrain"
-    if not (run / "checkpoints" / "rl").exists():
-        return "rl" if list(run.glob("metrics/rl-*.parquet")) else "between"
-    return "end" if not (run / "summary.json").exists() else "over"
-
-
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_and_resumed_equals_the_uninterrupted_run(tmp_path):
-    """One run directory is killed and resumed again and again; a kill counts where it found the run as planned."""
-    rng = random.Random(0)
-    whole = train.train(tiny.LONGER, tmp_path / "whole")
-    counted, finished, broken = [], 0, tmp_path / "broken-0"
-
-    def go() -> subprocess.Popen:
-        begun = (broken / "config.json").exists()
-        again = ["--resume", str(broken)] if begun else [*tiny.arguments(tiny.LONGER), "--run-dir", str(broken)]
-        return run_command(*again, JAX_NUM_CPU_DEVICES=str(jax.device_count()))
-
-    def finish(process: subprocess.Popen) -> bool:
-        """Whether it came to its end, and then that of the uninterrupted run; the next begins a new directory."""
-        nonlocal finished, broken
-        _, errors = process.communicate(timeout=300)
-        if process.returncode == -signal.SIGKILL:
-            return False
-        assert process.returncode == 0, errors
-        same_training(whole, runs.open(broken))
-        finished += 1
-        broken = tmp_path / f"broken-{finished}"
-        return True
-
-    for _ in range(40):
-        if len(counted) == len(KILLS):
-            break
-        process, moment = go(), KILLS[len(counted)]
-        try:
-            kill_at(process, broken, moment, rng)
-        finally:
-            process.kill()
-        if not finish(process) and found_at(broken) == moment:
-            counted.append(moment)
-    assert counted == KILLS
-    assert (len(counted), counted[0]) == (10, "start")
-    assert {"pretrain", "rl"} < set(counted)
-    assert broken.exists()
-    assert finish(go())
+def test_killed_at_a_dozen_file_operations_and_resumed_equals_the_uninterrupted_run():
+    """As `python -m tests.endurance kills` does it 200 times."""
+    command = [sys.executable, "-m", "tests.endurance", "kills", "--tries", "12"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["tries"] == 12
