@@ -9,6 +9,7 @@
 `train(config)` is what the command, the studies and the benchmarks call.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -32,6 +33,7 @@ from agents import (
     bases,
     evaluation,
     health,
+    interrupts,
     joint_runs,
     learner,
     options,
@@ -82,7 +84,7 @@ def train(
     Raises:
         ConfigError: the config cannot run; nothing was written.
         runs.RunError: the directory is taken or cannot be written.
-        stages.Interrupted: a signal came; a checkpoint was written.
+        interrupts.Interrupted: a signal came; a checkpoint was written.
         processes.Ended: another process of the job failed, and says why.
     """
     configs.check(config)
@@ -107,23 +109,23 @@ def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | Non
         if base and bases.STAGE not in run.ended():
             bases.adopt(run, config, base)
         reporting.header(console, config, run.path)
-        with stages.signals() as caught:
+        with interrupts.catch() as caught:
             timings = _run_stages(run, config, console, caught)
         begun = time.perf_counter()
         with console.status("evaluating and drawing"):
-            with stages.signals(at_once=processes.count() == 1) as caught:
+            with interrupts.catch(at_once=processes.count() == 1) as caught:
                 before, after, means = _member_returns(run, config)
                 if stopped := processes.meet(caught())[:, 0].max():
-                    raise stages.Interrupted(int(stopped))
+                    raise interrupts.Interrupted(int(stopped))
             if processes.first():
-                with stages.signals(at_once=True):
+                with interrupts.catch(at_once=True):
                     summary = _evaluate(run, config, before, means)
                     summary |= _speed(timings, begun, started)
                     written = _draw(run, config, summary, before, after)
                     run.write_summary(summary)
                 reporting.results(console, summary)
                 reporting.written(console, [run.path / "summary.json", *written])
-            with stages.signals():
+            with interrupts.catch():
                 processes.meet()
     return run
 
@@ -285,19 +287,22 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    console = Console(quiet=not processes.first())
+    console, command = Console(quiet=not processes.first()), Command()
     try:
-        command = parse(arguments)
-        if not processes.same(" ".join(arguments)):
-            raise ConfigError("the processes of this job were given different options; give all of them the same")
-        if command.resume:
-            resume(command.resume, console)
-        else:
-            train(command.config, command.run_dir, console, command.base)
+        # Signals that come before `_train` looks after them; several processes must end together, and do so there.
+        with interrupts.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
+            command = parse(arguments)
+            if not processes.same(" ".join(arguments)):
+                raise ConfigError("the processes of this job were given different options; give all of them the same")
+            if command.resume:
+                resume(command.resume, console)
+            else:
+                train(command.config, command.run_dir, console, command.base)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
-    except stages.Interrupted as error:
-        return _end(error.exit_status, f"{error}; go on with --resume")
+    except interrupts.Interrupted as error:
+        begun = not command.run_dir or (command.run_dir / "config.json").exists()
+        return _end(error.exit_status, f"{error}; go on with --resume" if begun else f"{error} before it began")
     except processes.Ended as error:
         return error.exit_status
     except Exception as error:

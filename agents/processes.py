@@ -62,7 +62,7 @@ def start(command: str) -> None:
     )
     supervision.supervise(f"{command}: {where}", unreachable)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `stages.signals` handles
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `interrupts.catch` handles
     try:
         jax.distributed.initialize(
             **arguments,

@@ -1,12 +1,9 @@
 """Running the stages of a run: compiled chunks on the device, and between them metrics, checkpoints and signals."""
 
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,21 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents import health, hyperparameters, learner, ppo, pretrain, processes, runs, sft
+from agents import health, hyperparameters, interrupts, learner, ppo, pretrain, processes, runs, sft
 from agents.config import Config
 
 PURPOSES = ("pretrain", "rl", "init", "sft")
 """What keys are drawn for; a new one joins at the end, so that the others keep theirs."""
-ECHO_SECONDS = 1.0
-"""A signal so soon after the first one is no second request."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; a checkpoint has been written."""
-
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_status = 128 + signum
 
 
 class Diverged(Exception):
@@ -42,44 +29,6 @@ class Timing:
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
     tokens: int = 0
-
-
-@contextlib.contextmanager
-def signals(*, at_once: bool = False) -> Iterator[Callable[[], int]]:
-    """Catch the first SIGINT or SIGTERM; a second one ends the process on the spot.
-
-    One that comes within `ECHO_SECONDS` is the first one again: launchers hand on what a cluster sends to everybody.
-
-    Args:
-        at_once: raise `Interrupted` where the signal finds the program, instead of only taking note of it.
-
-    Yields:
-        A function that gives the signal caught, or 0.
-    """
-    caught, since = 0, 0.0
-    before: dict[int, Any] = {}
-
-    def handle(signum, frame):
-        nonlocal caught, since
-        if caught:
-            if time.monotonic() - since > ECHO_SECONDS:
-                signal.signal(signum, signal.SIG_DFL)
-                signal.raise_signal(signum)
-            return
-        caught, since = signum, time.monotonic()
-        if at_once:
-            raise Interrupted(signum)
-
-    if threading.current_thread() is threading.main_thread():  # elsewhere, signals are somebody else's
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, handle)
-    try:
-        yield lambda: caught
-    finally:
-        if caught:  # its echo must not meet the handlers of before
-            time.sleep(max(0.0, since + ECHO_SECONDS / 5 - time.monotonic()))
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +138,11 @@ def run_stage(
         run: where to write.
         stage: what to train.
         state: where to start.
-        caught: from `signals`.
+        caught: from `interrupts.catch`.
         report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
 
     Raises:
-        Interrupted: after a signal, with the state saved.
+        interrupts.Interrupted: after a signal, with the state saved.
         Diverged: when no member could make its last update.
     """
     timing = Timing()
@@ -236,7 +185,7 @@ def run_stage(
             saved_at = time.perf_counter()
             save_seconds = saved_at - start
         if stopped:
-            raise Interrupted(stopped)
+            raise interrupts.Interrupted(stopped)
     return state, timing
 
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from agents import options, runs, stages
+from agents import interrupts, options, runs
 from agents.config import ConfigError
 
 COMMANDS = ("concepts", "steer", "updates", "subnetwork", "pass-at-k", "personas")
@@ -41,12 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     module = importlib.import_module(f"analysis.commands.{name.replace('-', '_')}")
     try:
         command = options.read(module.Command, arguments[1:], prog=f"analysis {name}")
-        with stages.signals(at_once=True):
+        with interrupts.catch(at_once=True):
             module.run(command, Console())
     except (ConfigError, runs.RunError) as error:
         print(f"analysis {name}: {error}", file=sys.stderr)
         return 2
-    except stages.Interrupted as error:
+    except interrupts.Interrupted as error:
         print(f"analysis {name}: {error}; nothing of it was written", file=sys.stderr)
         return error.exit_status
     return 0

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from agents import files, options, pictures, reporting, runs, stages
+from agents import files, interrupts, options, pictures, reporting, runs, stages
 from agents.config import ConfigError
 from studies import study as frame
 from studies.report import site
@@ -153,11 +153,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     kind, show = COMMANDS[name]
     try:
-        show(options.read(kind, arguments[1:], prog=f"studies {name}"), Console())
+        command = options.read(kind, arguments[1:], prog=f"studies {name}")
+        with interrupts.catch(at_once=True):
+            show(command, Console())
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         print(f"studies {name}: {error}", file=sys.stderr)
         return 1 if isinstance(error, stages.Diverged) else 2
-    except stages.Interrupted as error:
+    except interrupts.Interrupted as error:
         print(f"studies {name}: {error}; the same command goes on from there", file=sys.stderr)
         return error.exit_status
     return 0

@@ -14,7 +14,7 @@ import pytest
 
 import train
 from agents import config as configs
-from agents import replays, runs, stages
+from agents import interrupts, replays, runs, stages
 from agents.config import ConfigError
 from tests import tiny
 from tests.equality import last_state, same_training
@@ -80,18 +80,10 @@ def test_an_interrupted_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, aft
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(runs.Run, "write_metrics", counted)
-    with pytest.raises(stages.Interrupted) as caught:
+    with pytest.raises(interrupts.Interrupted) as caught:
         train.train(tiny.CONFIG, tmp_path / "run")
     assert caught.value.exit_status == 143
     same_training(whole, train.resume(tmp_path / "run"))
-
-
-def test_signal_handlers_are_put_back(whole):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stages.signals() as caught:
-        assert caught() == 0
-        assert signal.getsignal(signal.SIGTERM) is not before[1]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_taken_directory_is_refused_and_left_alone(whole):

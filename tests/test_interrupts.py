@@ -1,0 +1,60 @@
+"""Signals: the first is noted or raised, its echo ignored, a second one ends the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agents import interrupts
+from tests.jobs import ROOT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_handlers_are_put_back(number):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with interrupts.catch() as caught:
+        assert caught() == 0
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert caught() == number
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_it_is_raised_where_asked_and_inner_ones_come_first():
+    def work():
+        with interrupts.catch(at_once=True):
+            with interrupts.catch() as caught:
+                os.kill(os.getpid(), signal.SIGINT)
+            assert caught() == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("not reached")
+
+    with pytest.raises(interrupts.Interrupted, match="stopped by SIGTERM") as error:
+        work()
+    assert error.value.exit_status == 143
+
+
+PROGRAM = """
+import hashlib, os
+from agents import interrupts
+with interrupts.catch() as caught:
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # compiled code that never comes back
+"""
+
+
+def test_a_second_signal_ends_a_process_that_is_in_compiled_code():
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    time.sleep(interrupts.ECHO_SECONDS / 2)
+    process.terminate()
+    time.sleep(interrupts.ECHO_SECONDS)
+    assert process.poll() is None, "the first signal, or its echo, ended it"
+    process.terminate()
+    assert process.wait(timeout=10) == 143
+    process.stdout.close()
