@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,25 @@ class RunError(ValueError):
     """What is wrong with a run directory, in one line with the path and the remedy."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write dicts, lists, text, numbers and arrays as JSON, at once and durably; NaN and infinities become null."""
-    text = json.dumps(plain(value, path.name, finite=True), indent=1, allow_nan=False)
+SEAL = "crc32"
+"""Last key of every JSON object that `write_json` writes: a checksum of the rest."""
+
+
+def write_json(path: Path, value: Mapping[str, Any], finite: bool = True) -> None:
+    """Write dicts, lists, text, numbers and arrays as JSON, at once, durably and sealed against damage.
+
+    Args:
+        path: of the file.
+        value: what to write.
+        finite: make null of NaN and infinities, which JSON lacks; else they are kept as Python writes them.
+    """
+    body = plain(value, path.name, finite)
+    text = json.dumps({**body, SEAL: _checksum(body)}, indent=1, allow_nan=not finite)
     write(path, (text + "\n").encode())
+
+
+def _checksum(body: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body).encode())
 
 
 def plain(value: Any, where: str, finite: bool = False) -> Any:
@@ -53,7 +69,7 @@ def plain(value: Any, where: str, finite: bool = False) -> Any:
 
 
 def read_json(path: Path) -> dict:
-    """Read an object; raises RunError where the file holds anything else. Nothing in it is executed."""
+    """Read an object; raises RunError where the file holds anything else or was damaged. Nothing in it is executed."""
     with reporting(path, "read"):
         data = path.read_bytes()
     try:
@@ -64,6 +80,8 @@ def read_json(path: Path) -> dict:
         ) from error
     if not isinstance(value, dict):
         raise RunError(f"{path}: holds a {type(value).__name__}, not an object; restore it, or train again")
+    if SEAL in value and value.pop(SEAL) != _checksum(value):
+        raise RunError(f"{path}: has changed since it was written ({SEAL} does not fit); restore it, or train again")
     return value
 
 

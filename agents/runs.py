@@ -13,6 +13,7 @@ import math
 import platform
 import re
 import subprocess
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ KEYS = ("stage", "update", "member")
 """The columns that identify a row of metrics."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "chex", "numpy", "pyarrow")
 """Packages whose versions `config.json` records."""
+SEAL = b"crc32"
+"""Key of a checksum in the metadata of metrics."""
 
 
 class State(NamedTuple):
@@ -173,7 +176,8 @@ class Run:
             **{name: _as_float(array).reshape(-1) for name, array in arrays.items()},
         }
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(rows), sink, write_page_checksum=True)
+        table = pa.table(rows)
+        pq.write_table(table.replace_schema_metadata({SEAL: _digest(table)}), sink, write_page_checksum=True)
         with files.reporting(path, "write"):
             self._folder("metrics")
             for start, part in self._parts(stage):
@@ -241,6 +245,10 @@ class Run:
                 rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
                 if rows.schema.names[:3] != list(KEYS):
                     raise pa.ArrowInvalid(f"its columns do not begin with {', '.join(KEYS)}")
+                seal = (rows.schema.metadata or {}).get(SEAL)
+                if seal and seal != _digest(rows):
+                    raise pa.ArrowInvalid("it has changed since it was written")
+                rows = rows.replace_schema_metadata()
                 table = pa.concat_tables([table, rows], promote_options="permissive")
             except (pa.ArrowException, OSError) as error:
                 raise RunError(
@@ -284,7 +292,7 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             **provenance(),
         }
-        files.write(path / "config.json", (json.dumps(document, indent=1) + "\n").encode())
+        files.write_json(path / "config.json", document, finite=False)
     return open(path)
 
 
@@ -395,3 +403,12 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _digest(table: pa.Table) -> bytes:
+    """Checksum of names, types and values of metrics."""
+    total = zlib.crc32(str(table.schema.remove_metadata()).encode())
+    for column in table.columns:
+        values = column.to_numpy()
+        total = zlib.crc32("\n".join(values).encode() if values.dtype == object else values.tobytes(), total)
+    return b"%08x" % total

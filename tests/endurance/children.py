@@ -8,12 +8,12 @@ import dataclasses
 import importlib
 import os
 import select
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGKILL, Signals
 
 _LIBRARIES = (
     "jax", "flax.nnx", "optax", "orbax.checkpoint", "pandas", "scipy.stats", "seaborn", "matplotlib.pyplot",
@@ -23,18 +23,14 @@ _OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 """Audit events of Python that change files or precede a change."""
 
 
-def load() -> None:
-    """Import what the children need, once."""
-    for name in _LIBRARIES:
-        importlib.import_module(name)
-
-
-def cache(folder: Path) -> None:
-    """Let every child keep its compiled programs in a folder, and compile as quickly as the tests do."""
+def prepare(compiled: Path) -> None:
+    """Import what the children need, once, and let them share compiled programs, made as quickly as in the tests."""
     from tests import conftest
 
-    del conftest  # it has set the flags
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    del conftest  # it has set JAX's flags
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    for name in _LIBRARIES:
+        importlib.import_module(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Strike:
     """The file operation in the run directory, counted from 1, that it comes with."""
     delay: float = 0.0
     """Seconds after that; at 0 it comes before the operation is done."""
-    signal: int = signal.SIGKILL
+    signal: Signals = SIGKILL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +90,7 @@ def run(function: Callable[[], int], directory: Path, folder: Path, *strikes: St
     while True:
         now = time.monotonic()
         if now - born > limit:
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, SIGKILL)
             os.waitpid(child, 0)
             raise TimeoutError(f"a child did not end within {limit:g} s: {errors.read_text()[-2000:]}")
         if due and now >= due[0]:
@@ -152,3 +148,8 @@ def _writes(arguments: tuple) -> bool:
     _, mode, flags = arguments
     changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
     return bool(set(mode or "") & set("wax+")) or bool((flags or 0) & changes)
+
+
+def expect(end: End, status: int) -> None:
+    """Stop unless a child has ended with this status."""
+    assert end.status == status, f"status {end.status} instead of {status} after {end.operations[-3:]}:\n{end.errors}"

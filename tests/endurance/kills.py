@@ -1,92 +1,95 @@
-"""SIGKILL at many moments of a run, aimed at its file operations: nothing may be lost, not a bit may differ."""
+"""Signals at many moments of a run, aimed at its file operations: nothing may be lost, not a bit may differ."""
 
 import collections
-import dataclasses
 import random
 import re
-import time
+import signal
 from pathlib import Path
 
 from tests.endurance import children
 from tests.endurance.children import End, Strike
 
 AHEAD = 40
-"""A kill comes within so many file operations of the process's start, so that runs are killed many times each."""
+"""A signal comes within so many file operations of the process's start, so that every run gets many."""
+PATIENCE_SECONDS = 10.0
+"""How long a process may take to end after a signal that asks it to."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What many kills did."""
-
-    kills: int
-    runs: int
-    """Runs that were killed and came to their end, each the same to the bit as the uninterrupted one."""
-    places: dict[str, int]
-    """Kills by the kind of file that was being changed."""
-    before: int
-    """Kills that came exactly before a file operation; the others came some time after one."""
-    seconds: float
-
-
-def attack(kills: int, folder: Path, seed: int = 0) -> Outcome:
-    """Kill runs until `kills` kills are counted, and bring each run to its end.
+def attack(tries: int, folder: Path, seed: int, numbers: tuple[signal.Signals, ...], options: list[str]) -> dict:
+    """Send signals to runs until `tries` have found them at work, and bring each run to its end.
 
     Args:
-        kills: how many.
+        tries: how many signals.
         folder: an empty one to work in.
         seed: of where they strike.
+        numbers: signals to draw from.
+        options: of `train.py`, which make the run.
+
+    Returns:
+        What was done, as plain values.
 
     Raises:
         AssertionError: something was lost; the message tells what.
     """
-    children.cache(folder / "compiled")
-    children.load()
-    rng, begun = random.Random(seed), time.monotonic()
+    children.prepare(folder / "compiled")
+    rng = random.Random(seed)
     whole = folder / "whole"
-    _expect(_child(lambda: _life(whole), whole, folder), 0)
-    counted, before, finished = collections.Counter(), 0, 0
-    while counted.total() < kills or finished == 0:
-        broken = folder / f"broken-{finished}"
-        while True:
-            strikes, exact = [], rng.random() < 0.5
-            if counted.total() < kills:
-                strikes = [Strike(rng.randint(1, AHEAD), 0.0 if exact else rng.choice((0.001, 0.01, 0.1, 0.5)))]
-            end = _child(lambda at=broken: _life(at), broken, folder, *strikes)
-            if end.status == 0:
-                break
-            _expect(end, -9)
-            counted[_place(end)] += 1
-            before += exact
-        _expect(_child(lambda at=broken: _compare(whole, at), broken, folder), 0)
+    children.expect(children.run(lambda: life(whole, options), whole, folder), 0)
+    places, exact, slowest, finished = collections.Counter(), 0, 0.0, 0
+    while places.total() < tries or not finished:
+        broken, status = folder / f"broken-{finished}", 1
+        while status:
+            strikes = []
+            if places.total() < tries:
+                delay = 0.0 if rng.random() < 0.5 else rng.choice((0.001, 0.01, 0.1, 0.5))
+                strikes = [Strike(rng.randint(1, AHEAD), delay, rng.choice(numbers))]
+            end = children.run(lambda at=broken: life(at, options), broken, folder, *strikes)
+            status = end.status
+            if status:
+                slowest = max(slowest, _as_asked(end, strikes))
+                places[_place(end, strikes[0])] += 1
+                exact += not strikes[0].delay
+        children.expect(children.run(lambda at=broken: compare(whole, at), broken, folder), 0)
         finished += 1
-    return Outcome(counted.total(), finished, dict(sorted(counted.items())), before, time.monotonic() - begun)
+    return {
+        "tries": places.total(),
+        "losses": 0,
+        "runs": finished,
+        "places": dict(sorted(places.items())),
+        "exactly before an operation": exact,
+        "slowest_seconds": slowest,
+    }
 
 
-def _child(function, directory: Path, folder: Path, *strikes: Strike) -> End:
-    return children.run(function, directory, folder, *strikes)
+def _as_asked(end: End, strikes: list[Strike]) -> float:
+    """Seconds that a process took to end after a signal, as it should end after that one."""
+    assert end.struck is not None, f"it ended by itself with status {end.status}:\n{end.errors}"
+    number = strikes[0].signal
+    if number == signal.SIGKILL:
+        children.expect(end, -number)
+        return 0.0
+    children.expect(end, 128 + number)
+    assert len(end.errors.strip().splitlines()) == 1, end.errors
+    seconds = end.seconds - end.struck
+    assert seconds < PATIENCE_SECONDS, f"{seconds:.1f} s after {number.name} at {end.operations[-1]}"
+    return seconds
 
 
-def _expect(end: End, status: int) -> None:
-    assert end.status == status, f"status {end.status} after {end.operations[-3:]}:\n{end.errors}"
-
-
-def _place(end: End) -> str:
-    """What kind of file a run was changing when it was killed."""
-    path = end.operations[-1][1].partition(" ")[2]
-    top, _, rest = path.partition("/")
+def _place(end: End, strike: Strike) -> str:
+    """What kind of file a run was changing when a signal came."""
+    top, _, rest = end.operations[strike.operation - 1][1].partition(" ")[2].partition("/")
     if top == "checkpoints":
         return "training state" if rest.startswith("state/") else "parameters"
     return {"metrics": "metrics", "figures": "figures"}.get(top, "config, lock or summary")
 
 
-def _life(path: Path) -> int:
+def life(path: Path, options: list[str]) -> int:
     """Look at what is there, as a user would, and train from there to the end."""
     import train
     from agents import runs
-    from tests import tiny
 
     if not (path / "config.json").exists():
-        return train.main([*tiny.arguments(tiny.LONGER), "--run-dir", str(path)])
+        return train.main([*options, "--run-dir", str(path)])
     run = runs.open(path)
     run.metrics()
     for name in run.checkpoints():
@@ -94,8 +97,8 @@ def _life(path: Path) -> int:
     return train.main(["--resume", str(path)])
 
 
-def _compare(whole: Path, broken: Path) -> int:
-    """Whether a run is the same as the uninterrupted one, and nothing but a run."""
+def compare(whole: Path, broken: Path) -> int:
+    """Whether a run is the same as the uninterrupted one, and leaves nothing that the other does not."""
     from agents import runs
     from tests import equality
 
