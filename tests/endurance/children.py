@@ -86,18 +86,19 @@ def run(function: Callable[[], int], directory: Path, folder: Path, *strikes: St
     os.close(go)
     operations, struck, left = [], None, list(strikes)
     buffer = b""
-    due: tuple[float, int] | None = None
+    strike, due = Strike(0), 0.0
     while True:
         now = time.monotonic()
         if now - born > limit:
             os.kill(child, SIGKILL)
             os.waitpid(child, 0)
             raise TimeoutError(f"a child did not end within {limit:g} s: {errors.read_text()[-2000:]}")
-        if due and now >= due[0]:
-            os.kill(child, due[1])
-            struck, due = now - born, None
-            os.write(wait, b"x")
-        patience = min(1.0, due[0] - now) if due else 1.0
+        if due and now >= due:
+            os.kill(child, strike.signal)
+            struck, due = now - born, 0.0
+            if strike.signal != SIGKILL:
+                os.write(wait, b"x")  # go on, where it waits
+        patience = min(1.0, due - now) if due else 1.0
         if not select.select([told], [], [], patience)[0]:
             continue
         data = os.read(told, 65536)
@@ -107,7 +108,8 @@ def run(function: Callable[[], int], directory: Path, folder: Path, *strikes: St
         for line in lines:
             operations.append((time.monotonic() - born, line.decode()))
             if left and len(operations) == left[0].operation:
-                due = (time.monotonic() + left[0].delay, left.pop(0).signal)
+                strike = left.pop(0)
+                due = time.monotonic() + strike.delay
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     for descriptor in (told, wait):
         os.close(descriptor)

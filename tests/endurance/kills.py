@@ -5,6 +5,7 @@ import random
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 from tests.endurance import children
 from tests.endurance.children import End, Strike
@@ -15,15 +16,15 @@ PATIENCE_SECONDS = 10.0
 """How long a process may take to end after a signal that asks it to."""
 
 
-def attack(tries: int, folder: Path, seed: int, numbers: tuple[signal.Signals, ...], options: list[str]) -> dict:
+def attack(tries: int, folder: Path, seed: int, size: str, numbers: tuple[signal.Signals, ...]) -> dict[str, Any]:
     """Send signals to runs until `tries` have found them at work, and bring each run to its end.
 
     Args:
         tries: how many signals.
         folder: an empty one to work in.
         seed: of where they strike.
+        size: of the run, see `options`.
         numbers: signals to draw from.
-        options: of `train.py`, which make the run.
 
     Returns:
         What was done, as plain values.
@@ -34,7 +35,7 @@ def attack(tries: int, folder: Path, seed: int, numbers: tuple[signal.Signals, .
     children.prepare(folder / "compiled")
     rng = random.Random(seed)
     whole = folder / "whole"
-    children.expect(children.run(lambda: life(whole, options), whole, folder), 0)
+    children.expect(children.run(lambda: life(whole, size), whole, folder), 0)
     places, exact, slowest, finished = collections.Counter(), 0, 0.0, 0
     while places.total() < tries or not finished:
         broken, status = folder / f"broken-{finished}", 1
@@ -43,11 +44,11 @@ def attack(tries: int, folder: Path, seed: int, numbers: tuple[signal.Signals, .
             if places.total() < tries:
                 delay = 0.0 if rng.random() < 0.5 else rng.choice((0.001, 0.01, 0.1, 0.5))
                 strikes = [Strike(rng.randint(1, AHEAD), delay, rng.choice(numbers))]
-            end = children.run(lambda at=broken: life(at, options), broken, folder, *strikes)
+            end = children.run(lambda at=broken: life(at, size), broken, folder, *strikes)
             status = end.status
             if status:
                 slowest = max(slowest, _as_asked(end, strikes))
-                places[_place(end, strikes[0])] += 1
+                places[place(end.operations[strikes[0].operation - 1][1])] += 1
                 exact += not strikes[0].delay
         children.expect(children.run(lambda at=broken: compare(whole, at), broken, folder), 0)
         finished += 1
@@ -75,21 +76,28 @@ def _as_asked(end: End, strikes: list[Strike]) -> float:
     return seconds
 
 
-def _place(end: End, strike: Strike) -> str:
-    """What kind of file a run was changing when a signal came."""
-    top, _, rest = end.operations[strike.operation - 1][1].partition(" ")[2].partition("/")
+def place(operation: str) -> str:
+    """What kind of file an operation of a child changes."""
+    top, _, rest = operation.partition(" ")[2].partition("/")
     if top == "checkpoints":
         return "training state" if rest.startswith("state/") else "parameters"
     return {"metrics": "metrics", "figures": "figures"}.get(top, "config, lock or summary")
 
 
-def life(path: Path, options: list[str]) -> int:
-    """Look at what is there, as a user would, and train from there to the end."""
+def options(size: str) -> list[str]:
+    """Options of `train.py` that make a run: "tiny", of 32 chunks, or "smoke". For children alone."""
+    from tests import tiny
+
+    return tiny.arguments(tiny.LONGER) if size == "tiny" else ["--scale=smoke"]
+
+
+def life(path: Path, size: str) -> int:
+    """Look at what is there, as a user would, and train from there to the end. For children alone."""
     import train
     from agents import runs
 
     if not (path / "config.json").exists():
-        return train.main([*options, "--run-dir", str(path)])
+        return train.main([*options(size), "--run-dir", str(path)])
     run = runs.open(path)
     run.metrics()
     for name in run.checkpoints():

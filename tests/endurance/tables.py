@@ -1,0 +1,80 @@
+"""The table of what runs have survived, written from figures that are kept beside it."""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "kills": "SIGKILL, half of them exactly before a file operation, the others up to half a second after one",
+    "signals": "SIGINT and SIGTERM, in the same way, at smoke scale",
+    "full-disk": "training on a disk that is too small",
+    "damage": "a bit flipped, half a file lost, a file empty, gone, or a folder in its place",
+    "soak": "chunks in one process at smoke scale",
+}
+BEGIN, END = "<!-- endurance: begin -->\n", "<!-- endurance: end -->"
+
+
+def write(into: Path, what: str, found: dict[str, Any]) -> None:
+    """Keep the figures of an attack, and write the table of all that were kept.
+
+    Args:
+        into: a Markdown file with a pair of markers; the figures lie beside it.
+        what: the attack.
+        found: its figures.
+    """
+    kept = into.with_suffix(".json")
+    every = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    every[what] = found | {"machine": _machine(), "commit": _commit()}
+    every = {name: every[name] for name in TITLES if name in every}
+    kept.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
+    text = into.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    into.write_text(before + BEGIN + _table(every) + END + rest.split(END, 1)[1], encoding="utf-8")
+
+
+def _table(every: dict[str, dict[str, Any]]) -> str:
+    rows = ["| attack | tries | losses | seen | minutes | command |", "|---|---|---|---|---|---|"]
+    for name, found in every.items():
+        cells = (TITLES[name], f"{found['tries']:,}", str(found["losses"]), _seen(found))
+        minutes = f"{found['seconds'] / 60:.0f}"
+        rows.append(f"| {' | '.join(cells)} | {minutes} | `uv run -m tests.endurance {name}` |")
+    return "\n".join(rows) + "\n"
+
+
+def _seen(found: dict[str, Any]) -> str:
+    """What else was counted, in words."""
+    said = []
+    if "runs" in found:
+        said.append(f"{found['runs']} runs brought to the same end")
+    if found.get("slowest_seconds"):
+        said.append(f"slowest end {found['slowest_seconds']:.1f} s after the signal")
+    if "outcomes" in found:
+        said.append(", ".join(f"{name} {count}" for name, count in sorted(found["outcomes"].items())))
+    if "places" in found:
+        said.append("while at " + ", ".join(f"{name} {count}" for name, count in found["places"].items()))
+    if "mebibytes_per_100_chunks" in found:
+        first, last = found["mebibytes"]
+        said.append(
+            f"memory {first:.0f} to {last:.0f} MiB, slope {found['mebibytes_per_100_chunks']:+.2f} per 100 chunks"
+        )
+        said.append(f"no program compiled after chunk {found['last_compilation_before_chunk']}")
+        said.append(
+            f"at most {found['files_beside_metrics'][1]} files, and {found['metrics_parts']:,} parts of metrics"
+        )
+    return "; ".join(said)
+
+
+def _machine() -> str:
+    """Processor, cores and Python, in a few words."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cores = sum(line.startswith("processor") for line in lines)
+    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def _commit() -> str:
+    """Of this checkout; marked where files differ from it."""
+    root = Path(__file__).resolve().parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
