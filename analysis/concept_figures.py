@@ -24,7 +24,7 @@ def draw(
     arms: Mapping[str, Arm],
     against: Mapping[str, Mapping[str, Arm]],
     course: Mapping[str, np.ndarray],
-    returns: tuple[np.ndarray, np.ndarray],
+    returns: tuple[np.ndarray, np.ndarray] | None,
     footer: str,
 ) -> list[Path]:
     """All figures of the analysis, PNG and PDF, at `stem` and a suffix; returns their paths.
@@ -34,7 +34,7 @@ def draw(
         arms: of the run.
         against: of every control run.
         course: how the axis turned during RL, see `analysis.commands.concepts`.
-        returns: updates int[U] and the members' mean returns float[U, M] during RL.
+        returns: updates int[U] and the members' mean returns float[U, M] during RL; None draws no course of it.
         footer: names the run.
     """
     every = {**arms, **{f"{run}: {name}": arm for run, parts in against.items() for name, arm in parts.items()}}
@@ -45,8 +45,9 @@ def draw(
         "narrator": _narrator(every),
         "lens": _lens(arms["after RL"]),
         "trace": _trace(arms["after RL"]),
-        "rotation": _rotation(course, returns),
     }
+    if returns:
+        figures["rotation"] = _rotation(course, returns)
     paths = []
     for name, figure in figures.items():
         paths += drawing.save(figure, stem.with_name(f"{stem.name}_{name}"), footer)

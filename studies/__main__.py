@@ -3,6 +3,7 @@
     uv run -m studies list                         every study, its claim, how long it takes, its last verdict
     uv run -m studies run NAME --scale laptop      train or find what it needs, analyse, draw, judge
     uv run -m studies report                       one site of everything that has been run, to open from disk
+    uv run -m studies report --into README.md      the verdicts as a table, between the file's markers
 
 `--out DIR` says where results lie; by default runs/studies.
 """
@@ -28,6 +29,7 @@ from rich.table import Table
 from agents import files, interrupts, options, pictures, reporting, runs, stages
 from agents.config import ConfigError
 from studies import study as frame
+from studies import tables
 from studies.report import site
 from studies.study import Scale, Study
 
@@ -65,6 +67,8 @@ class Report:
     """Where results lie; the site is its folder `report`."""
     episodes: int = 3
     """Mazes that every member of every run replays."""
+    into: Path | None = None
+    """Write the verdicts as a table into this Markdown file instead, between its markers."""
 
 
 def find(name: str) -> Study:
@@ -133,8 +137,13 @@ def show_run(command: Run, console: Console) -> None:
 
 
 def show_report(command: Report, console: Console) -> None:
-    """Write the site and print the path of its first page."""
-    index = site.build(command.out, command.episodes, console, [find(name) for name in NAMES])
+    """Write the site and print the path of its first page; or the table."""
+    studies = [find(name) for name in NAMES]
+    if command.into:
+        tables.write(command.into, command.out, studies)
+        reporting.written(console, [command.into])
+        return
+    index = site.build(command.out, command.episodes, console, studies)
     reporting.written(console, [index])
 
 

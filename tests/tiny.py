@@ -45,18 +45,18 @@ JOBS = {
 
 def arguments(config: Config) -> list[str]:
     """The options of `train.py` that make a config."""
-    wanted, scale = (_flat(configs.to_dict(made)) for made in (config, configs.SCALES[config.scale]))
+    wanted, scale = (flat(configs.to_dict(made)) for made in (config, configs.SCALES[config.scale]))
     changes = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value != scale[name]]
     return [f"--scale={config.scale}", *changes]
 
 
-def _flat(section: dict, prefix: str = "") -> dict:
+def flat(section: dict, prefix: str = "") -> dict:
     """Values by their dotted names."""
     return {
         inner: leaf
         for name, value in section.items()
         for inner, leaf in (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
         ).items()
     }
 

@@ -130,8 +130,10 @@ def _rotation(opened: Subject, between, arms, sets, command: Command, tell) -> d
     }
 
 
-def _returns(opened: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """Updates int[U] and the members' mean returns float[U, M] during RL."""
+def _returns(opened: Subject) -> tuple[np.ndarray, np.ndarray] | None:
+    """Updates int[U] and the members' mean returns float[U, M] during RL; None where there was none."""
+    if not opened.config.rl.updates:
+        return None
     return opened.metric("rl", "update")[:, 0].astype(np.int64) + 1, opened.metric("rl", "return")
 
 
