@@ -97,7 +97,7 @@ def train(
 def resume(run_dir: str | Path, console: Console | None = None, base: str | Path | None = None) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = joint_runs.open(run_dir)
-    config = configs.from_dict(run.config)
+    config = configs.of_run(run.path, run.config)
     configs.check(config)
     found = bases.open(base, config) if base else None
     return _train(run, config, console or Console(quiet=True), found)
@@ -319,7 +319,7 @@ def _end(status: int, message: str) -> int:
     except Exception as error:
         processes.fail(error)
     if speaks:
-        print(f"train.py: {message}", file=sys.stderr)
+        options.complain("train.py", message)
     return status
 
 

@@ -27,7 +27,7 @@ def open(directory: str | Path, config: Config) -> Run:
         ConfigError: its base is another than the one the config asks for.
     """
     base = joint_runs.open(directory)
-    theirs, mine = configs.from_dict(base.config).pretraining, config.pretraining
+    theirs, mine = configs.of_run(base.path, base.config).pretraining, config.pretraining
     for path, value in _leaves(mine).items():
         other = _leaves(theirs).get(path)
         if value != other:

@@ -3,14 +3,15 @@
 import dataclasses
 import difflib
 import itertools
-import math
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agents import hyperparameters, policies
 from agents.algorithms import ALGORITHMS, RLConfig
@@ -267,14 +268,15 @@ _PROBABILITIES = {
     *("badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay", "loops", "mold"),
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
 }
+_LARGEST = float(np.finfo(np.float32).max)
 _POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
 _ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward", "goal_reward", "style_reward"}
 
 
 def _check_range(path: str, value: float) -> None:
     name = path.partition(".")[2]
-    if not math.isfinite(value):
-        raise ConfigError(f"--{path}={value}: use a finite number")
+    if not abs(value) <= _LARGEST:
+        raise ConfigError(f"--{path}={value:g}: use a finite number of 32 bits")
     if name in _PROBABILITIES and not 0 <= value <= 1:
         raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
     if name in _POSITIVE and value <= 0:
@@ -316,7 +318,7 @@ def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
                 f"start one run per value, or sweep a number such as {known[-1]}"
             )
         close = difflib.get_close_matches(path, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(known)}"
+        hint = f"did you mean {close[0]}?" if close else f"sweep a number such as {known[-1]}; --help shows them all"
         raise ConfigError(f"{option}: no field {path}; {hint}")
     try:
         values = [float(value) for value in listed.split(",")]
@@ -364,6 +366,14 @@ def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "con
         if found:
             raise ConfigError(f"{where}.{found[0]}: {problem} field; this run was made by another version of emojimaze")
     return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document})
+
+
+def of_run(path: Path, document: Mapping[str, Any]) -> Config:
+    """The config of a run directory; raises ConfigError as `from_dict`, and names the file."""
+    try:
+        return from_dict(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path / 'config.json'}: {error}") from None
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -1,8 +1,10 @@
 """Command lines: typed options by tyro, and errors of one line."""
 
 import contextlib
+import difflib
 import io
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -32,11 +34,19 @@ def read(
         raise ConfigError(_one_line(errors.getvalue())) from None
 
 
+def complain(command: str, message: object) -> None:
+    """Print on standard error what is wrong, in one line whatever names it quotes."""
+    print(" ".join(f"{command}: {message}".splitlines()), file=sys.stderr)
+
+
 def _one_line(message: str) -> str:
-    """Tyro's boxed message as one line: what is wrong, and the first suggestion."""
+    """Tyro's boxed message as one line: what is wrong, and the nearest suggestion."""
     sections = re.split(r"^.*[-─]{5,}.*$", message, flags=re.MULTILINE)
     sections = [" ".join(re.sub(r"[│╭╮╰╯]", " ", section).split()) for section in sections]
     problem = next((text for text in sections[1:] if text), "unreadable command line")
     close = next((text for text in sections if text.startswith("Perhaps you meant")), "")
-    suggestion = re.search(r"--[\w.-]+", close)
-    return f"{problem}; did you mean {suggestion[0]}?" if suggestion else f"{problem}; see --help"
+    typed = re.search(r"--[\w.-]+", problem)
+    suggestions = re.findall(r"--[\w.-]+", close)
+    if typed:
+        suggestions = difflib.get_close_matches(typed[0], suggestions, 1, 0.0)
+    return f"{problem}; did you mean {suggestions[0]}?" if suggestions else f"{problem}; see --help"

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         wrong = f"{name}: no such analysis" if name else "which analysis?"
-        print(f"analysis: {wrong}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        options.complain("analysis", f"{wrong}; choose one of {', '.join(COMMANDS)}")
         return 2
     module = importlib.import_module(f"analysis.commands.{name.replace('-', '_')}")
     try:
@@ -44,10 +44,10 @@ def main(arguments: Sequence[str]) -> int:
         with interrupts.catch(at_once=True):
             module.run(command, Console())
     except (ConfigError, runs.RunError) as error:
-        print(f"analysis {name}: {error}", file=sys.stderr)
+        options.complain(f"analysis {name}", error)
         return 2
     except interrupts.Interrupted as error:
-        print(f"analysis {name}: {error}; nothing of it was written", file=sys.stderr)
+        options.complain(f"analysis {name}", f"{error}; nothing of it was written")
         return error.exit_status
     return 0
 

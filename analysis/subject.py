@@ -111,7 +111,7 @@ def open(directory: str | Path) -> Subject:
         RunError, ConfigError: one line that says why it cannot be.
     """
     run = runs.open(directory)
-    config = configs.from_dict(run.config)
+    config = configs.of_run(run.path, run.config)
     configs.check(config)
     world, _ = config.world.make()
     if len(config.members) != run.members:

@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
         check(command)
         found = document(command, console)
     except ConfigError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
+        options.complain("benchmarks", error)
         return 2
     tables.show(console, found)
     if command.json:

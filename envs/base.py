@@ -116,6 +116,8 @@ class World(environment.Environment, abc.ABC):
                 raise ValueError(f"{name}={value!r}: unknown option; choose among {', '.join(sorted(known))}")
             default = getattr(params, name)
             try:
+                if isinstance(value, (int, float)) and abs(value) > np.finfo(np.float32).max:
+                    raise ValueError("too large")
                 changes[name] = jnp.broadcast_to(jnp.asarray(value, default.dtype), default.shape)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name}={value!r}: not a {default.dtype} array of shape {default.shape}") from error

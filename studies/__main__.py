@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         wrong = f"{name[:80]}: no such command" if name else "which command?"
-        print(f"studies: {wrong}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        options.complain("studies", f"{wrong}; choose one of {', '.join(COMMANDS)}")
         return 2
     kind, show = COMMANDS[name]
     try:
@@ -166,10 +166,10 @@ def main(arguments: Sequence[str]) -> int:
         with interrupts.catch(at_once=True):
             show(command, Console())
     except (ConfigError, runs.RunError, stages.Diverged) as error:
-        print(f"studies {name}: {error}", file=sys.stderr)
+        options.complain(f"studies {name}", error)
         return 1 if isinstance(error, stages.Diverged) else 2
     except interrupts.Interrupted as error:
-        print(f"studies {name}: {error}; the same command goes on from there", file=sys.stderr)
+        options.complain(f"studies {name}", f"{error}; the same command goes on from there")
         return error.exit_status
     return 0
 

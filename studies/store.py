@@ -47,7 +47,7 @@ class Store:
         path = self.path(config)
         if self.finished(config):
             run = runs.open(path)
-            if configs.from_dict(run.config) != config:
+            if configs.of_run(run.path, run.config) != config:
                 raise ConfigError(f"{path}: holds another config than its name says; move it away")
             return run
         pretrained = base_of(config)
