@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -200,6 +201,13 @@ def test_a_study_leaves_what_it_promises(tmp_path, monkeypatch):
     assert (tmp_path / written["runs"]["one"]["path"] / "summary.json").exists()
     assert (tmp_path / "planted" / "smoke" / "data" / "points.csv").read_text() == "x,y\n1,0.5\n2,nan\n"
     assert {"git", "packages", "device", "config_hash", "limits", "alt", "command"} <= set(written)
+
+
+def test_a_study_does_not_judge_arms_that_have_lost_members(tmp_path, monkeypatch):
+    lost = SimpleNamespace(path=tmp_path, summary=lambda: {"diverged": {"member 3 (seed 3)": "update 9 of rl"}})
+    monkeypatch.setattr(store.Store, "run", lambda self, config: lost)
+    with pytest.raises(runs.RunError, match=r"member 3 \(seed 3\) diverged in update 9 of rl; a study needs every"):
+        study.run(negative_reinforcement.STUDY, "smoke", tmp_path, QUIET)
 
 
 @pytest.mark.parametrize(
