@@ -13,30 +13,23 @@ import math
 import platform
 import re
 import subprocess
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from agents import checkpoints, files
+from agents import checkpoints, files, metrics
 from agents.files import RunError
 
 SCHEMA = 1
 """Version of the run directory; `open` refuses newer ones."""
 STAGES = ("pretrain", "sft", "rl")
 """The stages of training, in their order."""
-KEYS = ("stage", "update", "member")
-"""The columns that identify a row of metrics."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "chex", "numpy", "pyarrow")
 """Packages whose versions `config.json` records."""
-SEAL = b"crc32"
-"""Key of a checksum in the metadata of metrics."""
 
 
 class State(NamedTuple):
@@ -149,48 +142,21 @@ class Run:
         return None
 
     def write_metrics(self, stage: str, first_update: int, columns: Mapping[str, Any]) -> None:
-        """Write the metrics of one chunk as one Parquet part, named by `stage` and `first_update`.
-
-        The same chunk written again gives the same bytes. Parts that begin inside this chunk were written by an
-        abandoned continuation and are deleted.
-
-        Args:
-            stage: the chunk's stage.
-            first_update: number of its first update.
-            columns: metrics by name, each [updates, M]; float32 and float64 are kept, narrower floats become
-                float32, all else float64.
-        """
-        path = self.path / "metrics" / f"{checkpoint_name(stage, first_update)}.parquet"
-        arrays = {name: np.asarray(values) for name, values in columns.items()}
-        updates = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
-        for name, array in arrays.items():
-            if array.shape != (updates, self.members) or name in KEYS:
-                raise RunError(
-                    f"{path}: metric {name!r} has shape {list(array.shape)}; give each metric as [updates, members] = "
-                    f"[{updates}, {self.members}], under a name other than {', '.join(KEYS)}"
-                )
-        rows = {
-            "stage": pa.repeat(stage, updates * self.members),
-            "update": np.repeat(np.arange(first_update, first_update + updates, dtype=np.int32), self.members),
-            "member": np.tile(np.arange(self.members, dtype=np.int32), updates),
-            **{name: _as_float(array).reshape(-1) for name, array in arrays.items()},
-        }
-        sink = pa.BufferOutputStream()
-        table = pa.table(rows)
-        pq.write_table(table.replace_schema_metadata({SEAL: _digest(table)}), sink, write_page_checksum=True)
-        with files.reporting(path, "write"):
-            self._folder("metrics")
-            for start, part in self._parts(stage):
-                if first_update < start < first_update + updates:
-                    part.unlink()
-            files.write(path, sink.getvalue().to_pybytes())
+        """Write the metrics of one chunk, each [updates, M]; see `metrics.write`."""
+        checkpoint_name(stage, first_update)
+        # Training may go back to the older of the states that are kept, and not behind it.
+        kept = [name.partition("-") for name in self._states()[:1]]
+        settled = int(kept[0][2]) if kept and kept[0][0] == stage else 0
+        folder = self._folder("metrics")
+        metrics.write(folder, stage, first_update, columns, self.members, settled)
 
     def metrics(self, stage: str | None = None) -> pa.Table:
         """All metrics, or one stage's, as rows sorted by stage, update and member, each of which occurs once.
 
-        Where parts overlap, the one that begins first counts. A metric that a part lacks is null there.
+        A metric that a part lacks is null there.
         """
-        tables = [self._stage_metrics(name) for name in (STAGES if stage is None else [checkpoint_name(stage)])]
+        names = STAGES if stage is None else [checkpoint_name(stage)]
+        tables = [metrics.read(self.path / "metrics", name, self.members) for name in names]
         return pa.concat_tables(tables, promote_options="permissive")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -224,38 +190,6 @@ class Run:
         """Names of the training states, oldest first."""
         entries = files.entries(self.path / "checkpoints" / "state")
         return _in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
-
-    def _parts(self, stage: str) -> list[tuple[int, Path]]:
-        """First update and path of a stage's metrics parts, in that order."""
-        stems = _in_order(entry.stem for entry in files.entries(self.path / "metrics") if entry.suffix == ".parquet")
-        parts = [name.partition("-") for name in stems]
-        return [
-            (int(start), self.path / "metrics" / f"{name}-{start}.parquet")
-            for name, _, start in parts
-            if start and name == stage
-        ]
-
-    def _stage_metrics(self, stage: str) -> pa.Table:
-        columns = (pa.array([], pa.string()), pa.array([], pa.int32()), pa.array([], pa.int32()))
-        table = pa.table(dict(zip(KEYS, columns, strict=True)))
-        for _, part in self._parts(stage):
-            with files.reporting(part, "read"):
-                data = part.read_bytes()
-            try:
-                rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-                if rows.schema.names[:3] != list(KEYS):
-                    raise pa.ArrowInvalid(f"its columns do not begin with {', '.join(KEYS)}")
-                seal = (rows.schema.metadata or {}).get(SEAL)
-                if seal and seal != _digest(rows):
-                    raise pa.ArrowInvalid("it has changed since it was written")
-                rows = rows.replace_schema_metadata()
-                table = pa.concat_tables([table, rows], promote_options="permissive")
-            except (pa.ArrowException, OSError) as error:
-                raise RunError(
-                    f"{part}: damaged metrics ({checkpoints.one_line(error)}); delete this file to read the others"
-                ) from error
-        update, member = (table[key].to_numpy().astype(np.int64) for key in KEYS[1:])
-        return table.take(np.unique(update * self.members + member, return_index=True)[1])
 
     def _check_members(self, path: Path, tree: Any) -> None:
         for key, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -373,12 +307,6 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return sorted(order, key=order.__getitem__)
 
 
-def _as_float(array: np.ndarray) -> np.ndarray:
-    if array.dtype in (np.float32, np.float64):
-        return array
-    return array.astype(np.float32 if jnp.issubdtype(array.dtype, np.floating) else np.float64)
-
-
 def _git() -> dict:
     """Commit of this checkout and whether files differ from it; None where unknown."""
     root = Path(__file__).resolve().parent.parent
@@ -403,12 +331,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _digest(table: pa.Table) -> bytes:
-    """Checksum of names, types and values of metrics."""
-    total = zlib.crc32(str(table.schema.remove_metadata()).encode())
-    for column in table.columns:
-        values = column.to_numpy()
-        total = zlib.crc32("\n".join(values).encode() if values.dtype == object else values.tobytes(), total)
-    return b"%08x" % total

@@ -43,8 +43,8 @@ def draw(
         "cosine": _cosine(every),
         "tracking": _tracking(arms),
         "narrator": _narrator(every),
-        "lens": _lens(arms["after RL"]),
-        "trace": _trace(arms["after RL"]),
+        "lens": _lens(findings.effect(arms)[1]),
+        "trace": _trace(findings.effect(arms)[1]),
     }
     if returns:
         figures["rotation"] = _rotation(course, returns)
@@ -56,7 +56,8 @@ def draw(
 
 def _styles(every: Mapping[str, Arm]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each arm: the effect blue, its own controls grey shades, other runs apart."""
-    styles = {"after RL": (BLUE, "o"), "before RL": (INK, "s"), "untrained": (GREY, "^")}
+    styles = {findings.before(every)[0]: (INK, "s"), findings.effect(every)[0]: (BLUE, "o")}
+    styles[findings.UNTRAINED] = (GREY, "^")
     others = [name for name in every if name not in styles]
     for index, name in enumerate(others):
         styles[name] = (_COLOURS[index // 2 % len(_COLOURS)], _MARKERS[(index + 3) % len(_MARKERS)])
@@ -86,7 +87,7 @@ def _dots(axes: Axes, x: float, members: ArrayLike, colour: str, marker: str, *,
 
 def _axis(arms: Mapping[str, Arm]):
     """The reward axis: class means of every member, and where the policy's own moves stand on it."""
-    shown = [name for name in ("untrained", "before RL", "after RL") if name in arms]
+    shown = list(reversed(arms))
     figure = drawing.figure(
         3.6 * len(shown) + 0.4, 4.6, "The reward axis: where Path stands between Mold and Gold",
         "above: class means of the extraction set, a dot per member    below: the policy's own moves, by the tile that "
@@ -205,7 +206,7 @@ _ROWS = {
     "gold": "v_Gold",
     "mold": "v_Mold",
     "path": "v_Path",
-    "axis before": "axis of the model before RL",
+    "axis before": "axis of the model before",
     "axis without emoji": "axis without the tiles' embeddings",
     "axis without value head": "axis without the value head",
     "random": "random directions",
@@ -220,8 +221,9 @@ def _tracking(arms: Mapping[str, Arm]):
         "Cohen's d on the policy's own play    filled: next tile Gold rather than Mold    open: rest of the episode "
         "above its median    dots: members    ticks: random directions",
     )  # fmt: skip
-    names = [name for name in _ROWS if name in arms["after RL"].tracked.tracking]
-    shown = {name: style for name, style in _styles(arms).items() if name in ("after RL", "before RL", "untrained")}
+    names = [name for name in _ROWS if name in findings.effect(arms)[1].tracked.tracking]
+    styles = _styles(arms)
+    shown = {name: styles[name] for name in arms}
     panels = (
         (1, (0, 1), "at the move"),
         (1, (2,), "at the move, among equal moves"),

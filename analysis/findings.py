@@ -1,11 +1,12 @@
 """What the concept analysis finds in a run: arms, each a population, beside their controls.
 
-An arm is a checkpoint: after RL, before RL, untrained. `look` measures an arm; `summarise` turns it into the numbers
-that tables, documents and figures show.
+An arm is a checkpoint: after RL, before RL, untrained; a run without RL has arms of its own. `look` measures an arm;
+`summarise` turns it into the numbers that tables, documents and figures show.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,31 @@ from analysis import concepts, directions, extraction, populations, tracking
 from analysis.subject import Subject
 from envs import tokens
 
+T = TypeVar("T")
+
+UNTRAINED = "untrained"
+"""The arm of every run that says what an architecture and its embeddings do by themselves."""
+
 
 def arms(config: Config) -> dict[str, str]:
-    """The arms of a run and their checkpoints, the effect first."""
-    return {"after RL": "rl", "before RL": config.before_rl, "untrained": "init"}
+    """The arms of a run and their checkpoints: the effect, what was before it (if anything was), untrained."""
+    if config.rl.updates:
+        found = {"after RL": "rl", "before RL": config.before_rl}
+    elif config.sft.updates:
+        found = {"after SFT": "sft", "before SFT": "pretrain"}
+    else:
+        found = {"the base": "pretrain"}
+    return found | {UNTRAINED: "init"}
+
+
+def effect(arms: Mapping[str, T]) -> tuple[str, T]:
+    """Name and content of the arm that a run is about."""
+    return next(iter(arms.items()))
+
+
+def before(arms: Mapping[str, T]) -> tuple[str, T]:
+    """Name and content of the arm that the effect set out from: itself in a base."""
+    return next((item for item in arms.items() if item[0].startswith("before")), effect(arms))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Store:
 
     def path(self, config: Config) -> Path:
         """Where the run of a config lies."""
-        kind = config.algorithm if config.rl.updates else "base"
+        kind = config.algorithm if config.rl.updates else "sft" if config.sft.updates else "base"
         return self.folder / f"{kind}-{runs.config_hash(configs.to_dict(config))}"
 
     def finished(self, config: Config) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import train
-from agents import runs
+from agents import metrics, runs
 from tests import tiny
 from tests.equality import last_state
 from tests.jobs import ROOT, close, finish, start, wait_for
@@ -25,7 +25,7 @@ def same_as_alone(run: runs.Run, alone: runs.Run) -> None:
     assert states[0].update == states[1].update
     close(states[0].tree, states[1].tree)
     mine, other = run.metrics(), alone.metrics()
-    for key in runs.KEYS:
+    for key in metrics.KEYS:
         assert mine[key].equals(other[key])
     for metric in ("loss", "return", "gradient_norm"):
         np.testing.assert_allclose(mine[metric].to_numpy(), other[metric].to_numpy(), rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents import runs
+from agents import metrics, runs
 from tests.test_runs import CONFIG, assert_clear, chunk, snapshot
 
 
@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> runs.Run:
 
 
 def rows(table: pa.Table) -> list[tuple]:
-    return list(zip(*(table[key].to_pylist() for key in runs.KEYS), strict=True))
+    return list(zip(*(table[key].to_pylist() for key in metrics.KEYS), strict=True))
 
 
 def test_metric_rows(run):
@@ -45,7 +45,7 @@ def test_metric_rows(run):
     np.testing.assert_array_equal(rl["episodes"].to_numpy()[:6], np.arange(6.0))
     assert table["return"].null_count == 3
     assert run.metrics("sft").num_rows == 0
-    assert run.metrics("sft").schema.names == list(runs.KEYS)
+    assert run.metrics("sft").schema.names == list(metrics.KEYS)
 
 
 def test_the_same_chunk_gives_the_same_bytes(run):
@@ -178,7 +178,7 @@ def test_failing_rename_says_what_to_do(run, monkeypatch):
 
 HOLD = """
 import sys, time
-from agents import runs
+from agents import metrics, runs
 from tests.test_runs import CONFIG, assert_clear, chunk, run, snapshot
 run = runs.open(sys.argv[1])
 with run.locked():

@@ -14,7 +14,7 @@ import pytest
 
 import train
 from agents import config as configs
-from agents import interrupts, replays, runs, stages
+from agents import interrupts, metrics, replays, runs, stages
 from agents.config import ConfigError
 from tests import tiny
 from tests.equality import last_state, same_training
@@ -48,7 +48,7 @@ def test_a_run_leaves_what_the_design_promises(whole):
         for update in range(updates)
         for member in range(2)
     ]
-    assert list(zip(*(table[key].to_pylist() for key in runs.KEYS), strict=True)) == expected
+    assert list(zip(*(table[key].to_pylist() for key in metrics.KEYS), strict=True)) == expected
     for name in ("learning_curve.png", "learning_curve.pdf", "learning_curve.csv", "replay.gif"):
         assert whole.figure(name).stat().st_size > 100
     for name in ("pretrain", "rl"):

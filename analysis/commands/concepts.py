@@ -25,7 +25,7 @@ class Command:
     """Extract the concept vectors of Gold and Mold (arXiv 2605.30232) and test them against their controls."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run directory; it needs the checkpoints init, pretrain and rl."""
+    """The run directory; it needs its checkpoint init and those at the end of its stages."""
     against: tuple[Path, ...] = ()
     """Control runs, such as one with --rl.shuffle-rewards or one with --population.tile-maps permuted: a row each."""
     episodes: int = extraction.EPISODES
@@ -47,7 +47,11 @@ def run(command: Command, console: Console) -> None:
     # Before any work: what is missing is said at once.
     checkpoints = {arm: opened.parameters(name) for arm, name in findings.arms(opened.config).items()}
     controls = {
-        path: {arm: other.parameters(name) for arm, name in findings.arms(other.config).items() if arm != "untrained"}
+        path: {
+            arm: other.parameters(name)
+            for arm, name in findings.arms(other.config).items()
+            if arm != findings.UNTRAINED
+        }
         for path, other in others.items()
     }
     between = [name for name in opened.run.checkpoints() if name.startswith("rl-")]
@@ -97,23 +101,24 @@ def _sets(other: Subject, sets: findings.Sets, opened: Subject, command: Command
 
 
 def _arms(opened: Subject, checkpoints, sets, command: Command, tell) -> dict[str, Arm]:
-    """Every arm of a run; those before RL first, since their vectors are tried in the others."""
+    """Every arm of a run; the effect last, since the vectors of what was before are tried in it."""
     arms: dict[str, Arm] = {}
-    for name in sorted(checkpoints, key=lambda name: name == "after RL"):
+    effect, (start, _) = findings.effect(checkpoints)[0], findings.before(checkpoints)
+    for name in sorted(checkpoints, key=lambda name: name == effect):
         tell(f"{opened.run.path.name}: {name}")
-        parameters = checkpoints[name]
-        if name == "after RL":
-            before = findings.repeat(arms["before RL"].found, opened.members)
-        else:
-            before, parameters = None, jax.tree.map(lambda x: x[: opened.config.starts], parameters)
+        before, parameters = None, checkpoints[name]
+        if name != effect:
+            parameters = jax.tree.map(lambda x: x[: opened.config.starts], parameters)
+        elif start != effect:
+            before = findings.repeat(arms[start].found, opened.members)
         arms[name] = findings.look(opened, name, parameters, sets, before, command.play_episodes, command.permutations)
     return {name: arms[name] for name in checkpoints}
 
 
 def _rotation(opened: Subject, between, arms, sets, command: Command, tell) -> dict[str, np.ndarray]:
     """How the axis turns during RL: cosines with its end and between Gold and Mold, at the end's layer, [points, M]."""
-    after = arms["after RL"]
-    updates, means = [0], [np.asarray(findings.repeat(arms["before RL"].found, opened.members).means)]
+    after, before = findings.effect(arms)[1], findings.before(arms)[1]
+    updates, means = [0], [np.asarray(findings.repeat(before.found, opened.members).means)]
     for name in between:
         tell(f"{opened.run.path.name}: {name}")
         at = (opened.policy, opened.parameters(name), opened.world, opened.params.tile_map)
@@ -138,7 +143,7 @@ def _returns(opened: Subject) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _document(opened: Subject, command: Command, arms, against, course) -> dict[str, Any]:
-    lens = arms["after RL"].lens[:, -1]
+    lens = findings.effect(arms)[1].lens[:, -1]
     return {
         "source": "arXiv 2605.30232, appendices C and L",
         "run": str(opened.run.path),
@@ -205,12 +210,13 @@ def tables(document: dict[str, Any]) -> list[Table]:
     sites = ("move_next", "move_next_same_move", "view_next_same_move", "move_rest")
     for name, part in arms.items():
         second.add_row(name, *(show(part["goal_tracking"]["axis"][site]["d"]) for site in sites))
-    after = document["arms"]["after RL"]["goal_tracking"]
+    effect, part = findings.effect(document["arms"])
+    after = part["goal_tracking"]
     for name in ("axis before", "path", "axis without emoji", "axis without value head"):
-        second.add_row(f"after RL, {name}", *(show(after[name][site]["d"]) for site in sites))
+        second.add_row(f"{effect}, {name}", *(show(after[name][site]["d"]) for site in sites))
     for name in ("random", "orthogonal"):
         spread = (f"|d| < {after[name][site]['quantile_97.5_size']:.2f}" for site in sites)
-        second.add_row(f"after RL, {after[name][sites[0]]['directions']} {name}", *spread)
+        second.add_row(f"{effect}, {after[name][sites[0]]['directions']} {name}", *spread)
 
     third = Table(title="Cosine of the axis with the narrator's 😀 − 😞, and between members", title_justify="left")
     for column in ("", "heard", "foretold", "said", "members,\nsame tiles", "members,\nother tiles"):

@@ -13,14 +13,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agents import pictures, reporting, statistics
-from agents.config import ConfigError
+from agents.config import Config, ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
 from analysis.subject import Subject
 from envs import tokens
-
-SETTINGS = ("after RL", "after RL, other emoji", "before RL")
-"""Who is steered: the trained policy in its own world, the same where three emoji it has never seen stand for the
-tiles, and the model before RL. The directions are those of the trained policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Command:
     """Steer a run's policies along their reward axis, and remove it, against norm-matched controls."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run directory; it needs the checkpoints pretrain and rl."""
+    """The run directory; it needs the checkpoints at the end of its stages."""
     strengths: tuple[float, ...] = steering.STRENGTHS
     """In units of half the distance between the class means of Mold and Gold."""
     extraction_episodes: int = extraction.EPISODES
@@ -45,9 +41,11 @@ def run(command: Command, console: Console) -> None:
     """Run the command."""
     _check(command)
     opened = subject.open(command.run)
-    after, before = opened.parameters("rl"), opened.parameters(opened.config.before_rl)
+    settings = _settings(opened.config)
+    arms = findings.arms(opened.config)
+    after, before = (opened.parameters(arm(arms)[1]) for arm in (findings.effect, findings.before))
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("drawing episodes", total=2 + len(SETTINGS))
+        bar = progress.add_task("drawing episodes", total=2 + len(settings))
 
         def tell(what: str) -> None:
             progress.update(bar, advance=1, description=what)
@@ -62,13 +60,13 @@ def run(command: Command, console: Console) -> None:
         )
         named = jax.tree.map(np.asarray, directions)
         results = {}
-        for setting in SETTINGS:
+        for setting, (trained, other) in settings.items():
             tell(f"steering: {setting}")
             steered = steering.steer(
                 opened.policy,
-                before if setting == "before RL" else after,
+                after if trained else before,
                 opened.world,
-                _world(opened, setting),
+                _world(opened, other),
                 named,
                 found.axis_layer,
                 play_key,
@@ -84,6 +82,18 @@ def run(command: Command, console: Console) -> None:
     written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, footer)
     console.print(table(document))
     reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
+
+
+def _settings(config: Config) -> dict[str, tuple[bool, bool]]:
+    """Who is steered where: whether it is the trained policy, and whether unseen emoji stand for the tiles.
+
+    The trained policy in its own world and among three emoji that it has never seen, and the model before. The
+    directions are those of the trained policy.
+    """
+    arms = findings.arms(config)
+    after, before = findings.effect(arms)[0], findings.before(arms)[0]
+    found = {after: (True, False), f"{after}, other emoji": (True, True)}
+    return found if before == after else found | {before: (False, False)}
 
 
 def _check(command: Command) -> None:
@@ -109,10 +119,10 @@ def _concepts(opened: Subject, after, before, sets: findings.Sets):
     return found, findings.repeat(own, opened.members)
 
 
-def _world(opened: Subject, setting: str) -> Any:
-    """The members' world parameters in a setting."""
+def _world(opened: Subject, other: bool) -> Any:
+    """The members' world parameters, with their own emoji or others."""
     params = opened.params
-    if "other emoji" not in setting:
+    if not other:
         return params
     others = jnp.array(tokens.UNSEEN_TILES[:3], jnp.int32)
     return dataclasses.replace(params, tile_map=params.tile_map.at[:, :3].set(others[None]))

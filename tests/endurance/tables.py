@@ -61,7 +61,7 @@ def _seen(found: dict[str, Any]) -> str:
         )
         said.append(f"no program compiled after chunk {found['last_compilation_before_chunk']}")
         said.append(
-            f"at most {found['files_beside_metrics'][1]} files, and {found['metrics_parts']:,} parts of metrics"
+            f"at most {found['files_beside_metrics'][1]} files, and {found['metrics_parts']:,} parts of metrics at once"
         )
     return "; ".join(said)
 
