@@ -9,7 +9,8 @@ import numpy as np
 from agents import config as configs
 from agents import joint_runs, processes
 from agents.config import Config, ConfigError
-from agents.runs import KEYS, Run
+from agents.metrics import KEYS
+from agents.runs import Run
 
 STAGE = "pretrain"
 """The stage that is taken over."""

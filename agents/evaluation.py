@@ -1,7 +1,6 @@
 """Evaluation: returns and badge fidelity over fixed mazes that no training ever draws.
 
-Training keys come from `jax.random.key(seed)`; evaluation folds a tag of its own into the key, so that the two
-never meet, and every policy meets the same mazes and the same weather.
+Its keys are a branch of their own (`agents.seeds`), and every policy meets the same mazes and the same weather.
 """
 
 import functools
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from agents import learner, ppo, rollout
+from agents import learner, ppo, rollout, seeds
 from agents.policies import Parameters, Policy
 from envs import base, personas, tokens
 from envs.travellers import Traits
@@ -18,12 +17,10 @@ from envs.travellers import Traits
 EPISODES = 4096
 """Default number of evaluation episodes; the standard error of a return is then about 0.6."""
 
-_TAG = 0x5EED
-
 
 def _keys(episodes: int) -> tuple[jax.Array, jax.Array]:
     """Keys [episodes] of the mazes, and the key of the turns."""
-    maze_key, turn_key = jax.random.split(jax.random.fold_in(jax.random.key(0), _TAG))
+    maze_key, turn_key = jax.random.split(seeds.held_out("evaluation"))
     return jax.random.split(maze_key, episodes), turn_key
 
 

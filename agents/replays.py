@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import files, ppo, rollout
+from agents import files, ppo, rollout, seeds
 from agents.config import Config
 from agents.policies import Parameters, Policy
 from envs import base, maze, rendering
@@ -100,7 +100,7 @@ def before_and_after(
     """
     member = int(np.nanargmin(np.abs(np.asarray(returns_after) - np.nanmedian(returns_after))))
     params = jax.tree.map(lambda x: x[member], config.world_params())
-    keys = jax.random.split(jax.random.key(2026), CANDIDATES)
+    keys = jax.random.split(seeds.held_out("replay"), CANDIDATES)
     sides = [
         record(config, jax.tree.map(lambda x: jnp.asarray(x[member]), parameters), params, keys, title)
         for title, parameters in (("before RL", before), (f"after RL, member {member}", after))

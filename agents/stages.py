@@ -11,11 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents import health, hyperparameters, interrupts, learner, ppo, pretrain, processes, runs, sft
+from agents import health, hyperparameters, interrupts, learner, ppo, pretrain, processes, runs, seeds, sft
 from agents.config import Config
-
-PURPOSES = ("pretrain", "rl", "init", "sft")
-"""What keys are drawn for; a new one joins at the end, so that the others keep theirs."""
 
 
 class Diverged(Exception):
@@ -86,15 +83,15 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
     if shared:
         arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
-        seeds = [0]
+        drawn = [0]
     else:
         arguments = jax.tree.map(lambda x: x[:members], (config.per_member(name), config.world_params()))
-        seeds = [member.seed for member in config.members[:members]]
-    keys = _keys(seeds, PURPOSES.index(name), salt)
+        drawn = [member.seed for member in config.members[:members]]
+    keys = seeds.training(drawn, name, salt)
 
     def initial(parameters: Any) -> learner.TrainState:
         if parameters is None:
-            parameters = jax.jit(jax.vmap(policy.init))(_keys(seeds, PURPOSES.index("init"), config.pretrain.seed))
+            parameters = jax.jit(jax.vmap(policy.init))(seeds.training(drawn, "init", config.pretrain.seed))
         state = jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
         if keeps_start:
             state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.parameters))
@@ -113,12 +110,6 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         arguments=arguments,
         initial=initial,
     )
-
-
-def _keys(seeds: list[int], purpose: int, salt: int) -> jax.Array:
-    """A key for each seed; different purposes and salts give unrelated keys."""
-    of_seed = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.int32))
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, purpose), salt))(of_seed)
 
 
 def run_stage(

@@ -87,7 +87,7 @@ def _dots(axes: Axes, x: float, members: ArrayLike, colour: str, marker: str, *,
 
 def _axis(arms: Mapping[str, Arm]):
     """The reward axis: class means of every member, and where the policy's own moves stand on it."""
-    shown = list(reversed(arms))
+    shown = list(arms)[::-1]
     figure = drawing.figure(
         3.6 * len(shown) + 0.4, 4.6, "The reward axis: where Path stands between Mold and Gold",
         "above: class means of the extraction set, a dot per member    below: the policy's own moves, by the tile that "

@@ -5,13 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from agents import learner, ppo, rollout
+from agents import learner, ppo, rollout, seeds
 from agents.policies import Parameters, Policy
 from analysis import populations
 from envs import base
 
-_TAG = 0xD1FF
-"""Folded into the key, so that neither training nor evaluation draws these mazes."""
 _AT_ONCE = 64
 """Episodes that are played and read at the same time."""
 
@@ -40,7 +38,7 @@ def per_episode(
     Returns:
         Nats per episode, float32[M, episodes].
     """
-    key = jax.random.fold_in(jax.random.key(0), _TAG)
+    key = seeds.held_out("divergence")
 
     def member(parameters, reference, params):
         def part(key):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents import statistics
+from agents import seeds, statistics
 from agents.config import Config, ConfigError
 from analysis import concepts, directions, extraction, populations, tracking
 from analysis.subject import Subject
@@ -112,7 +112,7 @@ def draw_sets(subject: Subject, episodes: int, seed: int) -> Sets:
     Raises:
         ConfigError: a class has no episode in this world.
     """
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0xC04CE), 3)
+    keys = jax.random.split(seeds.held_out("concepts", seed), 3)
     params: Any = jax.tree.map(lambda x: x[0], subject.params)
     world: Any = subject.world
     sizes = (episodes, held_out(episodes))

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import demonstrations, evaluation, learner, ppo, rollout
+from agents import demonstrations, evaluation, learner, ppo, rollout, seeds
 from agents.demonstrations import Demonstrations
 from agents.policies import Parameters, Policy
 from analysis import populations
@@ -35,9 +35,6 @@ from envs.travellers import Traits
 
 STEPS = 100
 """Of expectation maximisation."""
-
-_TAG = 0x1DE4
-"""Folded into the key, as `agents.evaluation` does with its own: no training draws these mazes."""
 
 _BATCH = 64
 """Episodes played and read at the same time."""
@@ -96,7 +93,7 @@ def watch(
         What was seen, and the episodes, axes [I, N, …].
     """
     params = dataclasses.replace(params, badge=jnp.int32(tokens.NULL_BADGE))
-    maze_key, turn_key = jax.random.split(jax.random.fold_in(jax.random.key(0), _TAG))
+    maze_key, turn_key = jax.random.split(seeds.held_out("inference"))
     maze_keys, count = jax.random.split(maze_key, episodes), len(personas.PERSONAS)
 
     def of_persona(persona):

@@ -16,15 +16,12 @@ from flax import struct
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from agents import learner, rollout, statistics
+from agents import learner, rollout, seeds, statistics
 from agents.policies import Parameters, Policy
 from envs import base
 
 BLOCK = 16
 """Mazes of one call to the device: a block is some seconds of work, after which progress can be shown."""
-
-_TAG = 0x9A55
-"""Folded into the key, as `agents.evaluation` does with its own: neither training nor evaluation draws these mazes."""
 
 _AT_ONCE = 64
 """Attempts that a member plays at the same time on a CPU, where larger working sets leave the cache."""
@@ -177,7 +174,7 @@ def play(
     The attempts at a maze share its start and its weather and differ in the policy's chance alone. One maze is
     played at a time, on a CPU by a few attempts at a time, so that memory is bounded whatever the sizes.
     """
-    maze_key, chance_key = jax.random.split(jax.random.fold_in(jax.random.key(0), _TAG))
+    maze_key, chance_key = jax.random.split(seeds.held_out("pass-at-k"))
     shards = learner.Shards(mesh.shape["episode"])
     parts = -(-samples // (_AT_ONCE if learner.on_cpu(mesh) else samples))
     # Equal parts, of which the last repeats the last attempt where n cannot be divided.

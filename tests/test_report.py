@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agents import replays
+from agents import replays, seeds
 from agents.files import RunError
 from analysis import concepts
 from envs import tokens
 from envs.replay import Replay
 from studies import __main__ as command
-from studies.report import documents, markup, numbers, projections, recordings, site
+from studies.report import documents, markup, numbers, projections, site
 from tests import tiny, verdicts
 
 HOSTILE = "</script></title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
@@ -164,7 +164,7 @@ def sides(out, run):
     """What was played, by member, episode and side, played once more and not cropped."""
     config = tiny.CONFIG
     params = config.world_params()
-    keys = jax.random.split(jax.random.key(recordings.SEED), 2)
+    keys = jax.random.split(seeds.held_out("report"), 2)
     for member in range(run.members):
         played = []
         for name in ("pretrain", "rl"):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import pictures, reporting, statistics
+from agents import pictures, reporting, seeds, statistics
 from agents.config import Config, ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
 from analysis.subject import Subject
@@ -54,7 +54,7 @@ def run(command: Command, console: Console) -> None:
         sets = findings.draw_sets(opened, episodes, command.seed)
         tell("extracting concepts")
         found, own = _concepts(opened, after, before, sets)
-        name_key, play_key = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 0x57EE))
+        name_key, play_key = jax.random.split(seeds.held_out("steering", command.seed))
         directions = steering.named_directions(
             jax.tree.map(jnp.asarray, after), found, own, opened.params.tile_map, name_key
         )

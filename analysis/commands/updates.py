@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from agents import reporting, rollout, runs
+from agents import reporting, rollout, runs, seeds
 from agents.config import ConfigError
 from analysis import changes, overlaps, subject, update_figures, update_report, updates, weights
 from analysis.changes import Update
@@ -79,7 +79,7 @@ def run(command: Command, console: Console) -> None:
 @functools.partial(jax.jit, static_argnames="world")
 def _said(world: base.World, params: base.WorldParams) -> jax.Array:
     """Tokens of episodes that a random player plays, int32[EPISODES, S]."""
-    maze_key, turn_key = jax.random.split(jax.random.key(0))
+    maze_key, turn_key = jax.random.split(seeds.held_out("tokens"))
     driver = rollout.scripted_driver(lambda states, plans: jnp.zeros((EPISODES, 4)))
     keys = jax.random.split(maze_key, EPISODES)
     return rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(EPISODES))[0].tokens

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import replays
+from agents import replays, seeds
 from agents.config import Config, Member
 from agents.files import RunError
 from agents.runs import Run
@@ -27,8 +27,6 @@ SCHEMA = 1
 """Version of the recordings; the player and this file change together."""
 VARIABLE = "emojimazeReplays"
 """The global object that recordings enter themselves into."""
-SEED = 2026
-"""Of the mazes that are shown: the same for every member, and for every run of one world."""
 MARGIN, SMALLEST = 2, 9
 """Of the window; see `Replay.crop`."""
 
@@ -62,7 +60,7 @@ def record(path: Path, episodes: int) -> Recording:
     """
     look = subject.open(path)
     run, config, policy, world = look.run, look.config, look.policy, look.world
-    keys = jax.random.split(jax.random.key(SEED), episodes)
+    keys = jax.random.split(seeds.held_out("report"), episodes)
     # Without updates of RL there is but one policy to see.
     names = (config.before_rl, "rl") if config.rl.updates else (config.before_rl,)
     sides = projections.ARMS if config.rl.updates else ("the base",)

@@ -43,12 +43,13 @@ ATTACKS = {
     "full-disk": Attack("faults.fill", 40),
     "damage": Attack("faults.damage", 100),
     "soak": Attack("soak.soak", 2000, size="smoke"),
+    "determinism": Attack("determinism.compare", 4, size="smoke"),
 }
 assert tuple(ATTACKS) == tuple(TITLES)
 
 
 def main(
-    what: Annotated[Literal["kills", "signals", "full-disk", "damage", "soak"], tyro.conf.Positional],
+    what: Annotated[Literal["kills", "signals", "full-disk", "damage", "soak", "determinism"], tyro.conf.Positional],
     tries: int = 0,
     seed: int = 0,
     into: Path | None = None,

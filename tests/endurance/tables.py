@@ -12,6 +12,7 @@ TITLES = {
     "full-disk": "training on a disk that is too small",
     "damage": "a bit flipped, half a file lost, a file empty, gone, or a folder in its place",
     "soak": "chunks in one process at smoke scale",
+    "determinism": "the same run again, interrupted, with other members at once, on other devices, at smoke scale",
 }
 BEGIN, END = "<!-- endurance: begin -->\n", "<!-- endurance: end -->"
 
@@ -54,6 +55,12 @@ def _seen(found: dict[str, Any]) -> str:
         said.append(", ".join(f"{name} {count}" for name, count in sorted(found["outcomes"].items())))
     if "places" in found:
         said.append("while at " + ", ".join(f"{name} {count}" for name, count in found["places"].items()))
+    if "ways" in found:
+        said.append(f"{found['same bits']} repetitions (every second interrupted) equal to the bit")
+        said += [
+            f"{way}: {'equal to the bit' if not any(apart.values()) else _apart(apart)}"
+            for way, apart in found["ways"].items()
+        ]
     if "mebibytes_per_100_chunks" in found:
         first, last = found["mebibytes"]
         said.append(
@@ -64,6 +71,14 @@ def _seen(found: dict[str, Any]) -> str:
             f"at most {found['files_beside_metrics'][1]} files, and {found['metrics_parts']:,} parts of metrics at once"
         )
     return "; ".join(said)
+
+
+def _apart(found: dict[str, float]) -> str:
+    """How far two programs have come apart."""
+    return (
+        f"parameters of the base within {found['base']:.0e} of their size, after RL within {found['after RL']:.0e}, a "
+        f"member's return within {found['return after']:.2f}, their mean within {found['return after, mean']:.2f}"
+    )
 
 
 def _machine() -> str:

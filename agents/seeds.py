@@ -1,0 +1,43 @@
+"""Where chance comes from: a tree of keys with one branch for every purpose, so that no two ever draw the same.
+
+Training takes the branches 0 to 3 of each seed, everything that measures a branch of its own; `tests/test_seeds.py`
+holds that nothing else makes keys.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+Trained = Literal["pretrain", "rl", "init", "sft"]
+Held = Literal[
+    "evaluation", "inference", "pass-at-k", "divergence", "concepts", "steering", "tokens", "replay", "report"
+]
+TRAINED: dict[Trained, int] = {name: index for index, name in enumerate(get_args(Trained))}
+"""Branches from which training draws; "init" draws the parameters."""
+HELD: dict[Held, int] = {
+    "evaluation": 0x5EED,
+    "inference": 0x1DE4,
+    "pass-at-k": 0x9A55,
+    "divergence": 0xD1FF,
+    "concepts": 0xC04CE,
+    "steering": 0x57EE,
+    "tokens": 0x70CE,
+    "replay": 0x4E91,
+    "report": 0x4E90,
+}
+"""Branches from which no training draws."""
+assert len({*TRAINED.values(), *HELD.values()}) == len(TRAINED) + len(HELD)
+
+
+def training(seeds: Sequence[int], purpose: Trained, salt: int) -> jax.Array:
+    """A key for each seed, typed key[len(seeds)]; other purposes and other salts give unrelated keys."""
+    of_seed = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.int32))
+    branch = TRAINED[purpose]
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, branch), salt))(of_seed)
+
+
+def held_out(purpose: Held, seed: int = 0) -> jax.Array:
+    """The key of something that measures; whatever the seed, no training has it."""
+    return jax.random.fold_in(jax.random.key(seed), HELD[purpose])
