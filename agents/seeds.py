@@ -5,16 +5,15 @@ holds that nothing else makes keys.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-Trained = Literal["pretrain", "rl", "init", "sft"]
 Held = Literal[
     "evaluation", "inference", "pass-at-k", "divergence", "concepts", "steering", "tokens", "replay", "report"
 ]
-TRAINED: dict[Trained, int] = {name: index for index, name in enumerate(get_args(Trained))}
+TRAINED = {"pretrain": 0, "rl": 1, "init": 2, "sft": 3}
 """Branches from which training draws; "init" draws the parameters."""
 HELD: dict[Held, int] = {
     "evaluation": 0x5EED,
@@ -31,8 +30,8 @@ HELD: dict[Held, int] = {
 assert len({*TRAINED.values(), *HELD.values()}) == len(TRAINED) + len(HELD)
 
 
-def training(seeds: Sequence[int], purpose: Trained, salt: int) -> jax.Array:
-    """A key for each seed, typed key[len(seeds)]; other purposes and other salts give unrelated keys."""
+def training(seeds: Sequence[int], purpose: str, salt: int) -> jax.Array:
+    """A key for each seed, key[len(seeds)]; other purposes (of `TRAINED`) and other salts give unrelated keys."""
     of_seed = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.int32))
     branch = TRAINED[purpose]
     return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, branch), salt))(of_seed)
