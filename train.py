@@ -124,7 +124,7 @@ def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | Non
                     written = _draw(run, config, summary, before, after)
                     run.write_summary(summary)
                 reporting.results(console, summary)
-                reporting.written(console, [run.path / "summary.json", *written])
+                reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
             with interrupts.catch():
                 processes.meet()
     return run

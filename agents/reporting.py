@@ -98,11 +98,14 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
         table.add_row(f"{name} (persona)", show(value), "")
     table.add_row("greedy planner", show(found["greedy"]), "")
     before = found["before_rl"]
-    table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
+    trained = found["after_rl"] != before
+    if trained:
+        table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
+    model = "model after RL" if trained else "model, without RL"
     points: dict[str, list[float]] = {}
     for member, value in zip(summary["population"], found["after_rl"], strict=True):
         point = Member(**member).label
-        points.setdefault(f"model after RL, {point}" if point else "model after RL", []).append(value)
+        points.setdefault(f"{model}, {point}" if point else model, []).append(value)
     for label, every in points.items():
         values = [value for value in every if np.isfinite(value)]
         if not values:
@@ -122,8 +125,10 @@ def diverged(console: Console, found: Mapping[str, str]) -> None:
         )
 
 
-def written(console: Console, paths: Iterable[Path]) -> None:
-    """Show which files were written, a line each however long."""
+def written(console: Console, paths: Iterable[Path], about: str = "") -> None:
+    """Show which files were written, a line each however long, and before them what the numbers are about."""
+    if about:
+        console.print(about, style="dim", highlight=False, soft_wrap=True)
     for path in paths:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 

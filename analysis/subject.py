@@ -46,6 +46,13 @@ class Subject:
         """Who they are."""
         return [self.config.members[index] for index in self.kept]
 
+    @property
+    def caption(self) -> str:
+        """What stands under every figure and table: the run, its config, who was looked at."""
+        gone = self.run.members - self.members
+        left_out = f", {gone} diverged and left out" if gone else ""
+        return f"{self.run.path.name}, config {self.run.config_hash}, {self.members} members{left_out}"
+
     def metric(self, stage: str, name: str) -> np.ndarray:
         """A metric in every update of a stage, float64[U, M]."""
         values = self.run.metrics(stage)[name].to_numpy().astype(np.float64)
@@ -84,7 +91,7 @@ class Subject:
         return {"diverged": sorted(set(range(self.run.members)) - set(self.kept.tolist()))}
 
     def write(self, name: str, document: Mapping[str, Any], rows: Mapping[str, Any]) -> list[Path]:
-        """Write `name`.json and `name`.parquet in the run's `analysis` folder.
+        """Write `name`.json and `name`.parquet, with the hash of the config, in the run's `analysis` folder.
 
         Args:
             name: of the analysis.
@@ -96,9 +103,18 @@ class Subject:
         """
         paths = [self.run.analysis(f"{name}{ending}") for ending in (".json", ".parquet")]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({key: pa.array(values) for key, values in rows.items()}), sink)
+        made = pa.table({key: pa.array(values) for key, values in rows.items()})
+        pq.write_table(made.replace_schema_metadata({"config_hash": self.run.config_hash}), sink)
         files.write_json(
-            paths[0], {"schema": SCHEMA, "analysis": name, "members": self.members, **self._left_out(), **document}
+            paths[0],
+            {
+                "schema": SCHEMA,
+                "analysis": name,
+                "config_hash": self.run.config_hash,
+                "members": self.members,
+                **self._left_out(),
+                **document,
+            },
         )
         files.write(paths[1], sink.getvalue().to_pybytes())
         return paths

@@ -47,6 +47,8 @@ def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, ca
     document = json.loads((path / "analysis" / "concepts.json").read_text())
     assert document["schema"] == 1
     assert document["members"] == 2
+    whose = runs.open(path).config_hash
+    assert document["config_hash"] == whose
     assert set(document["arms"]) == {"after RL", "before RL", "untrained"}
     assert document["controls"]["control"]["after RL"] == document["arms"]["after RL"]  # the same run, the same numbers
     for arm in document["arms"].values():
@@ -64,6 +66,7 @@ def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, ca
     assert document["layers"] == [1]
 
     table = pq.read_table(path / "analysis" / "concepts.parquet")
+    assert table.schema.metadata[b"config_hash"] == whose.encode()
     rows = table.to_pylist()
     own = [row for row in rows if row["run"] == "" and row["arm"] == "after RL"]
     assert len(own) == 2 * 3 * 1
@@ -81,6 +84,7 @@ def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, ca
     assert {name + ending for name in names for ending in (".png", ".pdf")} <= figures
     said = capsys.readouterr().out
     assert "before RL" in said
+    assert f"copy, config {whose}, 2 members" in said
     assert "−0.50" in said
 
 
@@ -99,6 +103,28 @@ def test_steer_writes_its_numbers_and_its_figures(run, tmp_path, capsys):
                 assert np.isclose(entry["swing"]["mean"], swing, atol=1e-5)
     assert (path / "figures" / "steer_curves.png").exists()
     assert "unsteered" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sft", "arms"), [(2, ["after SFT", "before SFT", "untrained"]), (0, ["the base", "untrained"])]
+)
+def test_a_run_without_rl_is_not_said_to_have_any(tmp_path, capsys, sft, arms):
+    config = tiny.changed(sft={"updates": sft, "chunk": 1, "episodes": 16}, rl={"updates": 0})
+    path = train.train(config, tmp_path / "quiet").path
+    small = ["--episodes", 120, "--play-episodes", 32, "--permutations", 9]
+    assert command.main([str(x) for x in ["concepts", path, *small]]) == 0
+    document = json.loads((path / "analysis" / "concepts.json").read_text())
+    assert list(document["arms"]) == arms
+    means = [part["norms"] if "norms" in part else part["cosine"] for part in document["arms"].values()]
+    assert len({json.dumps(mean) for mean in means}) == len(arms)
+    told = capsys.readouterr().out
+    assert all(arm in told for arm in arms)
+    assert "RL" not in told.replace("model, without RL", "")
+    small = ["--extraction-episodes", 120, "--episodes", 4, "--play-episodes", 4, "--strengths", -1, 0, 2]
+    assert command.main([str(x) for x in ["steer", path, *small]]) == 0
+    settings = json.loads((path / "analysis" / "steer.json").read_text())["settings"]
+    assert list(settings) == [arms[0], f"{arms[0]}, other emoji", *arms[1:-1]]
 
 
 @pytest.mark.slow

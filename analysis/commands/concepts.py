@@ -72,11 +72,10 @@ def run(command: Command, console: Console) -> None:
     document = _document(opened, command, arms, against, course)
     written = opened.write("concepts", document, _rows(arms, against))
     stem = opened.run.figure("concepts")
-    footer = f"{opened.run.path.name}, {opened.members} members"
-    written += concept_figures.draw(stem, arms, against, course, _returns(opened), footer)
+    written += concept_figures.draw(stem, arms, against, course, _returns(opened), opened.caption)
     for table in tables(document):
         console.print(table)
-    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
+    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")], opened.caption)
 
 
 def _check(command: Command) -> None:

@@ -74,7 +74,7 @@ def run(command: Command, console: Console) -> None:
         paths = opened.write(NAME, document, _rows(opened, command, played))
         paths += _draw(opened, command, document, found)
     _print(console, document)
-    reporting.written(console, paths)
+    reporting.written(console, paths, opened.caption)
 
 
 def _check(command: Command) -> None:
@@ -156,7 +156,6 @@ def _document(
     document: dict[str, Any] = {
         "source": "arXiv 2107.03374, section 2.1; arXiv 2504.13837; arXiv 2506.01347; arXiv 2505.24864",
         "run": str(opened.run.path),
-        "config_hash": opened.run.config_hash,
         **{name: getattr(command, name) for name in ("before", "after", "samples", "mazes", "temperature")},
         "success": "reaches the goal" if opened.world.has_goal else "return above 0",
         "ks": ks,
@@ -249,7 +248,7 @@ def _draw(opened: Subject, command: Command, document: Mapping[str, Any], found:
     title = f"{opened.world.name}: mazes solved at one attempt, and at many"
     return pass_figures.draw(
         opened.run.figure(NAME), panels, passes.powers(command.samples), None if points else document["crossover"],
-        title, meaning, f"{opened.run.path.name}, config {document['config_hash']}",
+        title, meaning, opened.caption,
     )  # fmt: skip
 
 

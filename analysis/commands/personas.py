@@ -70,7 +70,7 @@ def run(command: Command, console: Console) -> None:
         paths = opened.write(NAME, document, _rows(opened, found))
         paths += _draw(opened, command, document)
     _print(console, document)
-    reporting.written(console, paths)
+    reporting.written(console, paths, opened.caption)
 
 
 def _measure(opened: Subject, command: Command, parameters: Any) -> tuple[Beliefs, Any]:
@@ -119,7 +119,6 @@ def _document(opened: Subject, command: Command, found: Mapping[str, tuple[Belie
     return {
         "source": "arXiv 2111.02080",
         "run": str(opened.run.path),
-        "config_hash": opened.run.config_hash,
         **{name: getattr(command, name) for name in ("checkpoint", "against", "episodes")},
         "personas": list(personas.PERSONAS),
         "badges": list(BADGES),
@@ -174,7 +173,7 @@ def _draw(opened: Subject, command: Command, document: Mapping[str, Any]) -> lis
         opened.run.figure(NAME), command.checkpoint, own, command.against,
         document["checkpoints"].get(command.against),
         f"{opened.world.name}: does the model infer who it is?", meaning,
-        f"{opened.run.path.name}, config {document['config_hash']}",
+        opened.caption,
     )  # fmt: skip
 
 

@@ -78,10 +78,9 @@ def run(command: Command, console: Console) -> None:
 
     document = _document(opened, command, results, np.asarray(found.axis_layer))
     written = opened.write("steer", document, _rows(results, command.strengths))
-    footer = f"{opened.run.path.name}, {opened.members} members"
-    written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, footer)
+    written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, opened.caption)
     console.print(table(document))
-    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")])
+    reporting.written(console, [path for path in written if path.suffix in (".json", ".png")], opened.caption)
 
 
 def _settings(config: Config) -> dict[str, tuple[bool, bool]]:

@@ -100,8 +100,8 @@ def run(command: Command, console: Console) -> list[Path]:
     _print(console, document)
     paths = opened.write(NAME, document, _rows(opened, [BEFORE, FULL, *names], played, measures))
     figure = subnetwork_figures.subnetwork(returns, agreement, strata, command.definition)
-    paths += drawing.save(figure, opened.run.figure(NAME), f"{opened.run.path.name}: {episodes:,} mazes per policy")
-    reporting.written(console, paths)
+    paths += drawing.save(figure, opened.run.figure(NAME), f"{opened.caption}; {episodes:,} mazes per policy")
+    reporting.written(console, paths, opened.caption)
     return paths
 
 

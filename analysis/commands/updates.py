@@ -73,7 +73,7 @@ def run(command: Command, console: Console) -> None:
         paths = opened.write("updates", document, update_report.rows(every[pair], opened.population))
         paths += _draw(opened, document, pair, every, during, course)
     update_report.show(console, document)
-    reporting.written(console, paths)
+    reporting.written(console, paths, opened.caption)
 
 
 @functools.partial(jax.jit, static_argnames="world")
@@ -240,18 +240,25 @@ def _draw(
         update_figures.curves(
             path["fraction"], {label: update.curves["all"][members] for label, members in points.items()},
             {label: found.curves["all"] for label, found in control.items()}, dtype, f"{what}; {bands}",
+            opened.caption,
         ),
-        update_figures.heat_map(path["matrices"], panels, f"{what}; mean over members; a blank is no matrix"),
+        update_figures.heat_map(
+            path["matrices"], panels, f"{what}; mean over members; a blank is no matrix", opened.caption
+        ),
         update_figures.course(
             path["course"], during, {label: course["all"][:, members] for label, members in points.items()}, dtype,
             f"{what}, as seen at the saved checkpoints; {bands}",
+            opened.caption,
         ),
     ]  # fmt: skip
     if max(len(members) for members in points.values()) > 1:
         base = "one base for all" if opened.config.pretrain.shared else "a base each"
         written.append(
             update_figures.overlaps(
-                path["overlap"], rows, f"{what}, {base}; the finer the chance, the more it explains"
+                path["overlap"],
+                rows,
+                f"{what}, {base}; the finer the chance, the more it explains",
+                opened.caption,
             )
         )
     return [png for png, _ in written]
