@@ -144,7 +144,11 @@ def estimate(
             "share of stored values changed, float32 less bfloat16, lowest learning rate",
         )
     each["sft_less_rl_at_matched_kl"] = Estimate.of(
-        _matched(table, "ppo", "sft"), "share changed by SFT less share changed by PPO, at the same KL from the base"
+        _matched(table, "ppo", "sft", "kl"),
+        "share changed by SFT less share changed by PPO, at the same KL from the base",
+    )
+    each["sft_less_rl_at_matched_return"] = Estimate.of(
+        _matched(table, "ppo", "sft", "return"), "share changed by SFT less share changed by PPO, at the same return"
     )
     learned, random = (alone["returns"][name] for name in ("learned", "random"))
     gain = np.array(alone["returns"]["full run"]["members"]) - np.array(alone["returns"]["before RL"]["members"])
@@ -186,17 +190,17 @@ def _is_rate(label: str, rate: float) -> bool:
     return label.rpartition("=")[2] == f"{rate:g}"
 
 
-def _matched(table: Mapping[str, np.ndarray], one: str, other: str) -> np.ndarray:
-    """Share changed in `other` less that in `one`, for each member of `one` at its KL.
+def _matched(table: Mapping[str, np.ndarray], one: str, other: str, by: str) -> np.ndarray:
+    """Share changed in `other` less that in `one`, for each member of `one` at its KL or its return.
 
-    The other's share is read off a line through its members in logarithms of KL. Where a member's KL lies beyond all
-    of them, nothing is matched, and it is NaN.
+    The other's share is read off a line through its members, in logarithms of KL. Where a member lies beyond all of
+    them, nothing is matched, and it is NaN.
     """
     mine, theirs = (table["arm"] == name for name in (one, other))
-    order = np.argsort(table["kl"][theirs])
-    x, y = np.log(np.maximum(table["kl"][theirs][order], 1e-12)), table[MEASURE][theirs][order]
-    at = np.log(np.maximum(table["kl"][mine], 1e-12))
-    return np.interp(at, x, y, left=np.nan, right=np.nan) - table[MEASURE][mine]
+    values = np.log(np.maximum(table["kl"], 1e-12)) if by == "kl" else table[by]
+    order = np.argsort(values[theirs])
+    x, y = values[theirs][order], table[MEASURE][theirs][order]
+    return np.interp(values[mine], x, y, left=np.nan, right=np.nan) - table[MEASURE][mine]
 
 
 _STYLES: dict[str, plots.Style] = {
@@ -254,7 +258,7 @@ STUDY = Study(
     limits=(
         "All members start from one base, those stored in bfloat16 from another.",
         "A parameter of a small model is needed more than one of a large model; a share does not scale by itself.",
-        "Fine-tuning imitates one persona, not what RL has found; the two are matched in KL, not in behaviour.",
+        "Fine-tuning imitates one persona, not what RL has found; they are matched in KL or in return, not in both.",
         "The subnetwork is defined by the run that it is to repeat.",
     ),
     questions=(
@@ -273,6 +277,13 @@ STUDY = Study(
             "It changes a smaller one.",
             (Criterion("sft_less_rl_at_matched_kl", "above", 0.0),),
             leading=True,
+        ),
+        Question(
+            "fewer_at_the_same_return",
+            "Does PPO change fewer parameters than fine-tuning that earns as much?",
+            "SFT changes a greater share at the same return.",
+            "It changes a smaller one.",
+            (Criterion("sft_less_rl_at_matched_return", "above", 0.0),),
         ),
         Question(
             "subnetwork",

@@ -102,12 +102,14 @@ def test_arms_that_were_not_run_decide_nothing():
     assert answers["overlap"] == "supported"
 
 
-def test_a_share_is_compared_at_the_same_divergence():
-    """SFT's share grows with the logarithm of KL from .1 to .3; PPO's is .05 at every KL within, and beyond."""
+def test_a_share_is_compared_at_the_same_divergence_or_return():
+    """SFT's share grows from .1 to .3 with the logarithm of KL and with the return; PPO's is .05 everywhere."""
     table = {
         "arm": np.array(["sft", "sft", "ppo", "ppo", "ppo"]),
         "learning_rate": np.ones(5),
         "kl": np.array([0.01, 1.0, 0.1, 1.0, 5.0]),
+        "return": np.array([10.0, 20.0, 5.0, 12.0, 20.0]),
         sparse_updates.MEASURE: np.array([0.1, 0.3, 0.05, 0.05, 0.05]),
     }
-    np.testing.assert_allclose(sparse_updates._matched(table, "ppo", "sft"), [0.15, 0.25, np.nan])
+    np.testing.assert_allclose(sparse_updates._matched(table, "ppo", "sft", "kl"), [0.15, 0.25, np.nan])
+    np.testing.assert_allclose(sparse_updates._matched(table, "ppo", "sft", "return"), [np.nan, 0.09, 0.25])

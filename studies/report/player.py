@@ -60,8 +60,8 @@ def player(arms: Sequence[Arm], notes: Sequence[str]) -> Markup:
             tag(
                 "p",
                 "The same maze and the same weather, before RL and after. The mazes are the same few for every member, "
-                "and were not picked; the member shown first is the one nearest the median after RL. A projection is on "
-                "the axis of that checkpoint, and its zero is the mean over these episodes: compare turns with each "
+                "and were not picked; the member shown first is the one nearest the median after RL. A projection is "
+                "on the axis of that checkpoint, and its zero is the mean over these episodes: compare turns with each "
                 "other, not the level before RL with the level after.",
                 class_="muted",
             ),
