@@ -244,6 +244,17 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
     return jax.shard_map(members, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
+def made_or_kept(before: TrainState, after: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """The state after an update if its loss, gradient norm and parameters are finite, else that before and a NaN loss.
+
+    A member that has diverged stays as it was before, and the same key makes it fail again.
+    """
+    found = (metrics["loss"], metrics["gradient_norm"], after.parameters)
+    made = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found)]))
+    state = jax.tree.map(lambda new, old: jnp.where(made, new, old), after, before)
+    return state, metrics | {"loss": jnp.where(made, metrics["loss"], jnp.nan)}
+
+
 class Chunk:
     """A compiled program that runs many updates of every member and donates the state it is given.
 
@@ -262,12 +273,7 @@ class Chunk:
 
         def member(state, config, params):
             def step(before, _):
-                after, metrics = update(before, config, params, shards)
-                found = (metrics["loss"], metrics["gradient_norm"], after.parameters)
-                made = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found)]))
-                # A member that has diverged stays as it was before; the same key makes it fail again.
-                state = jax.tree.map(lambda new, old: jnp.where(made, new, old), after, before)
-                return state, metrics | {"loss": jnp.where(made, metrics["loss"], jnp.nan)}
+                return made_or_kept(before, *update(before, config, params, shards))
 
             return jax.lax.scan(step, state, length=updates)
 

@@ -44,12 +44,15 @@ ATTACKS = {
     "damage": Attack("faults.damage", 100),
     "soak": Attack("soak.soak", 2000, size="smoke"),
     "determinism": Attack("determinism.compare", 4, size="smoke"),
+    "checks": Attack("checks.cost", 10, size="laptop"),
 }
 assert tuple(ATTACKS) == tuple(TITLES)
 
 
 def main(
-    what: Annotated[Literal["kills", "signals", "full-disk", "damage", "soak", "determinism"], tyro.conf.Positional],
+    what: Annotated[
+        Literal["kills", "signals", "full-disk", "damage", "soak", "determinism", "checks"], tyro.conf.Positional
+    ],
     tries: int = 0,
     seed: int = 0,
     into: Path | None = None,

@@ -13,6 +13,7 @@ TITLES = {
     "damage": "a bit flipped, half a file lost, a file empty, gone, or a folder in its place",
     "soak": "chunks in one process at smoke scale",
     "determinism": "the same run again, interrupted, with other members at once, on other devices, at smoke scale",
+    "checks": "time of the checks for failed members, in updates of RL at laptop scale",
 }
 BEGIN, END = "<!-- endurance: begin -->\n", "<!-- endurance: end -->"
 
@@ -55,6 +56,8 @@ def _seen(found: dict[str, Any]) -> str:
         said.append(", ".join(f"{name} {count}" for name, count in sorted(found["outcomes"].items())))
     if "places" in found:
         said.append("while at " + ", ".join(f"{name} {count}" for name, count in found["places"].items()))
+    if "share of an update" in found:
+        said.append(f"{100 * found['share of an update']:.2f} % of an update, at the most")
     if "ways" in found:
         said.append(f"{found['same bits']} repetitions (every second interrupted) equal to the bit")
         said += [
