@@ -20,7 +20,7 @@ from studies.study import Findings, Scale, Study
 WORLD = "EmojiLabyrinth-v0"
 ARMS: dict[Scale, tuple[configs.Algorithm, ...]] = {
     "smoke": ("ppo", "psr", "nsr"),
-    "laptop": ("ppo", "grpo", "reinforce", "lite_ppo", "psr", "nsr", "w_reinforce"),
+    "laptop": ("ppo", "grpo", "reinforce", "lite_ppo", "psr", "nsr"),
     "paper": ("ppo", "grpo", "reinforce", "lite_ppo", "psr", "nsr", "w_reinforce"),
 }
 ATTEMPTS: dict[Scale, dict[str, int]] = {
