@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import algorithms, runs
+from agents import algorithms, evaluation, learner, runs
 from agents import config as configs
 from agents.config import Config
-from analysis import divergences, drawing, subject
+from analysis import divergences, drawing, masks, subject, weights
 from studies import plots
 from studies.claims import Criterion, Estimate, Question
 from studies.store import Store
@@ -37,6 +37,8 @@ BAND = (0.05, 0.30)
 """Share of the parameters that RL is said to change (arXiv 2505.11711, abstract)."""
 MEASURE, EXACT = "paper", "changed_stored"
 """The paper's definition, in bfloat16 and beyond 10⁻⁵; and any change of the stored bits."""
+COURSE_EPISODES = 512
+"""Mazes in which a member's return while it learns is measured."""
 GAP = 0.2
 """A difference of shares that is no matter of taste."""
 
@@ -75,18 +77,50 @@ def arms(scale: Scale) -> dict[str, Config]:
 def measure(store: Store, made: Mapping[str, runs.Run], scale: Scale) -> Findings:
     """What changed in every arm, how far each policy went, and the changed parameters of PPO trained alone."""
     found = {name: store.analysis(run, "updates") for name, run in made.items()}
-    gone = {name: _divergence(run) for name, run in made.items()}
+    gone = {name: _divergences(run, ("rl",))[0] for name, run in made.items()}
     alone = store.analysis(made["ppo"], "subnetwork", **SUBNETWORK[scale])
     returns = {name: np.array(run.summary()["return"]["after_rl"]) for name, run in made.items()}
-    return Findings(*estimate(found, gone, returns, alone))
+    return Findings(*estimate(found, gone, returns, alone, _course(made["ppo"], gone["ppo"], returns["ppo"])))
 
 
-def _divergence(run: runs.Run) -> np.ndarray:
-    """KL of every member from its pretrained base, nats per episode, float64[M]."""
+def _divergences(run: runs.Run, checkpoints: Sequence[str]) -> np.ndarray:
+    """KL of every member from its pretrained base at some checkpoints, nats per episode, float64[C, M]."""
     opened = subject.open(run.path)
-    after, base = (jax.tree.map(jnp.asarray, opened.parameters(name)) for name in ("rl", "pretrain"))
-    nats = divergences.per_episode(opened.policy, after, base, opened.world, opened.params)
-    return np.asarray(nats, np.float64).mean(axis=1)
+    base = jax.tree.map(jnp.asarray, opened.parameters("pretrain"))
+    found = []
+    for name in checkpoints:
+        after = jax.tree.map(jnp.asarray, opened.parameters(name))
+        nats = divergences.per_episode(opened.policy, after, base, opened.world, opened.params)
+        found.append(np.asarray(nats, np.float64).mean(axis=1))
+    return np.stack(found)
+
+
+def _course(run: runs.Run, kl: np.ndarray, returns: np.ndarray) -> dict[str, np.ndarray]:
+    """KL, mean return and share changed of every member while it learns, float64[C, M], and the updates int[C].
+
+    Args:
+        run: with RL.
+        kl, returns: at its end, float64[M].
+    """
+    opened = subject.open(run.path)
+    names = [name for name in run.checkpoints() if name.startswith("rl-")]
+    base = weights.split(opened.parameters("pretrain"))
+    found = {"kl": list(_divergences(run, names)), "return": [], MEASURE: []}
+    for name in names:
+        parameters = opened.parameters(name)
+        played, _ = evaluation.policy_outcomes(
+            opened.policy, jax.tree.map(jnp.asarray, parameters), opened.world, opened.params,
+            learner.population_mesh(opened.members, COURSE_EPISODES), COURSE_EPISODES,
+        )  # fmt: skip
+        found["return"].append(np.asarray(played, np.float64).mean(axis=1))
+        found[MEASURE].append(_share(base, opened.parameters(name)))
+    ends = {"kl": kl, "return": returns, MEASURE: _share(base, opened.parameters("rl"))}
+    updates = [*(int(name.partition("-")[2]) for name in names), opened.config.rl.updates]
+    return {"update": np.array(updates)} | {key: np.stack([*found[key], ends[key]]) for key in ends}
+
+
+def _share(base: Any, parameters: Any) -> np.ndarray:
+    return masks.density(masks.changed(base, weights.split(parameters), tolerance=masks.TOLERANCE))
 
 
 def estimate(
@@ -94,6 +128,7 @@ def estimate(
     gone: Mapping[str, np.ndarray],
     returns: Mapping[str, np.ndarray],
     alone: Mapping[str, Any],
+    course: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Estimate], dict[str, Any], str]:
     """Estimates, tables and the figure's description.
 
@@ -102,6 +137,8 @@ def estimate(
         gone: arm → KL from the base, nats per episode, float64[M].
         returns: arm → mean return of each member, float64[M].
         alone: what `analysis subnetwork` says of the PPO arm.
+        course: KL, return and share changed of the PPO arm's members while they learn, each float64[C, M], and the
+            updates int[C].
     """
     points: dict[str, list] = {
         name: [] for name in ("arm", "member", "learning_rate", "steps_over_weight", "kl", "return", MEASURE, EXACT)
@@ -143,13 +180,11 @@ def estimate(
             share("ppo", lowest, EXACT) - share("ppo_bfloat16", lowest, EXACT),
             "share of stored values changed, float32 less bfloat16, lowest learning rate",
         )
-    each["sft_less_rl_at_matched_kl"] = Estimate.of(
-        _matched(table, "ppo", "sft", "kl"),
-        "share changed by SFT less share changed by PPO, at the same KL from the base",
-    )
-    each["sft_less_rl_at_matched_return"] = Estimate.of(
-        _matched(table, "ppo", "sft", "return"), "share changed by SFT less share changed by PPO, at the same return"
-    )
+    for by, word in (("kl", "KL from the base"), ("return", "return")):
+        each[f"sft_less_rl_at_matched_{by}"] = Estimate.of(
+            _matched(table, course, by),
+            f"share changed by SFT less that changed by PPO at the same learning rate when it had the same {word}",
+        )
     learned, random = (alone["returns"][name] for name in ("learned", "random"))
     gain = np.array(alone["returns"]["full run"]["members"]) - np.array(alone["returns"]["before RL"]["members"])
     before = np.array(alone["returns"]["before RL"]["members"])
@@ -179,7 +214,11 @@ def estimate(
         *excess, members=len(share("ppo", highest)),
         meaning="Jaccard index of two members' farthest-moving tenths less that of weight-matched chance",
     )  # fmt: skip
-    return each, {"points": points}, alt
+    steps, members = course["kl"].shape
+    told = {"arm": ["ppo"] * (steps * members), "member": np.tile(np.arange(members), steps).tolist()}
+    told |= {"update": np.repeat(course["update"], members).tolist()}
+    told |= {key: course[key].ravel().tolist() for key in ("kl", "return", MEASURE)}
+    return each, {"points": points, "course": told}, alt
 
 
 def _digits(rate: float) -> str:
@@ -190,17 +229,23 @@ def _is_rate(label: str, rate: float) -> bool:
     return label.rpartition("=")[2] == f"{rate:g}"
 
 
-def _matched(table: Mapping[str, np.ndarray], one: str, other: str, by: str) -> np.ndarray:
-    """Share changed in `other` less that in `one`, for each member of `one` at its KL or its return.
+def _matched(table: Mapping[str, np.ndarray], course: Mapping[str, np.ndarray], by: str) -> np.ndarray:
+    """Share changed by each member of SFT less that of its twin in PPO, when that had the same KL or return.
 
-    The other's share is read off a line through its members, in logarithms of KL. Where a member lies beyond all of
-    them, nothing is matched, and it is NaN.
+    Twins share learning rate and seed. The twin's share is read off a line through its checkpoints. Where the twin was
+    never as far, nothing is matched, and it is NaN.
     """
-    mine, theirs = (table["arm"] == name for name in (one, other))
-    values = np.log(np.maximum(table["kl"], 1e-12)) if by == "kl" else table[by]
-    order = np.argsort(values[theirs])
-    x, y = values[theirs][order], table[MEASURE][theirs][order]
-    return np.interp(values[mine], x, y, left=np.nan, right=np.nan) - table[MEASURE][mine]
+    sft, ppo = (np.flatnonzero(table["arm"] == name) for name in ("sft", "ppo"))
+    found = []
+    for index in sft:
+        twins = [i for i, at in enumerate(ppo) if table["learning_rate"][at] == table["learning_rate"][index]]
+        twin = twins[int(np.sum(table["learning_rate"][sft[sft < index]] == table["learning_rate"][index]))]
+        order = np.argsort(course[by][:, twin])
+        share = np.interp(
+            table[by][index], course[by][order, twin], course[MEASURE][order, twin], left=np.nan, right=np.nan
+        )
+        found.append(table[MEASURE][index] - share)
+    return np.array(found)
 
 
 _STYLES: dict[str, plots.Style] = {
@@ -216,7 +261,7 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
     table = {key: np.array(values) for key, values in findings.tables["points"].items()}
     figure = drawing.figure(
         12.6, 4.7, headline, "dots: members; filled: bfloat16 values changed by more than 10⁻⁵, hollow: stored "
-        "values changed at all; grey band: 5 to 30 %",
+        "values changed at all; lines: PPO while it learns; grey band: 5 to 30 %",
     )  # fmt: skip
     places = ((0.06, 0.135, 0.27, 0.6), (0.395, 0.135, 0.27, 0.6), (0.79, 0.135, 0.195, 0.6))
     left, middle, right = (figure.add_axes(place) for place in places)
@@ -235,6 +280,18 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
                 )  # fmt: skip
         axes.set_xscale("log")
         axes.set_ylim(-3, 103)
+    course = {key: np.array(values) for key, values in findings.tables["course"].items()}
+    for member in np.unique(course["member"]):
+        mine = course["member"] == member
+        middle.plot(
+            course["kl"][mine],
+            100 * course[MEASURE][mine],
+            "-",
+            color=_STYLES["ppo"][0],
+            linewidth=0.6,
+            alpha=0.4,
+            zorder=1,
+        )
     left.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.01), ncols=4, frameon=False, fontsize=8.5, columnspacing=1.2)
     drawing.plain(right, "share of RL's gain (%)")
     each = findings.estimates
@@ -272,7 +329,7 @@ STUDY = Study(
         ),
         Question(
             "fewer_than_sft",
-            "Does PPO change fewer parameters than fine-tuning that has gone as far in KL?",
+            "Does PPO change fewer parameters than fine-tuning by the time it has gone as far in KL?",
             "SFT changes a greater share at the same KL.",
             "It changes a smaller one.",
             (Criterion("sft_less_rl_at_matched_kl", "above", 0.0),),
@@ -280,7 +337,7 @@ STUDY = Study(
         ),
         Question(
             "fewer_at_the_same_return",
-            "Does PPO change fewer parameters than fine-tuning that earns as much?",
+            "Does PPO change fewer parameters than fine-tuning by the time it earns as much?",
             "SFT changes a greater share at the same return.",
             "It changes a smaller one.",
             (Criterion("sft_less_rl_at_matched_return", "above", 0.0),),

@@ -78,8 +78,13 @@ def sparse(present: bool, members: int = MEMBERS) -> dict:
         "learned": 38.0 if present else 20.0,
     }
     alone = {"returns": {name: around(value, members, 0.5) for name, value in gains.items()}}
-    estimates, tables, _ = sparse_updates.estimate(found, gone, returns, alone)
+    shape = (3, 2 * members)
+    course = {"update": np.array([1, 2, 3]), "kl": np.broadcast_to([[0.001], [1.0], [20.0]], shape)}
+    course["return"] = np.broadcast_to([[0.0], [10.0], [40.0]], shape)
+    course["paper"] = np.broadcast_to(found["ppo"]["fractions"]["all"]["paper"], shape)
+    estimates, tables, _ = sparse_updates.estimate(found, gone, returns, alone, course)
     assert len(tables["points"]["arm"]) == 4 * members
+    assert len(tables["course"]["kl"]) == 3 * 2 * members
     return claims.judge(sparse_updates.STUDY.questions, estimates)
 
 
@@ -102,14 +107,25 @@ def test_arms_that_were_not_run_decide_nothing():
     assert answers["overlap"] == "supported"
 
 
-def test_a_share_is_compared_at_the_same_divergence_or_return():
-    """SFT's share grows from .1 to .3 with the logarithm of KL and with the return; PPO's is .05 everywhere."""
+def test_a_share_is_compared_with_the_twins_at_the_same_divergence_or_return():
+    """PPO's members at a rate of 1 change .1 and .5 at KL 1 and 3, returns 0 and 20; at 2, .4 and .6 at KL 2 and 4."""
     table = {
-        "arm": np.array(["sft", "sft", "ppo", "ppo", "ppo"]),
-        "learning_rate": np.ones(5),
-        "kl": np.array([0.01, 1.0, 0.1, 1.0, 5.0]),
-        "return": np.array([10.0, 20.0, 5.0, 12.0, 20.0]),
-        sparse_updates.MEASURE: np.array([0.1, 0.3, 0.05, 0.05, 0.05]),
+        "arm": np.array(["ppo", "sft", "sft", "ppo", "ppo", "sft", "sft"]),
+        "learning_rate": np.array([1.0, 2.0, 1.0, 2.0, 1.0, 1.0, 2.0]),
+        "kl": np.array([9.0, 3.0, 2.0, 9.0, 9.0, 3.0, 1.0]),
+        "return": np.array([9.0, 5.0, 5.0, 9.0, 9.0, 10.0, 30.0]),
+        sparse_updates.MEASURE: np.array([0.0, 0.9, 0.9, 0.0, 0.0, 0.8, 0.7]),
     }
-    np.testing.assert_allclose(sparse_updates._matched(table, "ppo", "sft", "kl"), [0.15, 0.25, np.nan])
-    np.testing.assert_allclose(sparse_updates._matched(table, "ppo", "sft", "return"), [np.nan, 0.09, 0.25])
+    # Twins by rate and order: (2, first) with PPO's second, (1, first) with its first, (1, second) with its third.
+    course = {
+        "kl": np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 1.0]]),
+        "return": np.array([[0.0, 0.0, 0.0], [20.0, 20.0, 20.0]]),
+        sparse_updates.MEASURE: np.array([[0.1, 0.4, 0.5], [0.5, 0.6, 0.1]]),
+    }
+    table["arm"][-1] = "other"
+    found = sparse_updates._matched(table, course, "kl")
+    np.testing.assert_allclose(found, [0.9 - 0.5, 0.9 - 0.3, 0.8 - 0.5])
+    found = sparse_updates._matched(table, course, "return")
+    np.testing.assert_allclose(found, [0.9 - 0.45, 0.9 - 0.2, 0.8 - 0.3])
+    table["kl"][1] = 5.0
+    assert np.isnan(sparse_updates._matched(table, course, "kl")[0])
