@@ -238,11 +238,11 @@ def _speed(timings: dict[str, stages.Timing], begun: float, started: float) -> d
 
 
 def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any) -> list[Path]:
-    """A maze replay and, after RL, the learning curve; returns their paths."""
+    """A maze replay before and after RL, and the learning curve; returns their paths, none of a run without RL."""
+    if not config.rl.updates:
+        return []
     found, gif = summary["return"], run.figure("replay.gif")
     replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
-    if not config.rl.updates:
-        return [gif]
     table = run.metrics("rl")
     shape = (-1, run.members)
     finite = np.isfinite(found["after_rl"])
