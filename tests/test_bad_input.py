@@ -72,7 +72,9 @@ def refused(capsys, command: str, *arguments: str) -> str:
     return errors
 
 
-@pytest.mark.parametrize(("name", "text"), zip(NUMBERS, itertools.cycle(["many", "", "0x10", "1,5"]), strict=False))
+@pytest.mark.parametrize(
+    ("name", "text"), list(zip(NUMBERS, itertools.cycle(["many", "", "0x10", "1,5"]), strict=False))
+)
 def test_what_is_no_number_is_refused_by_name(capsys, tmp_path, name, text):
     option = f"--{name.replace('_', '-')}"
     said = refused(capsys, "train", option, text, "--run-dir", str(tmp_path / "run"))
@@ -80,7 +82,9 @@ def test_what_is_no_number_is_refused_by_name(capsys, tmp_path, name, text):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "text"), zip(FLOATS, itertools.cycle(["nan", "inf", "-inf", "1e39"]), strict=False))
+@pytest.mark.parametrize(
+    ("name", "text"), list(zip(FLOATS, itertools.cycle(["nan", "inf", "-inf", "1e39"]), strict=False))
+)
 def test_what_is_not_finite_is_refused_by_name(capsys, tmp_path, name, text):
     said = refused(capsys, "train", f"--{name.replace('_', '-')}={text}", "--run-dir", str(tmp_path / "run"))
     assert name in said.replace("-", "_").replace("__", "--")

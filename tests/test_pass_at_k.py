@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from agents import config as configs
-from agents import evaluation, rollout, runs
+from agents import evaluation, rollout, runs, seeds
 from agents.streams import Cache, Outputs
 from analysis import __main__ as cli
 from analysis import passes
@@ -135,7 +135,7 @@ def attempts():
 @pytest.fixture(scope="module")
 def ways():
     """For each held-out maze all sequences of actions that end at the goal, walked on its board."""
-    maze_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), passes._TAG))
+    maze_key, _ = jax.random.split(seeds.held_out("pass-at-k"))
     keys = [jax.random.fold_in(maze_key, index) for index in range(MAZES)]
     _, states = jax.jit(jax.vmap(WORLD.reset_env, in_axes=(0, None)))(jnp.stack(keys), WORLD.default_params)
     found = []
@@ -187,7 +187,7 @@ def test_a_cold_policy_takes_its_likeliest_way_alone(ways):
 
 def test_held_out_mazes_are_not_those_of_the_evaluation():
     theirs, _ = evaluation._keys(256)
-    maze_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), passes._TAG))
+    maze_key, _ = jax.random.split(seeds.held_out("pass-at-k"))
     ours = jax.vmap(lambda index: jax.random.fold_in(maze_key, index))(jnp.arange(256))
     both = np.concatenate([jax.random.key_data(x) for x in (theirs, ours, jax.random.split(jax.random.key(0), 256))])
     assert len(np.unique(both, axis=0)) == 3 * 256

@@ -23,6 +23,7 @@ def summary(population, after):
             "after_rl": after,
         },
         "population": population,
+        "diverged": {},
         "badge_kl": {"Larry": 0.01},
         "seconds": {"total": 3.0},
         "tokens_per_second": {"rl": 1000.0},
