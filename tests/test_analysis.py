@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import train
-from agents import checkpoints, runs
+from agents import checkpoints, files, runs
 from analysis import __main__ as command
 from analysis import extraction, findings, subject
 from envs import tokens
@@ -107,7 +107,11 @@ def test_steer_writes_its_numbers_and_its_figures(run, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sft", "arms"), [(2, ["after SFT", "before SFT", "untrained"]), (0, ["the base", "untrained"])]
+    ("sft", "arms"),
+    [
+        (2, ["after SFT", "before SFT", "untrained"]),
+        pytest.param(0, ["the base", "untrained"], marks=pytest.mark.long),
+    ],
 )
 def test_a_run_without_rl_is_not_said_to_have_any(tmp_path, capsys, sft, arms):
     config = tiny.changed(sft={"updates": sft, "chunk": 1, "episodes": 16}, rl={"updates": 0})
@@ -188,9 +192,9 @@ def test_a_run_that_cannot_be_looked_at_is_named_and_left_alone(run, tmp_path, c
     refused(capsys, ["concepts", other], "['value']['kernel']", "shape [15, 1]", "[16, 1]")
 
     bare = copy(run, tmp_path, "bare")
-    document = json.loads((bare / "config.json").read_text())
+    document = files.read_json(bare / "config.json")
     document["config"]["world"]["gold_ratio"] = 0.0
-    (bare / "config.json").write_text(json.dumps(document))
+    files.write_json(bare / "config.json", document, finite=False)
     refused(capsys, ["concepts", bare, "--episodes", 120], "class Gold", "gold_ratio=0")
     for path in (unfinished, broken, other, bare):
         assert not (path / "analysis").exists()

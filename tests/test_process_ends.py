@@ -39,7 +39,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", tiny.JOBS)
+@pytest.mark.parametrize("case", ["split", pytest.param("members", marks=pytest.mark.long), "idle"])
 def test_the_command_of_two_processes_makes_the_run_of_one(alone, tmp_path, case):
     job = start(["train", *tiny.arguments(tiny.JOBS[case]), "--run-dir", tmp_path / "run"])
     ends = finish(job)
@@ -55,7 +55,7 @@ def test_the_command_of_two_processes_makes_the_run_of_one(alone, tmp_path, case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_lost_process_ends_the_job_in_one_line_and_resume_finishes(alone, tmp_path, lost):
     job = start(["train", *tiny.arguments(tiny.JOBS["split"]), "--run-dir", tmp_path / "run"])
     wait_for("checkpoints/rl-*", tmp_path / "run", job)
@@ -73,7 +73,10 @@ def test_a_lost_process_ends_the_job_in_one_line_and_resume_finishes(alone, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status", "who"), [(signal.SIGTERM, 143, (1,)), (signal.SIGINT, 130, (0, 1))])
+@pytest.mark.parametrize(
+    ("number", "status", "who"),
+    [(signal.SIGTERM, 143, (1,)), pytest.param(signal.SIGINT, 130, (0, 1), marks=pytest.mark.long)],
+)
 def test_a_signal_to_one_or_all_stops_all_with_a_checkpoint_that_one_process_resumes(
     alone, tmp_path, number, status, who
 ):

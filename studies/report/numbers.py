@@ -32,14 +32,14 @@ def interval(estimate: Mapping[str, Any] | None) -> str:
 
 
 def sentence(name: str, estimate: Mapping[str, Any] | None) -> Markup:
-    """An estimate with its interval in a line."""
+    """An estimate, what it is and its interval, in a line."""
     if estimate is None or estimate["mean"] is None:
         return tag("span", f"{words(name)}: not measured")
     ends = "no interval" if estimate["interval"] is None else f"95 % interval {interval(estimate)}"
     return join(
         (
             tag("strong", signed(estimate["mean"]), class_="figure-number"),
-            tag("span", f" {words(name)} ", class_="name"),
+            tag("span", f" {estimate['meaning']} ", class_="name"),
             tag("span", f"({ends})", class_="muted"),
         )
     )

@@ -117,6 +117,9 @@ def compare(whole: Path, broken: Path) -> int:
 
 
 def _names(run: Path) -> set[str]:
-    """What lies in a run, but for arrays, whose files have random names, and numbers of training states."""
-    every = (path.relative_to(run) for path in run.rglob("*"))
-    return {re.sub(r"(state/rl)-\d+", r"\1", str(path)) for path in every if "arrays" not in path.parts}
+    """What lies in a run, but for arrays, whose files have random names, and which states the clock saved."""
+    every = [path.relative_to(run) for path in run.rglob("*")]
+    states = {path.parts[2] for path in every if path.parts[:2] == ("checkpoints", "state") and len(path.parts) > 2}
+    assert 1 <= len(states) <= 2, states
+    kept = (path for path in every if "arrays" not in path.parts)
+    return {re.sub(r"(checkpoints/state)/[^/]+", r"\1/N", str(path)) for path in kept}

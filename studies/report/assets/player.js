@@ -66,7 +66,8 @@
       panel.hidden = index >= sides.length;
       if (panel.hidden) return;
       part("name", panel).textContent = capital(recording.sides[index]);
-      part("mean", panel).textContent = "mean return over all evaluation mazes " + draw.signed(member.returns[index]);
+      part("mean", panel).textContent = "mean return over all evaluation mazes " +
+        draw.signed(member.returns[index], Math.abs(member.returns[index]) < 10 ? 2 : 1);
       cells[index] = draw.build(part("board", panel), sides[index]);
     });
     show();
