@@ -69,6 +69,8 @@ def train(
     run_dir: str | Path | None = None,
     console: Console | None = None,
     base: str | Path | None = None,
+    *,
+    figures: bool = True,
 ) -> runs.Run:
     """Train a population and evaluate it.
 
@@ -77,9 +79,10 @@ def train(
         run_dir: the run directory to make; a fresh name under `runs/` by default.
         console: where to report; silent by default.
         base: a run with the same pretrained base, which is taken from there instead of being trained again.
+        figures: draw the learning curve and the replay before and after RL.
 
     Returns:
-        The run, with its summary and figures written.
+        The run, with its summary written.
 
     Raises:
         ConfigError: the config cannot run; nothing was written.
@@ -91,19 +94,21 @@ def train(
     directory = Path(run_dir) if run_dir else runs.fresh_name()
     found = bases.open(base, config) if base else None
     run = joint_runs.create(directory, configs.to_dict(config), members=len(config.members))
-    return _train(run, config, console or Console(quiet=True), found)
+    return _train(run, config, console or Console(quiet=True), found, figures)
 
 
-def resume(run_dir: str | Path, console: Console | None = None, base: str | Path | None = None) -> runs.Run:
+def resume(
+    run_dir: str | Path, console: Console | None = None, base: str | Path | None = None, *, figures: bool = True
+) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = joint_runs.open(run_dir)
     config = configs.of_run(run.path, run.config)
     configs.check(config)
     found = bases.open(base, config) if base else None
-    return _train(run, config, console or Console(quiet=True), found)
+    return _train(run, config, console or Console(quiet=True), found, figures)
 
 
-def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | None = None) -> runs.Run:
+def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | None, figures: bool) -> runs.Run:
     started = time.perf_counter()
     with run.locked():
         if base and bases.STAGE not in run.ended():
@@ -121,7 +126,7 @@ def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | Non
                 with interrupts.catch(at_once=True):
                     summary = _evaluate(run, config, before, means)
                     summary |= _speed(timings, begun, started)
-                    written = _draw(run, config, summary, before, after)
+                    written = _draw(run, config, summary, before, after) if figures else []
                     run.write_summary(summary)
                 reporting.results(console, summary)
                 reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")

@@ -9,6 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+_AT_ONCE = 1 << 16
+"""Values drawn at a time; half a MiB of them stays in the cache."""
+
 Alternative = Literal["two-sided", "greater", "less"]
 """What a test looks for: any difference, or one that is greater or less than under its null."""
 
@@ -70,8 +73,18 @@ def bootstrap_interval(
     members_last = np.moveaxis(np.asarray(values, np.float64), axis, -1)
     labels = _labels(strata, members_last.shape[-1], "bootstrap_interval")
     draws = _draws(np.random.default_rng(seed), labels, resamples)
-    # One resample at a time: all of them at once would take gigabytes for a long curve of a large population.
-    return _percentiles(np.stack([statistic(members_last[..., draw], -1) for draw in draws]), interval)
+    return _percentiles(_of_draws(statistic, members_last, draws), interval)
+
+
+def _of_draws(statistic: Callable[[np.ndarray, int], np.ndarray], values: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """A statistic of float[..., M] in every draw int[B, M], float[B, ...].
+
+    Means take many draws at a time, as many as the cache holds; a statistic of the caller's own takes one.
+    """
+    if statistic not in (np.mean, interquartile_mean):
+        return np.stack([statistic(values[..., draw], -1) for draw in draws])
+    blocks = np.array_split(draws, min(len(draws), -(-len(draws) * values.size // _AT_ONCE)))
+    return np.concatenate([np.moveaxis(np.asarray(statistic(values[..., block], -1)), -1, 0) for block in blocks])
 
 
 def probability_of_improvement(

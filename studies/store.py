@@ -27,6 +27,8 @@ class Store:
     folder: Path
     console: Console
     """Where training and analyses report."""
+    figures: bool = True
+    """Whether they draw."""
 
     def path(self, config: Config) -> Path:
         """Where the run of a config lies."""
@@ -56,8 +58,8 @@ class Store:
         if pretrained != config and config.pretrain.updates and not (started and _has_base(path)):
             base = self.run(pretrained).path
         if started:
-            return train.resume(path, self.console, base)
-        return train.train(config, path, self.console, base)
+            return train.resume(path, self.console, base, figures=self.figures)
+        return train.train(config, path, self.console, base, figures=self.figures)
 
     def analysis(self, run: runs.Run, name: str, **options: Any) -> dict[str, Any]:
         """The document of `analysis NAME` with these options on a run: found, or made.
@@ -67,7 +69,7 @@ class Store:
         kept = self._analysis_path(run, name, options)
         if not kept.exists():
             module = importlib.import_module(f"analysis.commands.{name}")
-            module.run(module.Command(run=run.path, **options), self.console)
+            module.run(module.Command(run=run.path, figures=self.figures, **options), self.console)
             # The document last: where it is, all is.
             for ending in (".parquet", ".json"):
                 files.write(kept.with_suffix(ending), run.analysis(f"{name}{ending}").read_bytes())

@@ -100,7 +100,7 @@ def run(study: Study, scale: Scale, out: Path, console: Console) -> dict[str, An
         RunError, ConfigError, Diverged, Interrupted: as `train.train`; what is finished stays.
     """
     started = time.perf_counter()
-    shelf = Store(out / "runs", console)
+    shelf = Store(out / "runs", console, figures=scale != "smoke")
     arms = study.arms(scale)
     made = {}
     for number, (name, config) in enumerate(arms.items(), start=1):

@@ -36,6 +36,8 @@ class Command:
     """Permutations of the class labels; the smallest p is 1 / (this + 1)."""
     seed: int = 0
     """Of the extraction set and everything random."""
+    figures: bool = True
+    """Draw figures beside the numbers."""
 
 
 def run(command: Command, console: Console) -> None:
@@ -71,8 +73,9 @@ def run(command: Command, console: Console) -> None:
 
     document = _document(opened, command, arms, against, course)
     written = opened.write("concepts", document, _rows(arms, against))
-    stem = opened.run.figure("concepts")
-    written += concept_figures.draw(stem, arms, against, course, _returns(opened), opened.caption)
+    if command.figures:
+        stem = opened.run.figure("concepts")
+        written += concept_figures.draw(stem, arms, against, course, _returns(opened), opened.caption)
     for table in tables(document):
         console.print(table)
     reporting.written(console, [path for path in written if path.suffix in (".json", ".png")], opened.caption)

@@ -47,6 +47,8 @@ class Command:
     """A later checkpoint."""
     temperature: float = 1.0
     """Of plans and actions."""
+    figures: bool = True
+    """Draw figures beside the numbers."""
 
 
 def run(command: Command, console: Console) -> None:
@@ -72,7 +74,7 @@ def run(command: Command, console: Console) -> None:
         found = _estimates(opened, command, played)
         document = _document(opened, command, played, found)
         paths = opened.write(NAME, document, _rows(opened, command, played))
-        paths += _draw(opened, command, document, found)
+        paths += _draw(opened, command, document, found) if command.figures else []
     _print(console, document)
     reporting.written(console, paths, opened.caption)
 

@@ -43,6 +43,8 @@ class Command:
     """Held-out mazes that each persona plays, the same for everyone."""
     against: str | None = None
     """A second checkpoint to put beside it."""
+    figures: bool = True
+    """Draw figures beside the numbers."""
 
 
 def run(command: Command, console: Console) -> None:
@@ -68,7 +70,7 @@ def run(command: Command, console: Console) -> None:
     with console.status("estimating"):
         document = _document(opened, command, found)
         paths = opened.write(NAME, document, _rows(opened, found))
-        paths += _draw(opened, command, document)
+        paths += _draw(opened, command, document) if command.figures else []
     _print(console, document)
     reporting.written(console, paths, opened.caption)
 

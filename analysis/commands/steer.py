@@ -35,6 +35,8 @@ class Command:
     """Episodes behind each return; the same mazes for every direction, strength and member."""
     seed: int = 0
     """Of everything random; the same seed as `concepts` gives the same vectors."""
+    figures: bool = True
+    """Draw figures beside the numbers."""
 
 
 def run(command: Command, console: Console) -> None:
@@ -78,7 +80,8 @@ def run(command: Command, console: Console) -> None:
 
     document = _document(opened, command, results, np.asarray(found.axis_layer))
     written = opened.write("steer", document, _rows(results, command.strengths))
-    written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, opened.caption)
+    if command.figures:
+        written += steering_figures.draw(opened.run.figure("steer"), results, command.strengths, opened.caption)
     console.print(table(document))
     reporting.written(console, [path for path in written if path.suffix in (".json", ".png")], opened.caption)
 

@@ -50,6 +50,8 @@ class Command:
     """Train only the first members of the run, to bound the time; all by default."""
     episodes: int | None = None
     """Evaluation episodes of each policy, at least 1,024; those of the run by default."""
+    figures: bool = True
+    """Draw figures beside the numbers."""
 
 
 def run(command: Command, console: Console) -> list[Path]:
@@ -99,8 +101,9 @@ def run(command: Command, console: Console) -> list[Path]:
     }
     _print(console, document)
     paths = opened.write(NAME, document, _rows(opened, [BEFORE, FULL, *names], played, measures))
-    figure = subnetwork_figures.subnetwork(returns, agreement, strata, command.definition)
-    paths += drawing.save(figure, opened.run.figure(NAME), f"{opened.caption}; {episodes:,} mazes per policy")
+    if command.figures:
+        figure = subnetwork_figures.subnetwork(returns, agreement, strata, command.definition)
+        paths += drawing.save(figure, opened.run.figure(NAME), f"{opened.caption}; {episodes:,} mazes per policy")
     reporting.written(console, paths, opened.caption)
     return paths
 

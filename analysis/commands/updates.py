@@ -40,6 +40,8 @@ class Command:
     """Checkpoint after it."""
     against: Path | None = None
     """Another run of the same policy shape: do the updates of the two runs hit the same parameters?"""
+    figures: bool = True
+    """Draw figures beside the numbers."""
 
 
 def run(command: Command, console: Console) -> None:
@@ -71,7 +73,7 @@ def run(command: Command, console: Console) -> None:
             document["against"] = {"run": str(command.against), "overlaps": changes.compare(every[pair], measured)}
     with console.status("drawing"):
         paths = opened.write("updates", document, update_report.rows(every[pair], opened.population))
-        paths += _draw(opened, document, pair, every, during, course)
+        paths += _draw(opened, document, pair, every, during, course) if command.figures else []
     update_report.show(console, document)
     reporting.written(console, paths, opened.caption)
 
