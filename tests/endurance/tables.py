@@ -78,10 +78,15 @@ def _seen(found: dict[str, Any]) -> str:
 
 def _apart(found: dict[str, float]) -> str:
     """How far two programs have come apart."""
-    return (
-        f"parameters of the base within {found['base']:.0e} of their size, after RL within {found['after RL']:.0e}, a "
-        f"member's return within {found['return after']:.2f}, their mean within {found['return after, mean']:.2f}"
-    )
+    said = []
+    for key, what in (("base", "the base"), ("after RL", "parameters after RL")):
+        said.append(f"{what} " + (f"within {found[key]:.0e} of its size" if found[key] else "the same"))
+    if found["return after"]:
+        said.append(f"a member's return within {found['return after']:.2f}")
+        said.append(f"their mean within {found['return after, mean']:.2f}")
+    else:
+        said.append("every return the same")
+    return ", ".join(said)
 
 
 def _machine() -> str:
