@@ -1,7 +1,4 @@
-"""The GRU policy: against a loop in NumPy, cached and full forward, causality, interventions, and that it learns."""
-
-import dataclasses
-import functools
+"""What is the GRU's own: a loop in NumPy, its units, its names, and that it learns; the rest is in `test_policies`."""
 
 import jax
 import jax.numpy as jnp
@@ -12,49 +9,20 @@ import train
 from agents import config as configs
 from agents import demonstrations, learner, policies
 from agents.gru import GRU
-from agents.policies import Intervention, PolicyConfig
+from agents.policies import PolicyConfig
 from agents.transformer import Transformer
 from analysis import weights
 from envs import tokens
 from tests import tiny
+from tests.test_policies import Family
 
 POLICY = GRU(PolicyConfig(family="gru", width=20, layers=3, heads=2, hidden=24))
-SITES, WIDTH = POLICY.config.layers + 1, POLICY.config.width
-BATCH, LENGTH = 3, 29
+WIDTH = POLICY.config.width
 
 
 @pytest.fixture(scope="module")
 def parameters():
-    """As they might be after training: the initial value head and norms would hide what they do."""
-    leaves, structure = jax.tree.flatten(POLICY.init(jax.random.key(3)))
-    keys = jax.random.split(jax.random.key(8), len(leaves))
-    moved = [x + 0.1 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, moved)
-
-
-@pytest.fixture(scope="module")
-def sequence():
-    return jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, tokens.SIZE)
-
-
-@jax.jit
-def _predictions(parameters, sequence, change):
-    outputs = POLICY.forward(parameters, sequence, intervention=change, capture=tuple(range(LENGTH)))
-    return (*POLICY.heads(parameters, outputs.hidden), outputs.residual)
-
-
-def predictions(parameters, sequence, steering=None, ablation=None):
-    """Logits, values and the whole stream; every intervention has one shape, so that one program serves all tests."""
-    steering = jnp.zeros((SITES, WIDTH)) if steering is None else steering
-    steering = jnp.broadcast_to(steering, (BATCH, LENGTH, SITES, WIDTH))
-    ablation = jnp.zeros((SITES, 2, WIDTH)) if ablation is None else ablation
-    return _predictions(parameters, sequence, Intervention(steering, ablation))
-
-
-@jax.jit
-def decoded(parameters, cache, chunk, start, steering):
-    outputs, cache = POLICY.decode(parameters, cache, chunk, start, intervention=Intervention(steering))
-    return (*POLICY.heads(parameters, outputs.hidden), cache)
+    return Family(POLICY.config).parameters
 
 
 def reference(parameters, sequence):
@@ -107,126 +75,11 @@ def reference(parameters, sequence):
     return (np.reshape(x, (*shape, *np.shape(x)[1:])) for x in (logits, values, streams))
 
 
-def test_it_is_the_gated_recurrent_unit_of_a_plain_loop(parameters, sequence):
-    for found, wanted in zip(predictions(parameters, sequence), reference(parameters, sequence), strict=True):
+def test_it_is_the_gated_recurrent_unit_of_a_plain_loop(parameters):
+    sequence = jax.random.randint(jax.random.key(4), (3, 29), 0, tokens.SIZE)
+    for found, wanted in zip(Family(POLICY.config).predictions(sequence), reference(parameters, sequence), strict=True):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, wanted, atol=3e-5)
-
-
-@pytest.mark.parametrize("chunks", [[1] * LENGTH, [7, 7, 7, 7, 1], [20, 9]])
-@pytest.mark.parametrize("longer", [0, 13])
-def test_cached_decoding_equals_the_full_forward_at_every_position(parameters, sequence, chunks, longer):
-    steering = jax.random.normal(jax.random.key(9), (SITES, WIDTH))
-    for push in (jnp.zeros_like(steering), steering):
-        logits, values, _ = predictions(parameters, sequence, push)
-        cache, start = POLICY.empty_cache(BATCH, LENGTH + longer), 0
-        for size in chunks:
-            chunk = sequence[:, start : start + size]
-            found, value, cache = decoded(parameters, cache, chunk, start, push)
-            np.testing.assert_allclose(found, logits[:, start : start + size], atol=2e-5)
-            np.testing.assert_allclose(value, values[:, start : start + size], atol=2e-5)
-            start += size
-
-
-def test_reading_from_the_first_token_forgets_what_the_cache_held(parameters, sequence):
-    push = jnp.zeros((SITES, WIDTH))
-    fresh, _, _ = decoded(parameters, POLICY.empty_cache(BATCH, LENGTH), sequence[:, :7], 0, push)
-    _, _, used = decoded(parameters, POLICY.empty_cache(BATCH, LENGTH), sequence[:, 7:14], 0, push)
-    np.testing.assert_array_equal(decoded(parameters, used, sequence[:, :7], 0, push)[0], fresh)
-    assert jnp.abs(decoded(parameters, used, sequence[:, :7], 7, push)[0] - fresh).max() > 1e-2
-
-
-def test_asking_for_some_positions_gives_the_same_there(parameters, sequence):
-    at = np.array([2, 3, 17, LENGTH - 2])
-
-    @functools.partial(jax.jit, static_argnames="some")
-    def gradient(parameters, some):
-        def loss(parameters):
-            outputs = POLICY.forward(parameters, sequence, at=at if some else None)
-            return jnp.sum(jnp.sin(outputs.hidden if some else outputs.hidden[:, at]))
-
-        return jax.value_and_grad(loss)(parameters)
-
-    both = (jax.tree.leaves(gradient(parameters, some)) for some in (True, False))
-    for some, every in zip(*both, strict=True):
-        np.testing.assert_allclose(some, every, atol=1e-4)
-    cache = POLICY.empty_cache(BATCH, LENGTH)
-    few, after = POLICY.decode(parameters, cache, sequence[:, :7], 0, at=np.array([2, 5]))
-    all_, same = POLICY.decode(parameters, cache, sequence[:, :7], 0)
-    np.testing.assert_allclose(few.hidden, all_.hidden[:, np.array([2, 5])], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, same)
-
-
-def test_no_position_sees_the_future_and_the_last_sees_the_first(parameters, sequence):
-    logits, _, _ = predictions(parameters, sequence)
-    for position in range(LENGTH):
-        changed = sequence.at[:, position].set((sequence[:, position] + 1) % tokens.SIZE)
-        found, _, _ = predictions(parameters, changed)
-        np.testing.assert_array_equal(found[:, :position], logits[:, :position])
-        assert jnp.all(jnp.any(found[:, position] != logits[:, position], axis=-1))
-    changed = sequence.at[:, 0].set((sequence[:, 0] + 1) % tokens.SIZE)
-    assert jnp.abs(predictions(parameters, changed)[0][:, -1] - logits[:, -1]).max() > 1e-4
-
-
-def test_capture_takes_positions_of_each_sequence_and_some_layers(parameters, sequence):
-    *_, every = predictions(parameters, sequence)
-    own = jax.random.randint(jax.random.key(7), (BATCH, 2), 0, LENGTH)
-    found = POLICY.forward(parameters, sequence, capture=own, capture_layers=(SITES - 1, 0)).residual
-    assert found is not None
-    expected = every[jnp.arange(BATCH)[:, None], own][:, :, jnp.array([SITES - 1, 0])]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(parameters, sequence):
-    *_, plain = predictions(parameters, sequence)
-    directions = jnp.linalg.qr(jax.random.normal(jax.random.key(5), (WIDTH, 2)))[0].T
-    for site in range(SITES):
-        steering = jnp.zeros((BATCH, LENGTH, SITES, WIDTH)).at[:, 10:, site].set(3 * directions[0])
-        *_, pushed = predictions(parameters, sequence, steering)
-        difference = pushed - plain
-        np.testing.assert_array_equal(difference[:, :10], 0.0)
-        np.testing.assert_array_equal(difference[:, :, :site], 0.0)
-        np.testing.assert_allclose(
-            difference[:, 10:, site], jnp.broadcast_to(3 * directions[0], (BATCH, 19, WIDTH)), atol=1e-5
-        )
-        assert site == SITES - 1 or jnp.abs(difference[:, 10:, site + 1] - difference[:, 10:, site]).max() > 1e-3
-
-        ablation = jnp.zeros((SITES, 2, WIDTH)).at[site].set(directions)
-        *_, without = predictions(parameters, sequence, None, ablation)
-        expected = plain[:, :, site] - plain[:, :, site] @ directions.T @ directions
-        np.testing.assert_allclose(without[:, :, site], expected, atol=1e-5)
-        *_, both = predictions(parameters, sequence, steering, ablation)
-        np.testing.assert_allclose((both[:, 10:, site] @ directions.T)[..., 0], 3.0, atol=1e-5)
-
-
-def test_what_is_pushed_at_one_token_is_remembered_by_later_ones(parameters, sequence):
-    steering = jnp.zeros((BATCH, LENGTH, SITES, WIDTH)).at[:, 10, 1].set(3.0)
-    difference = predictions(parameters, sequence, steering)[2] - predictions(parameters, sequence)[2]
-    np.testing.assert_array_equal(difference[:, 11:, :2], 0.0)  # the state of block 1 lies before the push
-    assert jnp.abs(difference[:, 11:, 2]).max(axis=-1).min() > 0
-
-
-def test_members_under_vmap_equal_members_by_themselves(sequence):
-    population = jax.vmap(POLICY.init)(jax.random.split(jax.random.key(0), 3))
-    together = jax.jit(jax.vmap(lambda p: POLICY.heads(p, POLICY.forward(p, sequence).hidden)[0]))(population)
-    for member in range(3):
-        alone, values, _ = predictions(jax.tree.map(lambda x, member=member: x[member], population), sequence)
-        np.testing.assert_allclose(together[member], alone, atol=2e-5)
-        np.testing.assert_array_equal(values, 0.0)  # a fresh value head is silent
-
-
-@pytest.mark.parametrize(("compute", "stored"), [("bfloat16", "float32"), ("bfloat16", "bfloat16")])
-def test_reduced_precision_stores_what_it_says_and_predicts_in_float32(sequence, compute, stored):
-    policy = GRU(dataclasses.replace(POLICY.config, compute_dtype=compute, parameter_dtype=stored))
-    parameters = policy.init(jax.random.key(3))
-    assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype(stored)}
-    outputs, cache = policy.decode(parameters, policy.empty_cache(BATCH, LENGTH), sequence, 0)
-    logits, values = policy.heads(parameters, outputs.hidden)
-    assert outputs.hidden.dtype == jnp.bfloat16
-    assert logits.dtype == values.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype(jnp.float32)}
-    exact, _, _ = predictions(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters), sequence)
-    assert 0 < jnp.abs(logits - exact).mean() < 0.05
 
 
 def test_fresh_units_forget_at_many_rates():

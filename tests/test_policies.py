@@ -1,0 +1,196 @@
+"""What every family of policies keeps to: cached decoding is the full forward, nothing sees the future, interventions
+are data. A new family joins by a line in `FAMILIES`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import policies
+from agents.policies import Intervention, PolicyConfig
+from envs import tokens
+
+FAMILIES = {
+    "transformer": PolicyConfig(width=32, layers=3, heads=2, hidden=48),
+    "gru": PolicyConfig(family="gru", width=20, layers=3, heads=2, hidden=24),
+}
+BATCH, LENGTH = 3, 29
+
+
+class Family:
+    """A policy, parameters as they might be after training, and its compiled functions."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        self.policy = policies.make(config)
+        self.sites, self.width = config.layers + 1, config.width
+        # Fresh value heads and norms would hide what they do.
+        leaves, structure = jax.tree.flatten(self.policy.init(jax.random.key(3)))
+        keys = jax.random.split(jax.random.key(8), len(leaves))
+        moved = [x + 0.1 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
+        self.parameters = jax.tree.unflatten(structure, moved)
+        self._predictions = jax.jit(self._predict)
+        self.decoded = jax.jit(self._decode)
+
+    def _predict(self, parameters, sequence, change):
+        outputs = self.policy.forward(parameters, sequence, intervention=change, capture=tuple(range(LENGTH)))
+        return (*self.policy.heads(parameters, outputs.hidden), outputs.residual)
+
+    def _decode(self, parameters, cache, chunk, start, steering):
+        outputs, cache = self.policy.decode(parameters, cache, chunk, start, intervention=Intervention(steering))
+        return (*self.policy.heads(parameters, outputs.hidden), cache)
+
+    def predictions(self, sequence, steering=None, ablation=None, parameters: Any = None):
+        """Logits, values and the whole stream; every intervention has one shape, so one program serves all tests."""
+        steering = jnp.zeros((self.sites, self.width)) if steering is None else steering
+        steering = jnp.broadcast_to(steering, (BATCH, LENGTH, self.sites, self.width))
+        ablation = jnp.zeros((self.sites, 2, self.width)) if ablation is None else ablation
+        parameters = self.parameters if parameters is None else parameters
+        return self._predictions(parameters, sequence, Intervention(steering, ablation))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return Family(FAMILIES[request.param])
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, tokens.SIZE)
+
+
+@pytest.mark.parametrize("chunks", [[1] * LENGTH, [7, 7, 7, 7, 1], [20, 9], [LENGTH]])
+@pytest.mark.parametrize("longer", [0, 13])
+def test_cached_decoding_equals_the_full_forward_at_every_position(family, sequence, chunks, longer):
+    steering = jax.random.normal(jax.random.key(9), (family.sites, family.width))
+    for push in (jnp.zeros_like(steering), steering):
+        logits, values, _ = family.predictions(sequence, push)
+        cache, start = family.policy.empty_cache(BATCH, LENGTH + longer), 0
+        for size in chunks:
+            chunk = sequence[:, start : start + size]
+            found, value, cache = family.decoded(family.parameters, cache, chunk, start, push)
+            np.testing.assert_allclose(found, logits[:, start : start + size], atol=5e-5)
+            np.testing.assert_allclose(value, values[:, start : start + size], atol=5e-5)
+            start += size
+
+
+def test_asking_for_some_positions_gives_the_same_there(family, sequence):
+    at = np.array([2, 3, 17, LENGTH - 2])
+    steering = jax.random.normal(jax.random.key(5), (BATCH, LENGTH, family.sites, family.width))
+    policy, change = family.policy, Intervention(steering)
+
+    @functools.partial(jax.jit, static_argnames="some")
+    def gradient(parameters, some):
+        def loss(parameters):
+            outputs = policy.forward(parameters, sequence, intervention=change, at=at if some else None)
+            return jnp.sum(jnp.sin(outputs.hidden if some else outputs.hidden[:, at]))
+
+        return jax.value_and_grad(loss)(parameters)
+
+    both = (jax.tree.leaves(gradient(family.parameters, some)) for some in (True, False))
+    for some, every in zip(*both, strict=True):
+        np.testing.assert_allclose(some, every, atol=2e-4)
+    cache = policy.empty_cache(BATCH, LENGTH)
+    few, after = policy.decode(family.parameters, cache, sequence[:, :7], 0, at=np.array([2, 5]))
+    all_, same = policy.decode(family.parameters, cache, sequence[:, :7], 0)
+    np.testing.assert_allclose(few.hidden, all_.hidden[:, np.array([2, 5])], atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after, same)
+
+
+def test_no_position_sees_the_future_and_the_last_sees_the_first(family, sequence):
+    logits, _, _ = family.predictions(sequence)
+    for position in range(LENGTH):
+        changed = sequence.at[:, position].set((sequence[:, position] + 1) % tokens.SIZE)
+        found, _, _ = family.predictions(changed)
+        np.testing.assert_array_equal(found[:, :position], logits[:, :position])
+        assert jnp.all(jnp.any(found[:, position] != logits[:, position], axis=-1))
+    changed = sequence.at[:, 0].set((sequence[:, 0] + 1) % tokens.SIZE)
+    assert jnp.abs(family.predictions(changed)[0][:, -1] - logits[:, -1]).max() > 1e-4
+
+
+def test_capture_takes_positions_of_each_sequence_and_some_layers(family, sequence):
+    *_, every = family.predictions(sequence)
+    assert every.shape == (BATCH, LENGTH, family.sites, family.width)
+    own = jax.random.randint(jax.random.key(7), (BATCH, 2), 0, LENGTH)
+    layers, rows = (family.sites - 1, 0), jnp.arange(BATCH)[:, None]
+    found = family.policy.forward(family.parameters, sequence, capture=own, capture_layers=layers).residual
+    np.testing.assert_allclose(found, every[rows, own][:, :, jnp.array(layers)], atol=2e-5)
+    embedding = family.parameters["embedding"]["embedding"][sequence] * family.width**0.5
+    np.testing.assert_allclose(every[:, :, 0], embedding, rtol=1e-6)
+
+
+def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(family, sequence):
+    logits, _, plain = family.predictions(sequence)
+    directions = jnp.linalg.qr(jax.random.normal(jax.random.key(5), (family.width, 2)))[0].T
+    for site in range(family.sites):
+        steering = jnp.zeros((BATCH, LENGTH, family.sites, family.width)).at[:, 10:, site].set(3 * directions[0])
+        *_, pushed = family.predictions(sequence, steering)
+        difference = pushed - plain
+        np.testing.assert_array_equal(difference[:, :10], 0.0)
+        np.testing.assert_array_equal(difference[:, :, :site], 0.0)
+        np.testing.assert_allclose(
+            difference[:, 10:, site], jnp.broadcast_to(3 * directions[0], (BATCH, 19, family.width)), atol=1e-5
+        )
+        last = site == family.sites - 1
+        assert last or jnp.abs(difference[:, 10:, site + 1] - difference[:, 10:, site]).max() > 1e-3
+
+        ablation = jnp.zeros((family.sites, 2, family.width)).at[site].set(directions)
+        said, _, without = family.predictions(sequence, None, ablation)
+        expected = plain[:, :, site] - plain[:, :, site] @ directions.T @ directions
+        np.testing.assert_allclose(without[:, :, site], expected, atol=2e-5)
+        np.testing.assert_allclose(without[:, :, site] @ directions.T, 0.0, atol=2e-5)
+        assert jnp.abs(said - logits).max() > 1e-3
+        *_, both = family.predictions(sequence, steering, ablation)
+        np.testing.assert_allclose((both[:, 10:, site] @ directions.T)[..., 0], 3.0, atol=2e-5)
+
+
+def test_what_is_pushed_at_one_token_reaches_itself_and_later_ones(family, sequence):
+    steering = jnp.zeros((BATCH, LENGTH, family.sites, family.width)).at[:, 10, 1].set(3.0)
+    difference = family.predictions(sequence, steering)[2] - family.predictions(sequence)[2]
+    np.testing.assert_array_equal(difference[:, :10], 0.0)
+    np.testing.assert_array_equal(difference[:, 11:, :2], 0.0)  # what block 1 keeps lies before the push
+    assert jnp.abs(difference[:, 10:, 2]).max(axis=-1).min() > 0
+
+
+def test_members_under_vmap_equal_members_by_themselves(family, sequence):
+    population = jax.vmap(family.policy.init)(jax.random.split(jax.random.key(0), 3))
+    each = jax.vmap(lambda p: family.policy.heads(p, family.policy.forward(p, sequence).hidden)[0])
+    together = jax.jit(each)(population)
+    for member in range(3):
+        alone = jax.tree.map(lambda x, member=member: x[member], population)
+        logits, values, _ = family.predictions(sequence, parameters=alone)
+        np.testing.assert_allclose(together[member], logits, atol=2e-5)
+        np.testing.assert_array_equal(values, 0.0)  # a fresh value head is silent
+        assert logits.dtype == values.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("compute", "stored"), [("bfloat16", "float32"), ("bfloat16", "bfloat16")])
+def test_reduced_precision_stores_what_it_says_and_predicts_in_float32(family, sequence, compute, stored):
+    policy = policies.make(dataclasses.replace(family.policy.config, compute_dtype=compute, parameter_dtype=stored))
+    parameters = policy.init(jax.random.key(3))
+    assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype(stored)}
+    outputs, _ = policy.decode(parameters, policy.empty_cache(BATCH, LENGTH), sequence, 0)
+    logits, values = policy.heads(parameters, outputs.hidden)
+    assert outputs.hidden.dtype == jnp.bfloat16
+    assert logits.dtype == values.dtype == jnp.float32
+    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters)
+    exact, _, _ = family.predictions(sequence, parameters=whole)
+    assert 0 < jnp.abs(logits - exact).mean() < 0.05
+
+
+def test_reading_from_the_first_token_forgets_what_the_cache_held(family, sequence):
+    push, empty = jnp.zeros((family.sites, family.width)), family.policy.empty_cache(BATCH, LENGTH)
+    fresh, _, _ = family.decoded(family.parameters, empty, sequence[:, :7], 0, push)
+    _, _, used = family.decoded(family.parameters, empty, sequence[:, 7:14], 0, push)
+    np.testing.assert_array_equal(family.decoded(family.parameters, used, sequence[:, :7], 0, push)[0], fresh)
+    assert jnp.abs(family.decoded(family.parameters, used, sequence[:, :7], 7, push)[0] - fresh).max() > 1e-2
+
+
+@pytest.mark.parametrize("change", [{"width": 30}, {"layers": 0}, {"heads": 0}, {"hidden": 0}])
+def test_impossible_sizes_are_refused(change):
+    with pytest.raises(ValueError, match=f"policy.{next(iter(change))}="):
+        PolicyConfig(**{"width": 32, "heads": 2} | change)
