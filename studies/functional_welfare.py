@@ -43,7 +43,7 @@ _TITLES = {
     "shuffled": "PPO, rewards shuffled",
     "unnarrated": "PPO, base without narrator",
 }
-_SMOKE = ("ppo", "unnarrated")
+_SMOKE = ("ppo",)
 
 
 def arms(scale: Scale) -> dict[str, Config]:

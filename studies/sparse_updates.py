@@ -28,11 +28,10 @@ in RL of language models: 10⁻⁶ a step, a thousand steps, weights of about 0.
 MEMBERS: dict[Scale, int] = {"smoke": 2, "laptop": 8, "paper": 16}
 """Seeds at each learning rate."""
 SUBNETWORK: dict[Scale, dict[str, int]] = {
-    "smoke": {"members": 2, "draws": 1, "episodes": 1024},
     "laptop": {"members": 8, "draws": 1},
     "paper": {"members": 16, "draws": 2},
 }
-"""Options of `analysis subnetwork`."""
+"""Options of `analysis subnetwork`; without them nothing is trained alone."""
 BAND = (0.05, 0.30)
 """Share of the parameters that RL is said to change (arXiv 2505.11711, abstract)."""
 MEASURE, EXACT = "paper", "changed_stored"
@@ -78,7 +77,9 @@ def measure(store: Store, made: Mapping[str, runs.Run], scale: Scale) -> Finding
     """What changed in every arm, how far each policy went, and the changed parameters of PPO trained alone."""
     found = {name: store.analysis(run, "updates") for name, run in made.items()}
     gone = {name: _divergences(run, ("rl",))[0] for name, run in made.items()}
-    alone = store.analysis(made["ppo"], "subnetwork", **SUBNETWORK[scale])
+    alone = {}
+    if scale in SUBNETWORK:
+        alone = store.analysis(made["ppo"], "subnetwork", **SUBNETWORK[scale])["returns"]
     returns = {name: np.array(run.summary()["return"]["after_rl"]) for name, run in made.items()}
     return Findings(*estimate(found, gone, returns, alone, _course(made["ppo"], gone["ppo"], returns["ppo"])))
 
@@ -136,7 +137,7 @@ def estimate(
         found: arm → what `analysis updates` says of the run, from its base to its end.
         gone: arm → KL from the base, nats per episode, float64[M].
         returns: arm → mean return of each member, float64[M].
-        alone: what `analysis subnetwork` says of the PPO arm.
+        alone: returns of the PPO arm and of masks, from `analysis subnetwork`; empty where nothing was trained alone.
         course: KL, return and share changed of the PPO arm's members while they learn, each float64[C, M], and the
             updates int[C].
     """
@@ -185,19 +186,8 @@ def estimate(
             _matched(table, course, by),
             f"share changed by SFT less that changed by PPO at the same learning rate when it had the same {word}",
         )
-    learned, random = (alone["returns"][name] for name in ("learned", "random"))
-    gain = np.array(alone["returns"]["full run"]["members"]) - np.array(alone["returns"]["before RL"]["members"])
-    before = np.array(alone["returns"]["before RL"]["members"])
-    each["gain_alone"] = Estimate.of(
-        (np.array(learned["members"]) - before) / gain, "share of RL's gain that the farthest-moving tenth makes alone",
-        "gain_random",
-    )  # fmt: skip
-    each["gain_random"] = Estimate.of(
-        (np.array(random["members"]) - before) / gain, "share of RL's gain that a random tenth makes alone"
-    )
-    each["gain_beyond_random"] = Estimate.of(
-        (np.array(learned["members"]) - np.array(random["members"])) / gain, "share of the gain beyond a random tenth's"
-    )
+    if alone:
+        each |= _alone(alone)
     overlaps = next(
         group["overlaps"]["farthest_10_percent"]["all"]
         for group in found["ppo"]["groups"]
@@ -206,9 +196,13 @@ def estimate(
     alt = (
         f"Share of parameters changed, by the paper's definition, against learning rate and against KL. PPO at "
         f"{highest:g}: {each['changed_ppo'].mean:.2f}; at {lowest:g}: {share('ppo', lowest).mean():.3f}, where "
-        f"{share('ppo', lowest, EXACT).mean():.2f} of the stored values changed. The farthest-moving tenth alone makes "
-        f"{each['gain_alone'].mean:.2f} of the gain, a random tenth {each['gain_random'].mean:.2f}."
+        f"{share('ppo', lowest, EXACT).mean():.2f} of the stored values changed. "
     )
+    if alone:
+        alt += (
+            f"The farthest-moving tenth alone makes {each['gain_alone'].mean:.2f} of the gain, a random tenth "
+            f"{each['gain_random'].mean:.2f}."
+        )
     excess = [np.nan if overlaps["excess"][key] is None else overlaps["excess"][key] for key in ("mean", "low", "high")]
     each["overlap_beyond_chance"] = Estimate(
         *excess, members=len(share("ppo", highest)),
@@ -219,6 +213,21 @@ def estimate(
     told |= {"update": np.repeat(course["update"], members).tolist()}
     told |= {key: course[key].ravel().tolist() for key in ("kl", "return", MEASURE)}
     return each, {"points": points, "course": told}, alt
+
+
+def _alone(returns: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Shares of RL's gain that masks make."""
+    before, full, learned, random = (
+        np.array(returns[name]["members"]) for name in ("before RL", "full run", "learned", "random")
+    )
+    gain = full - before
+    return {
+        "gain_alone": Estimate.of(
+            (learned - before) / gain, "share of RL's gain that the farthest-moving tenth makes alone", "gain_random"
+        ),
+        "gain_random": Estimate.of((random - before) / gain, "share of RL's gain that a random tenth makes alone"),
+        "gain_beyond_random": Estimate.of((learned - random) / gain, "share of the gain beyond a random tenth's"),
+    }
 
 
 def _digits(rate: float) -> str:
@@ -295,6 +304,9 @@ def draw(findings: Findings, headline: str, stem: Path, footer: str) -> list[Pat
     left.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.01), ncols=4, frameon=False, fontsize=8.5, columnspacing=1.2)
     drawing.plain(right, "share of RL's gain (%)")
     each = findings.estimates
+    if "gain_alone" not in each:
+        right.text(0.5, 0.5, "nothing trained alone", transform=right.transAxes, ha="center", color=drawing.GREY)
+        return drawing.save(figure, stem, footer)
     shown: Sequence[tuple[str, Estimate, plots.Style]] = [
         ("tenth that moved\nfarthest, alone", each["gain_alone"], _STYLES["ppo"]),
         ("random tenth,\nalone", each["gain_random"], (drawing.GREY, "s")),

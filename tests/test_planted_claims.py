@@ -77,7 +77,7 @@ def sparse(present: bool, members: int = MEMBERS) -> dict:
         "random": 5.0 if present else 30.0,
         "learned": 38.0 if present else 20.0,
     }
-    alone = {"returns": {name: around(value, members, 0.5) for name, value in gains.items()}}
+    alone = {name: around(value, members, 0.5) for name, value in gains.items()}
     shape = (3, 2 * members)
     course = {"update": np.array([1, 2, 3]), "kl": np.broadcast_to([[0.001], [1.0], [20.0]], shape)}
     course["return"] = np.broadcast_to([[0.0], [10.0], [40.0]], shape)
