@@ -10,8 +10,8 @@ from typing import Any
 from tests.endurance import children
 from tests.endurance.children import End, Strike
 
-AHEAD = 40
-"""A signal comes within so many file operations of the process's start, so that every run gets many."""
+PART = 3
+"""A signal comes within this part of the uninterrupted run's file operations: every run gets several, and gets on."""
 PATIENCE_SECONDS = 10.0
 """How long a process may take to end after a signal that asks it to."""
 
@@ -35,7 +35,9 @@ def attack(tries: int, folder: Path, seed: int, size: str, numbers: tuple[signal
     children.prepare(folder / "compiled")
     rng = random.Random(seed)
     whole = folder / "whole"
-    children.expect(children.run(lambda: life(whole, size), whole, folder), 0)
+    uninterrupted = children.run(lambda: life(whole, size), whole, folder)
+    children.expect(uninterrupted, 0)
+    ahead = len(uninterrupted.operations) // PART
     places, exact, slowest, finished = collections.Counter(), 0, 0.0, 0
     while places.total() < tries or not finished:
         broken, status = folder / f"broken-{finished}", 1
@@ -43,9 +45,11 @@ def attack(tries: int, folder: Path, seed: int, size: str, numbers: tuple[signal
             strikes = []
             if places.total() < tries:
                 delay = 0.0 if rng.random() < 0.5 else rng.choice((0.001, 0.01, 0.1, 0.5))
-                strikes = [Strike(rng.randint(1, AHEAD), delay, rng.choice(numbers))]
+                strikes = [Strike(rng.randint(1, ahead), delay, rng.choice(numbers))]
             end = children.run(lambda at=broken: life(at, size), broken, folder, *strikes)
             status = end.status
+            if not strikes:
+                children.expect(end, 0)
             if status:
                 slowest = max(slowest, _as_asked(end, strikes))
                 places[place(end.operations[strikes[0].operation - 1][1])] += 1
@@ -117,9 +121,12 @@ def compare(whole: Path, broken: Path) -> int:
 
 
 def _names(run: Path) -> set[str]:
-    """What lies in a run, but for arrays, whose files have random names, and which states the clock saved."""
+    """What lies in a run, but for arrays, whose files have random names, and the states that the clock saved.
+
+    By the states go the parts of metrics that were merged.
+    """
     every = [path.relative_to(run) for path in run.rglob("*")]
     states = {path.parts[2] for path in every if path.parts[:2] == ("checkpoints", "state") and len(path.parts) > 2}
     assert 1 <= len(states) <= 2, states
     kept = (path for path in every if "arrays" not in path.parts)
-    return {re.sub(r"(checkpoints/state)/[^/]+", r"\1/N", str(path)) for path in kept}
+    return {re.sub(r"(checkpoints/state/|metrics/)[a-z]+-\d+", r"\1N", str(path)) for path in kept}
