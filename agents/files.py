@@ -102,10 +102,22 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written in a folder that no other process writes to now."""
+    """Delete what processes that are gone left half-written; this one must not be writing there."""
     with reporting(folder, "sweep"):
         for leftover in folder.glob(".*.partial"):
-            leftover.unlink(missing_ok=True)
+            process = leftover.name.split(".")[-2]
+            if not (process.isdecimal() and int(process) != os.getpid() and _alive(int(process))):
+                leftover.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def entries(folder: Path) -> list[Path]:

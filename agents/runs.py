@@ -65,8 +65,8 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; a second holder is refused. The kernel lets go when the process dies."""
         with files.lock(self.path):
-            for folder in (self.path, self.path / "metrics"):
-                files.sweep(folder)
+            for folder in ("", "metrics", "figures", "analysis"):
+                files.sweep(self.path / folder)
             yield
 
     def checkpoints(self) -> list[str]:

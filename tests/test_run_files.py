@@ -214,3 +214,17 @@ def test_lock_and_kill(run):
             pass
     with run.locked():
         pass
+
+
+def test_a_run_sweeps_what_the_dead_left_and_not_what_the_living_write(run):
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    folders = [run.path, run.path / "metrics", run.figure("x").parent, run.analysis("x").parent]
+    run.write_metrics("rl", 0, chunk(0))
+    for folder in folders:
+        for process in (dead.pid, os.getpid(), os.getppid(), 10**30, "x"):
+            (folder / f".curve.pdf.{process}.partial").write_text("half")
+    with run.locked():
+        for folder in folders:
+            left = {path.name for path in folder.iterdir() if path.name.endswith(".partial")}
+            assert left == {f".curve.pdf.{os.getppid()}.partial"}

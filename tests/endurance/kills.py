@@ -4,6 +4,7 @@ import collections
 import random
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def attack(tries: int, folder: Path, seed: int, size: str, numbers: tuple[signal
                 exact += not strikes[0].delay
         children.expect(children.run(lambda at=broken: compare(whole, at), broken, folder), 0)
         finished += 1
+        print(f"{places.total()} of {tries}, {finished} runs", file=sys.stderr)
     return {
         "tries": places.total(),
         "losses": 0,
