@@ -7,6 +7,7 @@ removes.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -51,6 +52,7 @@ def save(path: str | Path, tree: Any) -> None:
         _sweep(path.parent)
         with _partial_folder(path) as partial:
             arrays = {key: array for key, _, array in leaves if array.size}
+            _reserve(partial, sum(array.nbytes for array in arrays.values()))
             if arrays:  # orbax refuses empty trees and empty arrays; the manifest alone describes those
                 with _checkpointer() as checkpointer:
                     checkpointer.save(partial / "arrays", arrays)
@@ -315,6 +317,24 @@ def _sweep(parent: Path) -> None:
                 shutil.rmtree(leftover)
             finally:
                 os.close(lock)
+
+
+def _reserve(folder: Path, size: int) -> None:
+    """Refuse at once where the disk has no room for arrays of `size` bytes and what comes with them.
+
+    Orbax writes in threads of its own, and a disk that is full by then makes it print a traceback for every array.
+    """
+    allocate = getattr(os, "posix_fallocate", None)  # not on macOS
+    if allocate is None:
+        return
+    path = folder / "reserve"
+    with path.open("wb") as file:
+        try:
+            allocate(file.fileno(), 0, size + size // 8 + (128 << 10))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    path.unlink()
 
 
 def _publish(partial: Path, path: Path) -> None:
