@@ -54,7 +54,7 @@ class Run:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Which study."""
     scale: Scale = "laptop"
-    """`smoke` takes a few minutes and decides little, `laptop` up to an hour on 2 CPU cores, `paper` one large GPU."""
+    """`smoke` takes two minutes and decides little, `laptop` up to an hour on 2 CPU cores, `paper` one large GPU."""
     out: Path = OUT
     """Where results lie."""
 
