@@ -1,5 +1,7 @@
 """What is the GRU's own: a loop in NumPy, its units, its names, and that it learns; the rest is in `test_policies`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +16,15 @@ from agents.transformer import Transformer
 from analysis import weights
 from envs import tokens
 from tests import tiny
-from tests.test_policies import Family
+from tests.test_policies import FAMILIES, Family
 
-POLICY = GRU(PolicyConfig(family="gru", width=20, layers=3, heads=2, hidden=24))
+POLICY = GRU(FAMILIES["gru"])
 WIDTH = POLICY.config.width
 
 
 @pytest.fixture(scope="module")
-def parameters():
-    return Family(POLICY.config).parameters
+def family():
+    return Family(POLICY.config)
 
 
 def reference(parameters, sequence):
@@ -75,11 +77,20 @@ def reference(parameters, sequence):
     return (np.reshape(x, (*shape, *np.shape(x)[1:])) for x in (logits, values, streams))
 
 
-def test_it_is_the_gated_recurrent_unit_of_a_plain_loop(parameters):
+def test_it_is_the_gated_recurrent_unit_of_a_plain_loop(family):
     sequence = jax.random.randint(jax.random.key(4), (3, 29), 0, tokens.SIZE)
-    for found, wanted in zip(Family(POLICY.config).predictions(sequence), reference(parameters, sequence), strict=True):
+    both = family.predictions(sequence), reference(family.parameters, sequence)
+    for found, wanted in zip(*both, strict=True):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, wanted, atol=3e-5)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_its_state_stays_in_float32(stored):
+    policy = GRU(dataclasses.replace(POLICY.config, compute_dtype="bfloat16", parameter_dtype=stored))
+    tokens_ = jnp.zeros((3, 29), jnp.int32)
+    _, cache = policy.decode(policy.init(jax.random.key(3)), policy.empty_cache(3, 29), tokens_, 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype(jnp.float32)}
 
 
 def test_fresh_units_forget_at_many_rates():
@@ -109,8 +120,8 @@ def test_a_config_makes_its_family_and_refuses_groups_that_do_not_divide_the_uni
         configs.from_dict(document)
 
 
-def test_its_matrices_have_names_in_the_order_of_the_forward_pass(parameters):
-    matrices = weights.split(jax.tree.map(lambda x: x[None], parameters))
+def test_its_matrices_have_names_in_the_order_of_the_forward_pass(family):
+    matrices = weights.split(jax.tree.map(lambda x: x[None], family.parameters))
     block = ("given_norm", "given", "given.bias", "recurrent", "out")
     assert list(matrices) == ["embedding", *(f"blocks.{i}.{role}" for i in range(3) for role in block), "norm", "value"]
     assert [weights.kind(f"blocks.0.{role}") for role in block] == ["norm", "kernel", "bias", "kernel", "kernel"]
