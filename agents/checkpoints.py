@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def save(path: str | Path, tree: Any) -> None:
     path = Path(path).absolute()
     leaves = _leaves(path, tree)
     try:
-        _sweep(path.parent)
+        delete_abandoned(path.parent.glob(".*.partial-*"))
         with _partial_folder(path) as partial:
             arrays = {key: array for key, _, array in leaves if array.size}
             _reserve(partial, sum(array.nbytes for array in arrays.values()))
@@ -294,27 +294,32 @@ def _partial_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _partial_folder(path: Path) -> Iterator[Path]:
-    """A new hidden folder beside `path`, locked against `_sweep` while this process lives, deleted if still there."""
+    """A new hidden folder beside `path`, held while this process lives, deleted if still there."""
     folder = _partial_name(path)
     folder.mkdir()
     lock = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems cannot lock folders; they are then never swept
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(lock)
         yield folder
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(parent: Path) -> None:
-    """Delete the hidden folders that killed processes left in `parent`."""
-    for leftover in parent.glob(".*.partial-*"):
+def hold(descriptor: int) -> None:
+    """Say, until it is closed, that an open file or folder is being written, so that `delete_abandoned` spares it."""
+    with contextlib.suppress(OSError):  # some network file systems cannot lock; what lies there is then never deleted
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def delete_abandoned(leftovers: Iterable[Path]) -> None:
+    """Delete half-written files and folders that no living process holds."""
+    for leftover in leftovers:
         with contextlib.suppress(OSError):
             lock = os.open(leftover, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             finally:
                 os.close(lock)
 

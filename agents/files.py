@@ -91,10 +91,11 @@ def write(path: Path, data: bytes) -> None:
     with reporting(path, "write"):
         try:
             with partial.open("wb") as file:
+                checkpoints.hold(file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+                os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -102,22 +103,9 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what processes that are gone left half-written; this one must not be writing there."""
+    """Delete what killed processes left half-written."""
     with reporting(folder, "sweep"):
-        for leftover in folder.glob(".*.partial"):
-            process = leftover.name.split(".")[-2]
-            if not (process.isdecimal() and int(process) != os.getpid() and _alive(int(process))):
-                leftover.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
+        checkpoints.delete_abandoned(folder.glob(".*.partial"))
 
 
 def entries(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Metrics parts and the disk beneath a run directory."""
 
+import contextlib
 import os
 import pickle  # to prove that nothing is unpickled
 import random
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents import metrics, runs
+from agents import checkpoints, metrics, runs
 from tests.test_runs import CONFIG, assert_clear, chunk, snapshot
 
 
@@ -224,7 +225,12 @@ def test_a_run_sweeps_what_the_dead_left_and_not_what_the_living_write(run):
     for folder in folders:
         for process in (dead.pid, os.getpid(), os.getppid(), 10**30, "x"):
             (folder / f".curve.pdf.{process}.partial").write_text("half")
-    with run.locked():
+    with contextlib.ExitStack() as written:
+        for folder in folders:
+            file = written.enter_context((folder / f".curve.pdf.{os.getppid()}.partial").open())
+            checkpoints.hold(file.fileno())
+        with run.locked():
+            pass
         for folder in folders:
             left = {path.name for path in folder.iterdir() if path.name.endswith(".partial")}
             assert left == {f".curve.pdf.{os.getppid()}.partial"}
