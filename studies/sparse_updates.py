@@ -13,6 +13,7 @@ from agents import algorithms, evaluation, learner, runs
 from agents import config as configs
 from agents.config import Config
 from analysis import divergences, drawing, masks, subject, weights
+from analysis.subject import Subject
 from studies import plots
 from studies.claims import Criterion, Estimate, Question
 from studies.store import Store
@@ -76,7 +77,7 @@ def arms(scale: Scale) -> dict[str, Config]:
 def measure(store: Store, made: Mapping[str, runs.Run], scale: Scale) -> Findings:
     """What changed in every arm, how far each policy went, and the changed parameters of PPO trained alone."""
     found = {name: store.analysis(run, "updates") for name, run in made.items()}
-    gone = {name: _divergences(run, ("rl",))[0] for name, run in made.items()}
+    gone = {name: _divergence(subject.open(run.path), "rl") for name, run in made.items()}
     alone = {}
     if scale in SUBNETWORK:
         alone = store.analysis(made["ppo"], "subnetwork", **SUBNETWORK[scale])["returns"]
@@ -84,16 +85,11 @@ def measure(store: Store, made: Mapping[str, runs.Run], scale: Scale) -> Finding
     return Findings(*estimate(found, gone, returns, alone, _course(made["ppo"], gone["ppo"], returns["ppo"])))
 
 
-def _divergences(run: runs.Run, checkpoints: Sequence[str]) -> np.ndarray:
-    """KL of every member from its pretrained base at some checkpoints, nats per episode, float64[C, M]."""
-    opened = subject.open(run.path)
-    base = jax.tree.map(jnp.asarray, opened.parameters("pretrain"))
-    found = []
-    for name in checkpoints:
-        after = jax.tree.map(jnp.asarray, opened.parameters(name))
-        nats = divergences.per_episode(opened.policy, after, base, opened.world, opened.params)
-        found.append(np.asarray(nats, np.float64).mean(axis=1))
-    return np.stack(found)
+def _divergence(opened: Subject, checkpoint: str) -> np.ndarray:
+    """KL of every member from its pretrained base at a checkpoint, nats per episode, float64[M]."""
+    after, base = (jax.tree.map(jnp.asarray, opened.parameters(name)) for name in (checkpoint, "pretrain"))
+    nats = divergences.per_episode(opened.policy, after, base, opened.world, opened.params)
+    return np.asarray(nats, np.float64).mean(axis=1)
 
 
 def _course(run: runs.Run, kl: np.ndarray, returns: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,15 +102,15 @@ def _course(run: runs.Run, kl: np.ndarray, returns: np.ndarray) -> dict[str, np.
     opened = subject.open(run.path)
     names = [name for name in run.checkpoints() if name.startswith("rl-")]
     base = weights.split(opened.parameters("pretrain"))
-    found = {"kl": list(_divergences(run, names)), "return": [], MEASURE: []}
+    mesh = learner.population_mesh(opened.members, COURSE_EPISODES)
+    found = {"kl": [_divergence(opened, name) for name in names], "return": [], MEASURE: []}
     for name in names:
         parameters = opened.parameters(name)
         played, _ = evaluation.policy_outcomes(
-            opened.policy, jax.tree.map(jnp.asarray, parameters), opened.world, opened.params,
-            learner.population_mesh(opened.members, COURSE_EPISODES), COURSE_EPISODES,
-        )  # fmt: skip
+            opened.policy, jax.tree.map(jnp.asarray, parameters), opened.world, opened.params, mesh, COURSE_EPISODES
+        )
         found["return"].append(np.asarray(played, np.float64).mean(axis=1))
-        found[MEASURE].append(_share(base, opened.parameters(name)))
+        found[MEASURE].append(_share(base, parameters))
     ends = {"kl": kl, "return": returns, MEASURE: _share(base, opened.parameters("rl"))}
     updates = [*(int(name.partition("-")[2]) for name in names), opened.config.rl.updates]
     return {"update": np.array(updates)} | {key: np.stack([*found[key], ends[key]]) for key in ends}
