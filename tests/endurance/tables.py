@@ -79,7 +79,7 @@ def _seen(found: dict[str, Any]) -> str:
 def _apart(found: dict[str, float]) -> str:
     """How far two programs have come apart."""
     said = []
-    for key, what in (("base", "the base"), ("after RL", "parameters after RL")):
+    for key, what in (("base", "the base"), ("after RL", "the policy after RL")):
         said.append(f"{what} " + (f"within {found[key]:.0e} of its size" if found[key] else "the same"))
     if found["return after"]:
         said.append(f"a member's return within {found['return after']:.2f}")
