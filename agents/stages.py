@@ -129,7 +129,7 @@ def run_stage(
         run: where to write.
         stage: what to train.
         state: where to start.
-        caught: from `interrupts.catch`.
+        caught: from `interrupts.catch`; asked before the first chunk and after each.
         report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
 
     Raises:
@@ -147,6 +147,10 @@ def run_stage(
         program.compile(state, *arguments)
         timing.compile_seconds = time.perf_counter() - start
     saved_at, save_seconds = time.perf_counter(), 0.05
+    # A signal that came during compilation shall not wait for a chunk as well.
+    if stopped := int(processes.meet(caught())[:, 0].max()):
+        run.save_state(stage.name, done, _host(program, state))
+        raise interrupts.Interrupted(stopped)
     while done < stage.updates:
         start = time.perf_counter()
         metrics = {}

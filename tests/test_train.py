@@ -14,8 +14,9 @@ import pytest
 
 import train
 from agents import config as configs
-from agents import interrupts, metrics, replays, runs, stages
+from agents import interrupts, learner, metrics, replays, runs, stages
 from agents.config import ConfigError
+from agents.ppo import RLConfig
 from tests import tiny
 from tests.equality import last_state, same_training
 
@@ -84,6 +85,26 @@ def test_an_interrupted_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, aft
         train.train(tiny.CONFIG, tmp_path / "run")
     assert caught.value.exit_status == 143
     same_training(whole, train.resume(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stage", ["rl", pytest.param("pretrain", marks=pytest.mark.slow)])
+def test_a_signal_while_a_stage_compiles_ends_before_its_first_chunk(whole, tmp_path, monkeypatch, stage):
+    compiled = learner.Chunk.compile
+
+    def struck(program, state, config, params):
+        compiled(program, state, config, params)
+        if isinstance(config, RLConfig) == (stage == "rl"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(learner.Chunk, "compile", struck)
+    with pytest.raises(interrupts.Interrupted) as caught:
+        train.train(tiny.CONFIG, tmp_path / "run")
+    assert caught.value.exit_status == 130
+    monkeypatch.undo()
+    run = runs.open(tmp_path / "run")
+    assert f"{stage}-000000" in (entry.name for entry in (run.path / "checkpoints" / "state").iterdir())
+    assert not list((run.path / "metrics").glob(f"{stage}-*"))
+    same_training(whole, train.resume(run.path))
 
 
 def test_a_taken_directory_is_refused_and_left_alone(whole):
