@@ -1,7 +1,7 @@
 """The same run again, interrupted, with other numbers of members at once and on other numbers of devices: what differs.
 
-The same command on the same machine must give the same bits. Another number of devices, or of members at a time, is
-another program: sums are rounded in another order, and training carries that on.
+The same command on the same machine must give the same bits, with any number of members at a time. Another number of
+devices is another program: sums are rounded in another order, and training carries that on.
 """
 
 import os
@@ -16,6 +16,8 @@ import numpy as np
 
 OPTIONS = ("--population.seeds=4",)
 """Four members, so that they can be spread over four devices, beside the options of the size."""
+AT_ONCE = ((2, 2), (2, 1), (3, 1), (4, 1))
+"""Members at once, and on how many devices: half of a device's, or all, or so that one is left."""
 DEVICES = 2
 """Simulated devices of the run that others are compared with."""
 BASE_TOLERANCE = 1e-3
@@ -26,7 +28,7 @@ def compare(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
     """Train the same run in other ways; arguments as of `kills.attack`, where `tries` is how often it is repeated.
 
     Raises:
-        AssertionError: the same command gave other bits, or another program left the tolerance.
+        AssertionError: the same command gave other bits, or another number of devices left the tolerance.
     """
     cache = folder / "compiled"
     options = [f"--scale={size}", f"--seed={seed}", *OPTIONS]
@@ -37,18 +39,24 @@ def compare(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
         # Every second repetition is interrupted on its way and resumed.
         _train(again, options, DEVICES, cache, interrupted=bool(index % 2))
         assert _bits(again) == _bits(first), f"repetition {index} has other bits"
-    ways: dict[str, Any] = {}
-    for name, more, devices in (
-        ("2 members at once", ["--population.at-once=2"], DEVICES),
-        ("4 members at once", ["--population.at-once=4"], DEVICES),
-        ("1 device", [], 1),
-        ("4 devices", [], 4),
-    ):
-        path = folder / name.replace(" ", "-")
-        _train(path, [*options, *more], devices, cache)
-        ways[name] = _differences(first, path)
+    trained, ways = {DEVICES: first}, {}
+    for devices in (1, 4):
+        name = f"{devices} device{'s' * (devices > 1)}"
+        trained[devices] = folder / name.replace(" ", "-")
+        _train(trained[devices], options, devices, cache)
+        ways[name] = _differences(first, trained[devices])
         assert ways[name]["base"] < BASE_TOLERANCE, f"{name}: the base differs by {ways[name]['base']:.1e}"
-    return {"tries": tries + len(ways), "losses": 0, "same bits": tries, "ways": ways}
+    for at_once, devices in AT_ONCE:
+        path = folder / f"at-once-{at_once}-on-{devices}"
+        _train(path, [*options, f"--population.at-once={at_once}"], devices, cache)
+        assert _bits(path) == _bits(trained[devices]), f"{at_once} members at once have other bits"
+    return {
+        "tries": tries + len(AT_ONCE) + len(ways),
+        "losses": 0,
+        "same bits": tries,
+        "at once": sorted({at_once for at_once, _ in AT_ONCE}),
+        "ways": ways,
+    }
 
 
 def _train(path: Path, options: list[str], devices: int, cache: Path, *, interrupted: bool = False) -> None:
@@ -76,7 +84,9 @@ def _bits(path: Path) -> dict[str, bytes]:
     found = {name: np.ascontiguousarray(table[name].to_numpy()).tobytes() for name in table.column_names[1:]}
     for name in run.checkpoints():
         found |= {f"{name} {key}": leaf.tobytes() for key, leaf in _leaves(run, name).items()}
-    return found | {"summary": repr({k: v for k, v in run.summary().items() if k not in TIMING}).encode()}
+    # The hash of the config tells how many members were trained at once.
+    summary = {key: value for key, value in run.summary().items() if key not in (*TIMING, "config_hash")}
+    return found | {"summary": repr(summary).encode()}
 
 
 def _leaves(run, name: str) -> dict[str, np.ndarray]:

@@ -60,6 +60,8 @@ def _seen(found: dict[str, Any]) -> str:
         said.append(f"{100 * found['share of an update']:.2f} % of an update, at the most")
     if "ways" in found:
         said.append(f"{found['same bits']} repetitions (every second interrupted) equal to the bit")
+        *some, last = map(str, found["at once"])
+        said.append(f"{', '.join(some)} or {last} members at once: equal to the bit")
         said += [
             f"{way}: {'equal to the bit' if not any(apart.values()) else _apart(apart)}"
             for way, apart in found["ways"].items()
