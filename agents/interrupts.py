@@ -13,8 +13,11 @@ ECHO_SECONDS = 1.0
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
-    """A signal asked the command to stop; what was trained has been saved."""
+class Interrupted(BaseException):
+    """A signal asked the command to stop; what was trained has been saved.
+
+    As `KeyboardInterrupt`, no `Exception`: who reports the errors of a library must not take a signal for one.
+    """
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")

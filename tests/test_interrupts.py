@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from agents import interrupts
+from agents import checkpoints, interrupts
 from tests.jobs import ROOT
 
 
@@ -35,6 +37,19 @@ def test_it_is_raised_where_asked_and_inner_ones_come_first():
     with pytest.raises(interrupts.Interrupted, match="stopped by SIGTERM") as error:
         work()
     assert error.value.exit_status == 143
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path / "c", {"a": np.ones(3)})
+    restore = ocp.Checkpointer.restore
+
+    def struck(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return restore(*arguments, **options)
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", struck)
+    with pytest.raises(interrupts.Interrupted, match="SIGTERM"), interrupts.catch(at_once=True):
+        checkpoints.load(tmp_path / "c")
 
 
 PROGRAM = """
