@@ -1,5 +1,6 @@
 """Running the stages of a run: compiled chunks on the device, and between them metrics, checkpoints and signals."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -129,7 +130,8 @@ def run_stage(
         run: where to write.
         stage: what to train.
         state: where to start.
-        caught: from `interrupts.catch`; asked before the first chunk and after each.
+        caught: from `interrupts.catch`; asked before the first chunk and after each. While the program is compiled, a
+            signal ends a single process at once.
         report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
 
     Raises:
@@ -142,15 +144,21 @@ def run_stage(
     if not stage.updates:
         run.save_parameters(stage.name, _host(program, state.parameters))
     state = program.place(state)
+
+    def end_if_asked():
+        # Nothing has been trained that is not saved.
+        if stopped := processes.meet(caught())[:, 0].max():
+            raise interrupts.Interrupted(int(stopped))
+
+    end_if_asked()
     if done < stage.updates and program.takes_part:
         start = time.perf_counter()
-        program.compile(state, *arguments)
+        # Several processes must end together.
+        with interrupts.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
+            program.compile(state, *arguments)
         timing.compile_seconds = time.perf_counter() - start
     saved_at, save_seconds = time.perf_counter(), 0.05
-    # A signal that came during compilation shall not wait for a chunk as well.
-    if stopped := int(processes.meet(caught())[:, 0].max()):
-        run.save_state(stage.name, done, _host(program, state))
-        raise interrupts.Interrupted(stopped)
+    end_if_asked()
     while done < stage.updates:
         start = time.perf_counter()
         metrics = {}
