@@ -142,8 +142,9 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
     if saved and saved.note:
         console.print(saved.note)
     timings = {}
-    # Without a state of its own, a run may still hold the base that it has taken from another.
-    done = config.stages[: config.stages.index(saved.stage)] if saved else run.ended()
+    # Without a state of its own, a run may still hold the base that it has taken from another. A later stage's last
+    # parameters are not enough: the state at its end would never be saved.
+    done = config.stages[: config.stages.index(saved.stage)] if saved else {bases.STAGE} & set(run.ended())
     with reporting.progress(console) as bars:
         for name, stage in stage_of.items():
             timings[name] = stages.Timing()

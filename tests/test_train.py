@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,13 @@ def test_an_interrupted_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, aft
     with pytest.raises(interrupts.Interrupted) as caught:
         train.train(tiny.CONFIG, tmp_path / "run")
     assert caught.value.exit_status == 143
+    same_training(whole, train.resume(tmp_path / "run"))
+
+
+def test_a_run_without_a_state_goes_on_from_its_base_and_not_from_later_parameters(whole, tmp_path):
+    """As after a kill between the last parameters and the first state."""
+    shutil.copytree(whole.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "state")
     same_training(whole, train.resume(tmp_path / "run"))
 
 
