@@ -96,7 +96,7 @@ def damage(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
 def _killed(folder: Path, rng: random.Random, size: str) -> list[Path]:
     """Runs that were killed in pretraining, in rl, and at their end."""
     made = []
-    for name, wanted in (("a", "metrics/pretrain-"), ("b", "metrics/rl-"), ("c", "figures/")):
+    for name, wanted in (("a", "metrics/.pretrain-"), ("b", "metrics/.rl-"), ("c", "figures/.")):
         path = folder / f"killed-{name}"
         trial = children.run(lambda at=path: kills.life(at, size), path, folder)
         children.expect(trial, 0)
