@@ -104,10 +104,14 @@ def life(path: Path, size: str) -> int:
 
     if not (path / "config.json").exists():
         return train.main([*options(size), "--run-dir", str(path)])
-    run = runs.open(path)
-    run.metrics()
-    for name in run.checkpoints():
-        run.parameters(name)
+    try:
+        run = runs.open(path)
+        run.metrics()
+        for name in run.checkpoints():
+            run.parameters(name)
+    except runs.RunError as error:
+        print(error, file=sys.stderr)
+        return 2
     return train.main(["--resume", str(path)])
 
 
