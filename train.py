@@ -35,7 +35,6 @@ from agents import (
     health,
     interrupts,
     joint_runs,
-    learner,
     options,
     pictures,
     processes,
@@ -70,6 +69,7 @@ def train(
     console: Console | None = None,
     base: str | Path | None = None,
     *,
+    evaluate: bool = True,
     figures: bool = True,
 ) -> runs.Run:
     """Train a population and evaluate it.
@@ -79,7 +79,8 @@ def train(
         run_dir: the run directory to make; a fresh name under `runs/` by default.
         console: where to report; silent by default.
         base: a run with the same pretrained base, which is taken from there instead of being trained again.
-        figures: draw the learning curve and the replay before and after RL.
+        evaluate: play the evaluation's mazes; without, the summary holds no returns and no badges.
+        figures: draw the learning curve and the replay before and after RL, of what was evaluated.
 
     Returns:
         The run, with its summary written.
@@ -94,21 +95,28 @@ def train(
     directory = Path(run_dir) if run_dir else runs.fresh_name()
     found = bases.open(base, config) if base else None
     run = joint_runs.create(directory, configs.to_dict(config), members=len(config.members))
-    return _train(run, config, console or Console(quiet=True), found, figures)
+    return _train(run, config, console or Console(quiet=True), found, evaluate, figures)
 
 
 def resume(
-    run_dir: str | Path, console: Console | None = None, base: str | Path | None = None, *, figures: bool = True
+    run_dir: str | Path,
+    console: Console | None = None,
+    base: str | Path | None = None,
+    *,
+    evaluate: bool = True,
+    figures: bool = True,
 ) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = joint_runs.open(run_dir)
     config = configs.of_run(run.path, run.config)
     configs.check(config)
     found = bases.open(base, config) if base else None
-    return _train(run, config, console or Console(quiet=True), found, figures)
+    return _train(run, config, console or Console(quiet=True), found, evaluate, figures)
 
 
-def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | None, figures: bool) -> runs.Run:
+def _train(
+    run: runs.Run, config: Config, console: Console, base: runs.Run | None, evaluate: bool, figures: bool
+) -> runs.Run:
     started = time.perf_counter()
     with run.locked():
         if base and bases.STAGE not in run.ended():
@@ -118,17 +126,24 @@ def _train(run: runs.Run, config: Config, console: Console, base: runs.Run | Non
             timings = _run_stages(run, config, console, caught)
         begun = time.perf_counter()
         with console.status("evaluating and drawing"):
+            before = after = means = None
             with interrupts.catch(at_once=processes.count() == 1) as caught:
-                before, after, means = _member_returns(run, config)
+                if evaluate:
+                    before, after, means = _member_returns(run, config)
                 if stopped := processes.meet(caught())[:, 0].max():
                     raise interrupts.Interrupted(int(stopped))
             if processes.first():
+                written: list[Path] = []
                 with interrupts.catch(at_once=True):
-                    summary = _evaluate(run, config, before, means)
+                    summary = _identity(run, config)
+                    if means is not None:
+                        summary |= _evaluate(run, config, before, means)
                     summary |= _speed(timings, begun, started)
-                    written = _draw(run, config, summary, before, after) if figures else []
+                    if evaluate and figures:
+                        written = _draw(run, config, summary, before, after)
                     run.write_summary(summary)
-                reporting.results(console, summary)
+                if evaluate:
+                    reporting.results(console, summary)
                 reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
             with interrupts.catch():
                 processes.meet()
@@ -177,12 +192,19 @@ def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray
     bases = config.starts
     stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[:bases], a]), before, after)
     worlds = jax.tree.map(lambda x: jnp.concatenate([x[:bases], x]), config.world_params())
-    mesh = learner.population_mesh(bases + run.members, episodes)
-    if not mesh.local_devices:
-        return before, after, np.zeros((2, 0))
-    placed = learner.place((stacked, worlds), mesh)
-    outcomes = evaluation.policy_outcomes(policy, placed[0], world, placed[1], mesh, episodes)
-    return before, after, np.stack([x.mean(axis=1) for x in learner.on_host(outcomes)])
+    outcomes = evaluation.policy_outcomes(policy, stacked, world, worlds, episodes)
+    return before, after, np.stack([x.mean(axis=1) for x in outcomes])
+
+
+def _identity(run: runs.Run, config: Config) -> dict:
+    """What `summary.json` says of who was trained."""
+    return {
+        "schema": 1,
+        "members": run.members,
+        "population": [{"seed": member.seed, "values": member.values} for member in config.members],
+        "diverged": {health.name_of(config, member): where for member, where in health.diverged(run, config).items()},
+        "config_hash": run.config_hash,
+    }
 
 
 def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> dict:
@@ -216,15 +238,10 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
 
     succeeded = np.asarray(rollout.succeeded(world, played)).mean(axis=1)
     return {
-        "schema": 1,
-        "members": run.members,
-        "population": [{"seed": member.seed, "values": member.values} for member in config.members],
-        "diverged": {health.name_of(config, member): where for member, where in lost.items()},
         "return": described(np.asarray(played.returns).mean(axis=1), means[0]),
         **({"success": described(succeeded, means[1])} if world.has_goal else {}),
         "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
         "null_badge_kl": {name: float(rows[name][0]) for name in names},
-        "config_hash": run.config_hash,
     }
 
 

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from agents import learner, ppo, rollout, seeds
@@ -77,25 +78,44 @@ def script_episodes(
     return jax.lax.map(of_script, jnp.arange(len(SCRIPTS)))
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"))
 def policy_outcomes(
     policy: Policy,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
-    mesh: Mesh,
     episodes: int = EPISODES,
     batch: int = 64,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32[M, episodes] of a population, and which episodes succeeded bool[M, episodes].
+
+    On a CPU the devices share the episodes of one member after another, so that one program serves populations of any
+    size; elsewhere members are spread over the devices and play at the same time. Every process of a job takes part;
+    one without a device in the mesh gets no members.
 
     Args:
         policy, parameters: the policies; axis 0 is the member.
         world, params: where they play; axis 0 of every leaf of `params` is the member.
-        mesh: from `learner.population_mesh(M, episodes)`.
         episodes: how many; the same mazes for every member.
         batch: episodes that a member plays at the same time.
     """
+    together = members = len(jax.tree.leaves(parameters)[0])
+    mesh = learner.population_mesh(members, episodes)
+    if learner.on_cpu(mesh):
+        together, mesh = 1, learner.population_mesh(1, episodes)
+    if not mesh.local_devices:
+        return np.zeros((0, episodes), np.float32), np.zeros((0, episodes), bool)
+    parts = []
+    for first in range(0, members, together):
+        block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
+        placed = learner.place(block, mesh)
+        parts.append(learner.on_host(_outcomes(policy, placed[0], world, placed[1], mesh, episodes, batch)))
+    returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return returns, succeeded
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"))
+def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
+    """`policy_outcomes` of as many members as the mesh was made for."""
     keys, turn_key = _keys(episodes)
     shards = learner.Shards(mesh.shape["episode"])
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import evaluation, learner, stages, statistics
+from agents import evaluation, stages, statistics
 from agents.config import Config
 from agents.policies import Parameters
 from agents.stages import Timing
@@ -118,9 +118,8 @@ def returns(config: Config, policies: Sequence[Parameters], episodes: int) -> np
     worlds = jax.tree.map(
         lambda x: jnp.tile(x[:members], (len(policies),) + (1,) * (x.ndim - 1)), config.world_params()
     )
-    mesh = learner.population_mesh(len(policies) * members, episodes)
     world, _ = config.world.make()
-    played, _ = evaluation.policy_outcomes(config.make_policy(), parameters, world, worlds, mesh, episodes)
+    played, _ = evaluation.policy_outcomes(config.make_policy(), parameters, world, worlds, episodes)
     finite = [
         np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(parameters)
     ]

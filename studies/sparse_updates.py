@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import algorithms, evaluation, learner, runs
+from agents import algorithms, evaluation, runs
 from agents import config as configs
 from agents.config import Config
 from analysis import divergences, drawing, masks, subject, weights
@@ -102,12 +102,11 @@ def _course(run: runs.Run, kl: np.ndarray, returns: np.ndarray) -> dict[str, np.
     opened = subject.open(run.path)
     names = [name for name in run.checkpoints() if name.startswith("rl-")]
     base = weights.split(opened.parameters("pretrain"))
-    mesh = learner.population_mesh(opened.members, COURSE_EPISODES)
     found = {"kl": [_divergence(opened, name) for name in names], "return": [], MEASURE: []}
     for name in names:
         parameters = opened.parameters(name)
         played, _ = evaluation.policy_outcomes(
-            opened.policy, jax.tree.map(jnp.asarray, parameters), opened.world, opened.params, mesh, COURSE_EPISODES
+            opened.policy, jax.tree.map(jnp.asarray, parameters), opened.world, opened.params, COURSE_EPISODES
         )
         found["return"].append(np.asarray(played, np.float64).mean(axis=1))
         found[MEASURE].append(_share(base, parameters))

@@ -45,21 +45,26 @@ class Store:
         Raises:
             RunError, ConfigError, Diverged, Interrupted: as `train.train`.
         """
+        return self._run(config, evaluate=True)
+
+    def _run(self, config: Config, *, evaluate: bool) -> runs.Run:
         configs.check(config)
         path = self.path(config)
         if self.finished(config):
             run = runs.open(path)
             if configs.of_run(run.path, run.config) != config:
                 raise ConfigError(f"{path}: holds another config than its name says; move it away")
-            return run
+            if not evaluate or "return" in run.summary():
+                return run
         pretrained = base_of(config)
         started = (path / "config.json").exists()
         base = None
         if pretrained != config and config.pretrain.updates and not (started and _has_base(path)):
-            base = self.run(pretrained).path
+            # The runs that start from it tell how well it plays.
+            base = self._run(pretrained, evaluate=False).path
         if started:
-            return train.resume(path, self.console, base, figures=self.figures)
-        return train.train(config, path, self.console, base, figures=self.figures)
+            return train.resume(path, self.console, base, evaluate=evaluate, figures=self.figures)
+        return train.train(config, path, self.console, base, evaluate=evaluate, figures=self.figures)
 
     def analysis(self, run: runs.Run, name: str, **options: Any) -> dict[str, Any]:
         """The document of `analysis NAME` with these options on a run: found, or made.

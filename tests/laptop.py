@@ -20,7 +20,7 @@ if __name__ == "__main__":
     devices.start()
 
 import train
-from agents import evaluation, learner, runs
+from agents import evaluation, runs
 from agents.config import SCALES
 from tests import tiny
 
@@ -31,10 +31,9 @@ def control_of(directory: Path) -> None:
     control = dataclasses.replace(config, rl=dataclasses.replace(config.rl, shuffle_rewards=True))
     state, _ = tiny.train_stage(control, "rl", run.parameters("pretrain"))
     world, _ = control.world.make()
-    mesh = learner.population_mesh(8, 4096)
     parameters = jax.tree.map(jnp.asarray, state.parameters)
     policy, worlds = control.make_policy(), control.world_params()
-    returns, _ = evaluation.policy_outcomes(policy, parameters, world, worlds, mesh, 4096)
+    returns, _ = evaluation.policy_outcomes(policy, parameters, world, worlds, 4096)
     means = np.asarray(returns).mean(axis=1)
     (directory / "control.json").write_text(json.dumps(means.tolist()), encoding="utf-8")
 
