@@ -51,7 +51,7 @@ def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, 
     return rollout.scripted_driver(log_probabilities, write)
 
 
-@functools.partial(jax.jit, static_argnames=("world", "episodes"))
+@functools.partial(jax.jit, static_argnames=("world", "episodes"), compiler_options=learner.OPTIMISED)
 def script_episodes(
     world: base.World, params: base.WorldParams, traits: Traits, episodes: int = EPISODES
 ) -> tuple[rollout.Episodes, jax.Array]:
@@ -113,7 +113,9 @@ def policy_outcomes(
     return returns, succeeded
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"))
+@functools.partial(
+    jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"), compiler_options=learner.OPTIMISED
+)
 def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
     """`policy_outcomes` of as many members as the mesh was made for."""
     keys, turn_key = _keys(episodes)
@@ -132,7 +134,7 @@ def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
     return learner.over_members(member, mesh)(parameters, params)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world"))
+@functools.partial(jax.jit, static_argnames=("policy", "world"), compiler_options=learner.OPTIMISED)
 def badge_divergence(
     policy: Policy, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
 ) -> jax.Array:

@@ -23,6 +23,9 @@ from agents.policies import Parameters
 
 Metrics = dict[str, jax.Array]
 
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+"""XLA's defaults, for programs that run long even where most optimisation is switched off to compile quickly."""
+
 
 @struct.dataclass
 class TrainState:

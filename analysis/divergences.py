@@ -14,7 +14,7 @@ _AT_ONCE = 64
 """Episodes that are played and read at the same time."""
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
+@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"), compiler_options=learner.OPTIMISED)
 def per_episode(
     policy: Policy,
     parameters: Parameters,

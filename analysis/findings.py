@@ -154,11 +154,13 @@ def look(
     params = jax.tree.map(lambda x: x[:count], subject.params)
     parameters = jax.tree.map(jnp.asarray, parameters)
     permutation_key, track_key, narrator_key = jax.random.split(sets.key, 3)
-    found = populations.extract(
+    made = populations.extract(
         policy, parameters, world, params.tile_map, sets.training, sets.held_out, sets.written, permutation_key,
         permutations,
     )  # fmt: skip
-    own = found if before is None else jax.tree.map(jnp.asarray, before)
+    # On the host, as `before` is: arrays laid out over devices would ask for another compiled program.
+    found: Any = jax.tree.map(np.asarray, made)
+    own = found if before is None else before
     tracked = populations.track(policy, parameters, world, params, found, own, track_key, play_episodes)
     _, plain = subject.config.world.make()
     narrator = populations.narrator(policy, parameters, world, plain, subject.config.pretrain, narrator_key)

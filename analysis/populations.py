@@ -118,7 +118,9 @@ def track(
     return learner.over_members(member, mesh(len(params.tile_map)))(parameters, params, found, before)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "config", "episodes"))
+@functools.partial(
+    jax.jit, static_argnames=("policy", "world", "config", "episodes"), compiler_options=learner.OPTIMISED
+)
 def narrator(
     policy: Policy,
     parameters: Parameters,
