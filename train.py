@@ -160,6 +160,11 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
     # Without a state of its own, a run may still hold the base that it has taken from another. A later stage's last
     # parameters are not enough: the state at its end would never be saved.
     done = config.stages[: config.stages.index(saved.stage)] if saved else {bases.STAGE} & set(run.ended())
+    if processes.first():
+        for name in done:
+            run.check_metrics(name, stage_of[name].updates)
+        if saved:
+            run.check_metrics(saved.stage, saved.update)
     with reporting.progress(console) as bars:
         for name, stage in stage_of.items():
             timings[name] = stages.Timing()

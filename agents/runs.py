@@ -159,6 +159,15 @@ class Run:
         tables = [metrics.read(self.path / "metrics", name, self.members) for name in names]
         return pa.concat_tables(tables, promote_options="permissive")
 
+    def check_metrics(self, stage: str, updates: int) -> None:
+        """Refuse metrics that lack one of the first `updates` updates of a stage."""
+        missing = np.setdiff1d(np.arange(updates), self.metrics(stage)["update"].to_numpy())
+        if len(missing):
+            raise RunError(
+                f"{self.path / 'metrics'}: update {missing[0]} of {stage} is missing; put the file back that held it, "
+                f"or delete {self.path / 'checkpoints'} to train the run again"
+            )
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`: dicts, lists, text, numbers and arrays; NaN and infinities become null."""
         files.write_json(self.path / "summary.json", summary)

@@ -95,6 +95,21 @@ def test_a_run_without_a_state_goes_on_from_its_base_and_not_from_later_paramete
     same_training(whole, train.resume(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("part", ["pretrain-000002", "rl-000001", "rl-000003"])
+def test_a_run_that_has_lost_metrics_is_refused_until_they_are_back_or_it_is_begun_again(whole, tmp_path, part):
+    shutil.copytree(whole.path, tmp_path / "run")
+    path = tmp_path / "run" / "metrics" / f"{part}.parquet"
+    path.rename(tmp_path / "aside")
+    stage, _, update = part.partition("-")
+    with pytest.raises(runs.RunError, match=f"metrics: update {int(update)} of {stage} is missing; put the file back"):
+        train.resume(tmp_path / "run")
+    if stage == "pretrain":
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+    else:
+        (tmp_path / "aside").rename(path)
+    same_training(whole, train.resume(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("stage", ["rl", pytest.param("pretrain", marks=pytest.mark.slow)])
 def test_a_signal_while_a_stage_compiles_ends_at_once(whole, tmp_path, monkeypatch, stage):
     compiled = learner.Chunk.compile
