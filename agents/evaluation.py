@@ -134,7 +134,7 @@ def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
     return learner.over_members(member, mesh)(parameters, params)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world"), compiler_options=learner.OPTIMISED)
+@functools.partial(jax.jit, static_argnames=("policy", "world"))
 def badge_divergence(
     policy: Policy, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
 ) -> jax.Array:
