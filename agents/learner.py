@@ -235,24 +235,18 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
             are faster, and all elsewhere. On a CPU each has operations of its own, of a single member's shapes, so
             that the bits do not depend on it; elsewhere they are one vmapped program.
     """
-    side_by_side = _each if on_cpu(mesh) else jax.vmap
-    at_once = at_once or int(on_cpu(mesh))
+
+    def one(_, arguments):
+        return None, function(*arguments)
 
     def members(*arguments):
         count = len(jax.tree.leaves(arguments)[0])
-        size = min(at_once, count) or count
-        if size == 1:
-            return jax.lax.map(lambda one: function(*one), arguments)
-        if size == count:
-            return side_by_side(function)(*arguments)
-        whole = count - count % size
-        blocks = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), arguments)
-        made = jax.lax.map(lambda block: side_by_side(function)(*block), blocks)
-        made = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), made)
-        if whole == count:
-            return made
-        rest = side_by_side(function)(*jax.tree.map(lambda x: x[whole:], arguments))
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), made, rest)
+        if on_cpu(mesh):
+            return jax.lax.scan(one, None, arguments, unroll=min(at_once or 1, count))[1]
+        if at_once == 0 or at_once >= count:
+            return jax.vmap(function)(*arguments)
+        batch_size = None if at_once == 1 else at_once
+        return jax.lax.map(lambda member: function(*member), arguments, batch_size=batch_size)
 
     spec = PartitionSpec("member")
     return jax.shard_map(members, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
@@ -267,17 +261,6 @@ def made_or_kept(before: TrainState, after: TrainState, metrics: Metrics) -> tup
     made = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found)]))
     state = jax.tree.map(lambda new, old: jnp.where(made, new, old), after, before)
     return state, metrics | {"loss": jnp.where(made, metrics["loss"], jnp.nan)}
-
-
-def _each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `jax.vmap`, with the members' operations side by side instead of one operation on an axis of members."""
-
-    def members(*arguments):
-        count = len(jax.tree.leaves(arguments)[0])
-        made = [function(*jax.tree.map(lambda x, i=i: x[i], arguments)) for i in range(count)]
-        return jax.tree.map(lambda *members: jnp.stack(members), *made)
-
-    return members
 
 
 class Chunk:
