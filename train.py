@@ -23,31 +23,19 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from agents import devices
+from ground import devices
 
 if __name__ == "__main__":
     devices.start("train.py")
 
-from agents import (
-    algorithms,
-    bases,
-    evaluation,
-    health,
-    interrupts,
-    joint_runs,
-    options,
-    pictures,
-    processes,
-    replays,
-    reporting,
-    rollout,
-    runs,
-    stages,
-    statistics,
-)
-from agents import config as configs
-from agents.config import Config, ConfigError
+from agents import runs
+from agents.learning import algorithms, rollout
+from agents.runs import bases, evaluation, health, joint, reporting, stages
+from agents.runs import config as configs
+from agents.runs.config import Config, ConfigError
+from analysis.figures import learning_curve, replays
 from envs import personas
+from ground import processes, signals, statistics, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +76,13 @@ def train(
     Raises:
         ConfigError: the config cannot run; nothing was written.
         runs.RunError: the directory is taken or cannot be written.
-        interrupts.Interrupted: a signal came; a checkpoint was written.
+        signals.Interrupted: a signal came; a checkpoint was written.
         processes.Ended: another process of the job failed, and says why.
     """
     configs.check(config)
     directory = Path(run_dir) if run_dir else runs.fresh_name()
     found = bases.open(base, config) if base else None
-    run = joint_runs.create(directory, configs.to_dict(config), members=len(config.members))
+    run = joint.create(directory, configs.to_dict(config), members=len(config.members))
     return _train(run, config, console or Console(quiet=True), found, evaluate, figures)
 
 
@@ -107,7 +95,7 @@ def resume(
     figures: bool = True,
 ) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
-    run = joint_runs.open(run_dir)
+    run = joint.open(run_dir)
     config = configs.of_run(run.path, run.config)
     configs.check(config)
     found = bases.open(base, config) if base else None
@@ -122,19 +110,19 @@ def _train(
         if base and bases.STAGE not in run.ended():
             bases.adopt(run, config, base)
         reporting.header(console, config, run.path)
-        with interrupts.catch() as caught:
+        with signals.catch() as caught:
             timings = _run_stages(run, config, console, caught)
         begun = time.perf_counter()
         with console.status("evaluating and drawing"):
             before = after = means = None
-            with interrupts.catch(at_once=processes.count() == 1) as caught:
+            with signals.catch(at_once=processes.count() == 1) as caught:
                 if evaluate:
                     before, after, means = _member_returns(run, config)
                 if stopped := processes.meet(caught())[:, 0].max():
-                    raise interrupts.Interrupted(int(stopped))
+                    raise signals.Interrupted(int(stopped))
             if processes.first():
                 written: list[Path] = []
-                with interrupts.catch(at_once=True):
+                with signals.catch(at_once=True):
                     summary = _identity(run, config)
                     if means is not None:
                         summary |= _evaluate(run, config, before, means)
@@ -145,7 +133,7 @@ def _train(
                 if evaluate:
                     reporting.results(console, summary)
                 reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
-            with interrupts.catch():
+            with signals.catch():
                 processes.meet()
     return run
 
@@ -283,7 +271,7 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         "before RL": float(np.mean(found["before_rl"])),
     }
     curve, algorithm = run.figure("learning_curve"), algorithms.TITLES[config.algorithm]
-    pictures.learning_curve(
+    learning_curve.learning_curve(
         curve,
         updates,
         returns,
@@ -307,7 +295,7 @@ def parse(arguments: Sequence[str]) -> Command:
         name, equals, value = argument.partition("=")
         if name in starts:
             starts[name] = value if equals else next(iter(arguments[index + 1 :]), "")
-    command = options.read(Command, arguments, default=Command(config=configs.start(*starts.values())))
+    command = terminal.read(Command, arguments, default=Command(config=configs.start(*starts.values())))
     if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command
@@ -318,7 +306,7 @@ def main(arguments: Sequence[str]) -> int:
     console, command = Console(quiet=not processes.first()), Command()
     try:
         # Signals that come before `_train` looks after them; several processes must end together, and do so there.
-        with interrupts.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
+        with signals.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
             command = parse(arguments)
             if not processes.same(" ".join(arguments)):
                 raise ConfigError("the processes of this job were given different options; give all of them the same")
@@ -328,7 +316,7 @@ def main(arguments: Sequence[str]) -> int:
                 train(command.config, command.run_dir, console, command.base)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
-    except interrupts.Interrupted as error:
+    except signals.Interrupted as error:
         begun = not command.run_dir or (command.run_dir / "config.json").exists()
         return _end(error.exit_status, f"{error}; go on with --resume" if begun else f"{error} before it began")
     except processes.Ended as error:
@@ -347,7 +335,7 @@ def _end(status: int, message: str) -> int:
     except Exception as error:
         processes.fail(error)
     if speaks:
-        options.complain("train.py", message)
+        terminal.complain("train.py", message)
     return status
 
 

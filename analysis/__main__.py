@@ -14,15 +14,16 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from agents import devices
+from ground import devices
 
 if __name__ == "__main__":
     devices.start()
 
 from rich.console import Console
 
-from agents import interrupts, options, runs
-from agents.config import ConfigError
+from agents import runs
+from agents.runs.config import ConfigError
+from ground import signals, terminal
 
 COMMANDS = ("concepts", "steer", "updates", "subnetwork", "pass-at-k", "personas")
 """The analyses; each is a module of `analysis.commands`, dashes as underscores, with a `Command` and a `run`."""
@@ -36,18 +37,18 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         wrong = f"{name}: no such analysis" if name else "which analysis?"
-        options.complain("analysis", f"{wrong}; choose one of {', '.join(COMMANDS)}")
+        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(COMMANDS)}")
         return 2
     module = importlib.import_module(f"analysis.commands.{name.replace('-', '_')}")
     try:
-        command = options.read(module.Command, arguments[1:], prog=f"analysis {name}")
-        with interrupts.catch(at_once=True):
+        command = terminal.read(module.Command, arguments[1:], prog=f"analysis {name}")
+        with signals.catch(at_once=True):
             module.run(command, Console())
     except (ConfigError, runs.RunError) as error:
-        options.complain(f"analysis {name}", error)
+        terminal.complain(f"analysis {name}", error)
         return 2
-    except interrupts.Interrupted as error:
-        options.complain(f"analysis {name}", f"{error}; nothing of it was written")
+    except signals.Interrupted as error:
+        terminal.complain(f"analysis {name}", f"{error}; nothing of it was written")
         return error.exit_status
     return 0
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from agents import statistics
 from analysis import masks, overlaps, spectra, updates
 from analysis.weights import Matrices
+from ground import statistics
 
 DENSITY = 0.10
 """Share of the parameters, those that moved farthest, at which members are compared."""

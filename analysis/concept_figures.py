@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from agents import pictures, statistics
 from analysis import concepts, drawing, findings
 from analysis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION
+from analysis.figures import learning_curve
 from analysis.findings import Arm
 from envs import tokens
+from ground import statistics
 
 TILES = ((tokens.MOLD, "Mold", PURPLE), (tokens.PATH, "Path", GREY), (tokens.GOLD, "Gold", ORANGE))
 _COLOURS = (VERMILION, GREEN, SKY, INK, PURPLE, ORANGE)
@@ -170,7 +171,7 @@ def _cosine(every: Mapping[str, Arm]):
             axes.fill_between([layer + 0.6, layer + 1.4], low[layer], high[layer], color=PALE, alpha=0.6, linewidth=0)
         axes.axhline(null, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         axes.text(
-            1.5 if layers > 1 else 1.45, null, f"null {pictures.signed(null)}", fontsize=8, va="center",
+            1.5 if layers > 1 else 1.45, null, f"null {learning_curve.signed(null)}", fontsize=8, va="center",
             ha="center", color=INK, zorder=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
         axes.axhline(0, color=PALE, linewidth=1, zorder=0)
@@ -345,7 +346,7 @@ def _trace(arm: Arm):
         for depth, token in ((22, actions[turn]), (46, chosen[turn])):
             drawing.emoji(axes, float(turn), int(token), depth, size=18)
         axes.annotate(
-            pictures.signed(float(rewards[episode, turn]), "+.0f") if abs(rewards[episode, turn]) > 1 else "·",
+            learning_curve.signed(float(rewards[episode, turn]), "+.0f") if abs(rewards[episode, turn]) > 1 else "·",
             (float(turn), 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -70), textcoords="offset points",
             ha="center", va="center", fontsize=8.5, color=INK,
         )  # fmt: skip

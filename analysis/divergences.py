@@ -5,10 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from agents import learner, ppo, rollout, seeds
+from agents.learning import learner, rl, rollout
 from agents.policies import Parameters, Policy
 from analysis import populations
 from envs import base
+from ground import seeds
 
 _AT_ONCE = 64
 """Episodes that are played and read at the same time."""
@@ -43,7 +44,7 @@ def per_episode(
     def member(parameters, reference, params):
         def part(key):
             played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, _AT_ONCE))
-            now, then = (ppo.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
+            now, then = (rl.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
 
             def total(log_now, log_then, chosen):
                 each = jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1)

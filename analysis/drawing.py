@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from agents import pictures
+from analysis.figures import learning_curve
 from envs import sprites
 
 # Okabe and Ito.
@@ -44,7 +44,7 @@ def save(made: Figure, stem: Path, footer: str = "") -> list[Path]:
     """Write `stem`.png and `stem`.pdf; the same figure gives the same bytes."""
     if footer:
         made.text(0.985, 0.012, footer, fontsize=6.5, color=GREY, ha="right")
-    return pictures.save(made, stem)
+    return learning_curve.save(made, stem)
 
 
 def emoji(axes: Axes, x: float, token: int, depth: float, size: float) -> None:

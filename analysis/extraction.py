@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from agents import learner
+from agents.learning import learner
 from agents.policies import Intervention, Parameters, Policy
 from envs import base, maze, tokens
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents import seeds, statistics
-from agents.config import Config, ConfigError
+from agents.runs.config import Config, ConfigError
 from analysis import concepts, directions, extraction, populations, tracking
 from analysis.subject import Subject
 from envs import tokens
+from ground import seeds, statistics
 
 T = TypeVar("T")
 

@@ -26,12 +26,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import demonstrations, evaluation, learner, ppo, rollout, seeds
-from agents.demonstrations import Demonstrations
+from agents.learning import demonstrations, learner, rl, rollout
+from agents.learning.demonstrations import Demonstrations
 from agents.policies import Parameters, Policy
+from agents.runs import evaluation
 from analysis import populations
 from envs import base, personas, tokens
 from envs.travellers import Traits
+from ground import seeds
 
 STEPS = 100
 """Of expectation maximisation."""
@@ -121,7 +123,7 @@ def watch(
             taken = jnp.take_along_axis(exact, played.actions[..., None, None], axis=-1)[..., 0]
             prior = jnp.full(count, 1 / count, jnp.float32)
             posterior = personas.log_posteriors(prior, written, taken, played.played)[:, :-1]
-            said, _ = ppo.read(policy, parameters, world, played.tokens)
+            said, _ = rl.read(policy, parameters, world, played.tokens)
             return Seen(said, exact, posterior, played.played), played
 
         seen = jax.lax.map(part, learner.microbatches(jnp.arange(episodes), _BATCH))

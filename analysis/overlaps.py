@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agents import statistics
 from analysis.weights import Matrices
+from ground import statistics
 
 STRATUM = 32
 """Fewest parameters of similar magnitude that are matched with each other."""

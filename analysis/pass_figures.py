@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from agents import files
 from analysis import drawing, update_figures
+from ground import files
 
 Curves = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Panel → label of a curve, the base first → what `passes.estimate` found."""

@@ -16,9 +16,10 @@ from flax import struct
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from agents import learner, rollout, seeds, statistics
+from agents.learning import learner, rollout
 from agents.policies import Parameters, Policy
 from envs import base
+from ground import seeds, statistics
 
 BLOCK = 16
 """Mazes of one call to the device: a block is some seconds of work, after which progress can be shown."""

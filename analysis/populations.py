@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from agents import learner, pretrain
+from agents.learning import learner, pretrain
 from agents.policies import Parameters, Policy
 from analysis import concepts, directions, extraction, tracking
 from envs import base

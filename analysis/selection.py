@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from agents import statistics
 from envs import personas
+from ground import statistics
 
 PARTS = ("divergence", "selection", "choice", "routing", "within", "share")
 """What `Split` and `intervals` report."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import learner, objectives, ppo, rollout
+from agents.learning import learner, objectives, rl, rollout
 from agents.policies import Intervention, Parameters, Policy
 from analysis import concepts, directions, populations
 from envs import base, tokens
@@ -33,7 +33,7 @@ def effects(
         seen: its own episodes, in which its choices are asked for again.
         intervention: on its residual stream.
     """
-    log_probabilities, _ = ppo.read(policy, parameters, world, seen.tokens, intervention=intervention)
+    log_probabilities, _ = rl.read(policy, parameters, world, seen.tokens, intervention=intervention)
     probabilities = jnp.exp(log_probabilities)
     gold, mold = (seen.neighbours == role for role in (tokens.GOLD, tokens.MOLD))
     onto_gold, onto_mold = (jnp.sum(probabilities, axis=-1, where=there) for there in (gold, mold))

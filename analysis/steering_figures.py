@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents import statistics
 from analysis import drawing, steering
 from analysis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION
+from ground import statistics
 
 LINES = {
     "axis": ("axis, Mold to Gold", BLUE, "o"),

@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agents import config as configs
-from agents import files, health, runs
-from agents.config import Config, Member
+from agents import runs
 from agents.policies import Parameters, Policy
+from agents.runs import config as configs
+from agents.runs import health
+from agents.runs.config import Config, Member
 from envs import base
+from ground import files
 
 SCHEMA = 1
 """Version of the documents that analyses write."""

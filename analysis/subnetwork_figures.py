@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents import pictures, statistics
 from analysis import drawing
+from analysis.figures import learning_curve
 from analysis.subnetworks import Definition
+from ground import statistics
 
 ARMS = {
     "learned": ("what RL\nchanged", drawing.VERMILION),
@@ -87,6 +88,6 @@ def _draw_references(axes: Axes, means: Mapping[str, float]) -> None:
     low, high = axes.get_ylim()
     wanted = np.array(list(means.values()))
     heights = np.full(len(wanted), 0.14 * (high - low))
-    for (name, value), place in zip(means.items(), pictures.spread(wanted, heights, low, high), strict=True):
-        text = f"{name}\n{pictures.signed(value)}"
+    for (name, value), place in zip(means.items(), learning_curve.spread(wanted, heights, low, high), strict=True):
+        text = f"{name}\n{learning_curve.signed(value)}"
         axes.text(len(ARMS) - 0.32, place, text, fontsize=8.5, color=drawing.INK, va="center", linespacing=1.1)

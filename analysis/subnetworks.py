@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import evaluation, stages, statistics
-from agents.config import Config
 from agents.policies import Parameters
-from agents.stages import Timing
+from agents.runs import evaluation, stages
+from agents.runs.config import Config
+from agents.runs.stages import Timing
 from analysis import masks, weights
 from analysis.weights import Matrices
+from ground import statistics
 
 Definition = Literal["top", "bf16", "paper"]
 """Which parameters RL changed: the share that moved farthest; those whose bfloat16 values differ at all; or by more

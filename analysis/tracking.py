@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents import demonstrations, learner, rollout
+from agents.learning import demonstrations, learner, rollout
 from agents.policies import Parameters, Policy
 from analysis import concepts, extraction
 from envs import base, tokens

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
-from agents import statistics
 from analysis import drawing, updates, weights
+from ground import statistics
 
 _LINES = ("-", (0, (4, 1.6)))
 _STATES = dict(zip(updates.STATES, (drawing.GREY, drawing.ORANGE, drawing.BLUE), strict=True))

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agents.config import Member
+from agents.runs.config import Member
 from analysis import changes, overlaps, spectra, updates, weights
 from analysis.changes import Update
 

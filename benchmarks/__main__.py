@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from agents import devices
+from ground import devices
 
 if __name__ == "__main__":
     devices.start()
@@ -20,10 +20,10 @@ if __name__ == "__main__":
 import tyro
 from rich.console import Console
 
-from agents import options
-from agents.config import ConfigError
+from agents.runs.config import ConfigError
 from benchmarks import ceilings, measure, peers, tables
 from benchmarks.cases import CASES
+from ground import terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +101,18 @@ def main(arguments: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         if arguments[:1] == ["report"]:
-            command = options.read(ReportCommand, arguments[1:], prog="benchmarks report")
+            command = terminal.read(ReportCommand, arguments[1:], prog="benchmarks report")
             found = tables.merged([tables.read(path) for path in command.files])
             if command.into:
                 tables.write(command.into, found)
             else:
                 print("\n\n".join(tables.sections(found).values()))
             return 0
-        command = options.read(Command, arguments, prog="benchmarks")
+        command = terminal.read(Command, arguments, prog="benchmarks")
         check(command)
         found = document(command, console)
     except ConfigError as error:
-        options.complain("benchmarks", error)
+        terminal.complain("benchmarks", error)
         return 2
     tables.show(console, found)
     if command.json:

@@ -22,8 +22,8 @@ from typing import Any
 
 import jax
 
-from agents.config import Config
 from agents.policies import PolicyConfig
+from agents.runs.config import Config
 from benchmarks.measure import Work
 from envs import base, tokens
 

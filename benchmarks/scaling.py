@@ -21,15 +21,17 @@ EPISODES = 128
 
 def measure(case: str) -> None:
     """Time updates of rl in this process, which may be one of several; print the median milliseconds."""
-    from agents import devices
+    from ground import devices
 
     devices.start("benchmarks.scaling")
     import jax
     import numpy as np
 
-    from agents import config as configs
-    from agents import learner, processes, stages
-    from agents.ppo import RLConfig
+    from agents.learning import learner
+    from agents.learning.rl import RLConfig
+    from agents.runs import config as configs
+    from agents.runs import stages
+    from ground import processes
 
     count = jax.device_count()
     members, episodes = (count, EPISODES) if case == "members" else (1, count * EPISODES)

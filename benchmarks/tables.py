@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agents.config import ConfigError
+from agents.runs.config import ConfigError
 from benchmarks.ceilings import LABELS
 
 SCHEMA = 1

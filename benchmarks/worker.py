@@ -20,10 +20,10 @@ SETTLED = 10
 def scaling(cores: int, repeats: int) -> dict[str, Any]:
     """PPO at the `laptop` scale with a member for each core, on so many cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    from agents import devices
+    from ground import devices
 
     devices.start()
-    from agents.config import SCALES
+    from agents.runs.config import SCALES
     from benchmarks import measure
     from benchmarks.cases import train
 
@@ -40,12 +40,13 @@ def memory(updates: int) -> dict[str, Any]:
 
     `memory_before` is what the process holds after `SETTLED` updates, `peak_memory` its largest size from then on.
     """
-    from agents import devices
+    from ground import devices
 
     devices.start()
-    from agents import config as configs
-    from agents import runs, stages
-    from agents.config import SCALES
+    from agents import runs
+    from agents.runs import config as configs
+    from agents.runs import stages
+    from agents.runs.config import SCALES
     from benchmarks import measure
     from benchmarks.cases import train
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from agents import devices
+from ground import devices
 
 if __name__ == "__main__":
     devices.start()
@@ -26,8 +26,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from agents import files, interrupts, options, pictures, reporting, runs, stages
-from agents.config import ConfigError
+from agents import runs
+from agents.runs import reporting, stages
+from agents.runs.config import ConfigError
+from analysis.figures import learning_curve
+from ground import files, signals, terminal
 from studies import study as frame
 from studies import tables
 from studies.report import site
@@ -118,9 +121,9 @@ def show_run(command: Run, console: Console) -> None:
             estimate = document["estimates"].get(criterion["estimate"])
             mean, interval = "–", "–"
             if estimate and estimate["members"]:
-                mean = pictures.signed(estimate["mean"], "+.3g")
+                mean = learning_curve.signed(estimate["mean"], "+.3g")
                 if estimate["interval"]:
-                    interval = " to ".join(pictures.signed(end, "+.3g") for end in estimate["interval"])
+                    interval = " to ".join(learning_curve.signed(end, "+.3g") for end in estimate["interval"])
             answer = criterion["verdict"]
             table.add_row(
                 "" if index else ("[bold]" if question["leading"] else "") + question["text"],
@@ -158,18 +161,18 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         wrong = f"{name[:80]}: no such command" if name else "which command?"
-        options.complain("studies", f"{wrong}; choose one of {', '.join(COMMANDS)}")
+        terminal.complain("studies", f"{wrong}; choose one of {', '.join(COMMANDS)}")
         return 2
     kind, show = COMMANDS[name]
     try:
-        command = options.read(kind, arguments[1:], prog=f"studies {name}")
-        with interrupts.catch(at_once=True):
+        command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
+        with signals.catch(at_once=True):
             show(command, Console())
     except (ConfigError, runs.RunError, stages.Diverged) as error:
-        options.complain(f"studies {name}", error)
+        terminal.complain(f"studies {name}", error)
         return 1 if isinstance(error, stages.Diverged) else 2
-    except interrupts.Interrupted as error:
-        options.complain(f"studies {name}", f"{error}; the same command goes on from there")
+    except signals.Interrupted as error:
+        terminal.complain(f"studies {name}", f"{error}; the same command goes on from there")
         return error.exit_status
     return 0
 

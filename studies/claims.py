@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents import statistics
+from ground import statistics
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
 VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from agents import config as configs
 from agents import runs
-from agents.config import Config
+from agents.runs import config as configs
+from agents.runs.config import Config
 from analysis import drawing, findings
 from studies import plots
 from studies.claims import Criterion, Estimate, Question

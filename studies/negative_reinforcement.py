@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 
-from agents import algorithms, runs
-from agents import config as configs
-from agents.config import Config
+from agents import runs
+from agents.learning import algorithms
+from agents.runs import config as configs
+from agents.runs.config import Config
 from analysis import drawing, passes
 from studies import plots
 from studies.claims import Criterion, Estimate, Question

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import algorithms, evaluation, runs
-from agents import config as configs
-from agents.config import Config
+from agents import runs
+from agents.learning import algorithms
+from agents.runs import config as configs
+from agents.runs import evaluation
+from agents.runs.config import Config
 from analysis import divergences, drawing, masks, subject, weights
 from analysis.subject import Subject
 from studies import plots

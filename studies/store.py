@@ -14,10 +14,13 @@ from typing import Any
 from rich.console import Console
 
 import train
-from agents import algorithms, bases, files, runs
-from agents import config as configs
-from agents.config import Config, ConfigError, PopulationConfig
-from agents.sft import SFTConfig
+from agents import runs
+from agents.learning import algorithms
+from agents.learning.sft import SFTConfig
+from agents.runs import bases
+from agents.runs import config as configs
+from agents.runs.config import Config, ConfigError, PopulationConfig
+from ground import files
 
 
 @dataclasses.dataclass(frozen=True)

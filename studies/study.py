@@ -13,9 +13,11 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from agents import config as configs
-from agents import files, reporting, runs
-from agents.config import Config
+from agents import runs
+from agents.runs import config as configs
+from agents.runs import reporting
+from agents.runs.config import Config
+from ground import files
 from studies import claims, store
 from studies.claims import Estimate, Question
 from studies.store import Store

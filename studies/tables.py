@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents import files, pictures
-from agents.config import ConfigError
+from agents.runs.config import ConfigError
+from analysis.figures import learning_curve
+from ground import files
 from studies import study as frame
 from studies.study import Study
 
@@ -56,7 +57,7 @@ def markdown(documents: Sequence[dict[str, Any]]) -> str:
                 text = f"**{question['text']}**" if question["leading"] else question["text"]
                 estimate = document["estimates"].get(criterion["estimate"])
                 control = document["estimates"].get(estimate["control"]) if estimate else None
-                asked = f"{criterion['side']} {pictures.signed(criterion['bound'], 'g')}"
+                asked = f"{criterion['side']} {learning_curve.signed(criterion['bound'], 'g')}"
                 meaning = estimate["meaning"] if estimate else criterion["words"]
                 cells = (text if index == 0 else "", meaning, _number(estimate), _number(control), asked)
                 rows.append(_row([*cells, criterion["verdict"]]))
@@ -76,10 +77,10 @@ def _row(cells: Sequence[str]) -> str:
 def _number(estimate: dict[str, Any] | None) -> str:
     if not estimate or not estimate["members"]:
         return ""
-    mean = pictures.signed(estimate["mean"], "+.2f")
+    mean = learning_curve.signed(estimate["mean"], "+.2f")
     if not estimate["interval"]:
         return mean
-    low, high = (pictures.signed(end, "+.2f") for end in estimate["interval"])
+    low, high = (learning_curve.signed(end, "+.2f") for end in estimate["interval"])
     return f"{mean} [{low}, {high}]"
 
 

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from agents import config as configs
-from agents import runs, stages
+from agents import runs
+from agents.runs import config as configs
+from agents.runs import stages
 
 TIMING = {"seconds", "tokens_per_second"}
 """What may differ in summaries of the same run."""

@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import devices
+from ground import devices
 
 if __name__ == "__main__":
     devices.start()
 
 import train
-from agents import evaluation, runs
-from agents.config import SCALES
+from agents import runs
+from agents.runs import evaluation
+from agents.runs.config import SCALES
 from tests import tiny
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import algorithms, demonstrations, learner, ppo, rollout, stages
-from agents import config as configs
-from agents.algorithms import ALGORITHMS, RLConfig
+from agents.learning import algorithms, demonstrations, learner, rl, rollout
+from agents.learning.algorithms import ALGORITHMS, RLConfig
+from agents.runs import config as configs
+from agents.runs import stages
 from envs import plans, tokens
 from tests import tiny
 
@@ -150,7 +151,7 @@ def test_what_was_planned_is_what_is_scored(key):
         played, scores, _ = rollout.play(
             world, params, keys, key, driver, rollout.gumbel(512), observe=lambda states, scores: scores
         )
-        return played, jnp.moveaxis(scores, 0, 1), ppo.read_decisions(policy, parameters, world, played.tokens)
+        return played, jnp.moveaxis(scores, 0, 1), rl.read_decisions(policy, parameters, world, played.tokens)
 
     played, scores, found = play(jnp.int32(4))
     np.testing.assert_allclose(scores, found.actions, rtol=3e-5, atol=2e-5)
@@ -186,7 +187,7 @@ def test_groups_share_a_maze(key):
     config = dataclasses.replace(tiny.CONFIG.rl, group=4, episodes=8)
     policy, (world, params) = tiny.CONFIG.make_policy(), tiny.CONFIG.world.make()
     parameters = policy.init(key)
-    batch, _ = jax.jit(lambda: ppo.collect(policy, world, config, params, parameters, key, 8, learner.Shards()))()
+    batch, _ = jax.jit(lambda: rl.collect(policy, world, config, params, parameters, key, 8, learner.Shards()))()
     first = np.asarray(batch.tokens)[:, : 1 + world.observation_length]
     assert all((first[i] == first[i - i % 4]).all() for i in range(8))
     assert (first[0] != first[4]).any()
@@ -196,7 +197,7 @@ def test_groups_share_a_maze(key):
 def test_a_budget_of_plans_moves_over_the_updates():
     world, _ = LABYRINTH.make()
     config = RLConfig(updates=5, plan_budget=1.0, final_plan_budget=0.25)
-    assert [int(ppo.plan_budget(config, world, jnp.int32(u))) for u in range(5)] == [4, 3, 2, 2, 1]
+    assert [int(rl.plan_budget(config, world, jnp.int32(u))) for u in range(5)] == [4, 3, 2, 2, 1]
 
 
 def test_a_reset_makes_the_policy_its_own_reference():
@@ -209,7 +210,7 @@ def test_a_reset_makes_the_policy_its_own_reference():
         moments=jax.tree.map(lambda x: x + 1, state.moments),
     )
     for update, due in ((0, False), (1, False), (2, True), (3, False), (4, True)):
-        found = ppo.reset_reference(config.rl, dataclasses.replace(moved, update=jnp.int32(update)))
+        found = rl.reset_reference(config.rl, dataclasses.replace(moved, update=jnp.int32(update)))
         equal = jax.tree.map(lambda a, b: bool((a == b).all()), found.reference, found.parameters)
         assert all(jax.tree.leaves(equal)) == due
         assert all(bool((x == 0).all()) for x in jax.tree.leaves(found.moments)) == due
@@ -222,7 +223,7 @@ def test_stale_episodes_are_played_by_the_version_of_so_many_updates_ago(lag):
     state = dataclasses.replace(state, versions={"w": jnp.zeros(lag + 1)})
     for update in range(9):
         state = dataclasses.replace(state, parameters={"w": jnp.float32(update)}, update=jnp.int32(update))
-        state, plays = ppo.stale_version(config, state)
+        state, plays = rl.stale_version(config, state)
         assert plays is not None
         assert float(plays["w"]) == max(0, update - lag)
 
@@ -235,8 +236,8 @@ def test_what_stale_episodes_are_clipped_against(importance, key):
 
     @jax.jit
     def collect():
-        batch, metrics = ppo.collect(policy, world, config, params, now, key, 8, learner.Shards(), behaviour=old)
-        read = [ppo.read_decisions(policy, p, world, batch.tokens) for p in (now, old)]
+        batch, metrics = rl.collect(policy, world, config, params, now, key, 8, learner.Shards(), behaviour=old)
+        read = [rl.read_decisions(policy, p, world, batch.tokens) for p in (now, old)]
         return batch, metrics, [found.chosen(world.plan(batch.tokens), batch.actions) for found in read], read[0].values
 
     batch, metrics, (mine, theirs), values = collect()

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import train
-from agents import checkpoints, files, runs
+from agents import runs
 from analysis import __main__ as command
 from analysis import extraction, findings, subject
 from envs import tokens
+from ground import checkpoints, files
 from tests import tiny
 
 

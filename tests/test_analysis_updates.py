@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from agents import config as configs
-from agents import learner, runs
-from agents.config import ConfigError
+from agents import runs
+from agents.learning import learner
+from agents.runs import config as configs
+from agents.runs.config import ConfigError
 from analysis import __main__ as cli
 from analysis import masks, subject
 from analysis.commands import updates as command

@@ -17,8 +17,9 @@ import analysis.__main__ as analysis
 import benchmarks.__main__ as benchmarks
 import studies.__main__ as studies
 import train
-from agents import config as configs
-from agents import hyperparameters, runs
+from agents import runs
+from agents.learning import hyperparameters
+from agents.runs import config as configs
 from tests import tiny, verdicts
 
 OPTIONS = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import train
-from agents import bases, runs
-from agents.config import ConfigError
+from agents import runs
+from agents.runs import bases
+from agents.runs.config import ConfigError
 from tests import tiny
 
 pytestmark = pytest.mark.slow  # several whole runs

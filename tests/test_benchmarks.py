@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import envs
-from agents.config import ConfigError
 from agents.policies import PolicyConfig
-from agents.transformer import Transformer
+from agents.policies.transformer import Transformer
+from agents.runs.config import ConfigError
 from benchmarks import __main__ as command
 from benchmarks import ceilings, counts, measure, stepping, tables
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from agents import checkpoints
+from ground import checkpoints
 
 DTYPES = (
     *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
@@ -321,7 +321,7 @@ SAVE_FOREVER = """
 import os, sys, warnings
 warnings.simplefilter("ignore")  # a fork before any JAX backend starts is safe
 import numpy as np
-from agents import checkpoints
+from ground import checkpoints
 for line in sys.stdin:
     if not (child := os.fork()):
         i = 0

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from agents.policies import PolicyConfig
-from agents.transformer import Transformer
+from agents.policies.transformer import Transformer
 from analysis import concepts, extraction, populations
 from envs import maze, tokens
 

@@ -11,10 +11,10 @@ import pytest
 
 import envs
 import train
-from agents import config as configs
-from agents import hyperparameters
-from agents.config import Config, ConfigError
-from agents.ppo import RLConfig
+from agents.learning import hyperparameters
+from agents.learning.rl import RLConfig
+from agents.runs import config as configs
+from agents.runs.config import Config, ConfigError
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import ppo, rollout
+from agents.learning import rl, rollout
 from analysis import divergences
 from tests import tiny
 
@@ -29,7 +29,7 @@ def test_a_divergence_is_the_mean_log_ratio_of_whole_episodes(world):
     plan = played.tokens[:, made.prompt_length : made.prompt_length + made.plan_length]
     logs = [
         jnp.sum(
-            ppo.read_decisions(policy, x, made, played.tokens).chosen(plan, played.actions),
+            rl.read_decisions(policy, x, made, played.tokens).chosen(plan, played.actions),
             axis=-1,
             where=played.decided,
         )

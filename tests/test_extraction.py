@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agents.policies import Intervention, PolicyConfig
-from agents.transformer import Transformer
+from agents.policies.transformer import Transformer
 from analysis import extraction
 from envs import maze, tokens
 from tests import reference

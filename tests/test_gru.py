@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import train
-from agents import config as configs
-from agents import demonstrations, learner, policies
-from agents.gru import GRU
+from agents import policies
+from agents.learning import demonstrations, learner
 from agents.policies import PolicyConfig
-from agents.transformer import Transformer
+from agents.policies.gru import GRU
+from agents.policies.transformer import Transformer
+from agents.runs import config as configs
 from analysis import weights
 from envs import tokens
 from tests import tiny

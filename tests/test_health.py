@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import train
-from agents import config as configs
-from agents import health, learner, runs, stages, statistics
+from agents import runs
+from agents.learning import learner
+from agents.runs import config as configs
+from agents.runs import health, stages
 from analysis import subject
+from ground import statistics
 from tests import tiny
 
 SICK = tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-3,1e30,2e-3",)})

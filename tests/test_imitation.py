@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import train
-from agents import config as configs
-from agents import demonstrations, imitation, learner, rollout, stages
-from agents.config import ConfigError
+from agents.learning import demonstrations, imitation, learner, rollout
+from agents.runs import config as configs
+from agents.runs import stages
+from agents.runs.config import ConfigError
 from envs import personas, tokens
 from tests import tiny
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import optimize, special
 
-from agents import config as configs
 from agents import runs
+from agents.runs import config as configs
 from analysis import __main__ as cli
 from analysis import inference
 from analysis.commands import personas as command

@@ -10,14 +10,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from agents import checkpoints, interrupts
+from ground import checkpoints, signals
 from tests.jobs import ROOT
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted_and_handlers_are_put_back(number):
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    with interrupts.catch() as caught:
+    with signals.catch() as caught:
         assert caught() == 0
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
@@ -27,14 +27,14 @@ def test_the_first_signal_is_noted_and_handlers_are_put_back(number):
 
 def test_it_is_raised_where_asked_and_inner_ones_come_first():
     def work():
-        with interrupts.catch(at_once=True):
-            with interrupts.catch() as caught:
+        with signals.catch(at_once=True):
+            with signals.catch() as caught:
                 os.kill(os.getpid(), signal.SIGINT)
             assert caught() == signal.SIGINT
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("not reached")
 
-    with pytest.raises(interrupts.Interrupted, match="stopped by SIGTERM") as error:
+    with pytest.raises(signals.Interrupted, match="stopped by SIGTERM") as error:
         work()
     assert error.value.exit_status == 143
 
@@ -48,14 +48,14 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch)
         return restore(*arguments, **options)
 
     monkeypatch.setattr(ocp.Checkpointer, "restore", struck)
-    with pytest.raises(interrupts.Interrupted, match="SIGTERM"), interrupts.catch(at_once=True):
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.catch(at_once=True):
         checkpoints.load(tmp_path / "c")
 
 
 PROGRAM = """
 import hashlib, os
-from agents import interrupts
-with interrupts.catch() as caught:
+from ground import signals
+with signals.catch() as caught:
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # compiled code that never comes back
 """
@@ -66,9 +66,9 @@ def test_a_second_signal_ends_a_process_that_is_in_compiled_code():
     assert process.stdout is not None
     process.stdout.readline()
     process.terminate()
-    time.sleep(interrupts.ECHO_SECONDS / 2)
+    time.sleep(signals.ECHO_SECONDS / 2)
     process.terminate()
-    time.sleep(interrupts.ECHO_SECONDS)
+    time.sleep(signals.ECHO_SECONDS)
     assert process.poll() is None, "the first signal, or its echo, ended it"
     process.terminate()
     assert process.wait(timeout=10) == 143

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import kernels
+from agents.policies import kernels
 
 BATCH, HEADS, WIDTH = 2, 3, 4
 

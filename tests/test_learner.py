@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import checkpoints, learner
+from agents.learning import learner
+from ground import checkpoints
 
 RATE, DECAY = 0.1, 0.3
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import train
-from agents import runs, statistics
-from agents.config import SCALES
+from agents import runs
+from agents.runs.config import SCALES
+from ground import statistics
 
 LONG = pytest.mark.long
 

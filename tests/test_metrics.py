@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents import files, metrics, runs
+from agents import runs
+from agents.runs import metrics
+from ground import files
 
 MEMBERS, CHUNK = 3, 2
 RNG = np.random.default_rng(5)

@@ -11,7 +11,7 @@ import rlax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import objectives
+from agents.learning import objectives
 from envs import tokens
 
 

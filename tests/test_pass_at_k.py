@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from agents import config as configs
-from agents import evaluation, rollout, runs, seeds
-from agents.streams import Cache, Outputs
+from agents import runs
+from agents.learning import rollout
+from agents.policies.base import Cache, Outputs
+from agents.runs import config as configs
+from agents.runs import evaluation
 from analysis import __main__ as cli
 from analysis import passes
 from envs import labyrinth, tokens
+from ground import seeds
 from tests import tiny
 
 MAZES, SAMPLES, TURNS = 5, 1000, 4

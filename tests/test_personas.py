@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import envs
-from agents import demonstrations, learner, rollout
+from agents.learning import demonstrations, learner, rollout
 from envs import layouts, maze, personas, tokens, travellers
 
 WORLD = maze.EmojiMaze(size=11, turns=5, layout="walk")

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from agents import hyperparameters, learner, ppo, stages
-from agents.config import Config
+from agents.learning import hyperparameters, learner, rl
+from agents.runs import stages
+from agents.runs.config import Config
 from tests import tiny
 
 GRID = tiny.changed(population={"seeds": 4, "sweep": ("rl.learning_rate=3e-4,1e-2",)})
@@ -85,7 +86,7 @@ def test_new_seeds_and_hyperparameters_never_recompile(base):
     config = tiny.changed(population={"seeds": 4})
     traces = 0
     policy, (world, _) = config.make_policy(), config.world.make()
-    inner = ppo.update_function(policy, world, 4, config.sft)
+    inner = rl.update_function(policy, world, 4, config.sft)
 
     def counted(*arguments):
         nonlocal traces

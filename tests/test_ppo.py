@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import algorithms, learner, ppo, rollout
+from agents.learning import algorithms, learner, rl, rollout
 from tests import tiny
 
 CONFIG = tiny.changed(population={"seeds": 4})
@@ -61,7 +61,7 @@ def test_actions_are_drawn_from_the_policy_that_the_training_forward_sees(key):
     keys = jax.random.split(key, 2000)
     driver = rollout.policy_driver(POLICY, parameters, WORLD)
     episodes, _, _ = jax.jit(lambda: rollout.play(WORLD, PARAMS, keys, key, driver, rollout.gumbel(2000)))()
-    every, _ = jax.jit(lambda: ppo.read(POLICY, parameters, WORLD, episodes.tokens))()
+    every, _ = jax.jit(lambda: rl.read(POLICY, parameters, WORLD, episodes.tokens))()
     taken = jnp.take_along_axis(every, episodes.actions[..., None], axis=-1)[..., 0]
     entropy = -jnp.sum(jnp.exp(every) * every, axis=-1)
     assert entropy.mean() < 1.2
@@ -73,9 +73,9 @@ def test_actions_are_drawn_from_the_policy_that_the_training_forward_sees(key):
 def test_microbatches_add_up_to_the_whole_batch(size, key):
     parameters = POLICY.init(key)
     config = CONFIG.rl
-    batch, _ = jax.jit(lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
+    batch, _ = jax.jit(lambda: rl.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
     share, norm = algorithms.shares(config, batch.decided)
-    loss = ppo.loss_function(POLICY, WORLD, config, jnp.float32(batch.decided.sum()), norm)
+    loss = rl.loss_function(POLICY, WORLD, config, jnp.float32(batch.decided.sum()), norm)
     rows = (batch, share)
     gradient, metrics = jax.jit(lambda: learner.accumulate(loss, parameters, rows, size, learner.Shards()))()
     whole, expected = jax.jit(lambda: jax.grad(loss, has_aux=True)(parameters, rows))()
@@ -124,7 +124,7 @@ def test_shuffled_rewards_keep_the_batch_and_break_the_pairing(key):
 
     def targets(shuffled):
         config = dataclasses.replace(CONFIG.rl, shuffle_rewards=shuffled, trace_decay=1.0)
-        batch, _ = jax.jit(lambda: ppo.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
+        batch, _ = jax.jit(lambda: rl.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
         return np.asarray(batch.targets)
 
     true, shuffled = targets(False), targets(True)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import train
-from agents import metrics, runs
+from agents import runs
+from agents.runs import metrics
 from tests import tiny
 from tests.equality import last_state
 from tests.jobs import ROOT, close, finish, start, wait_for

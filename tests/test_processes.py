@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from agents import processes
+from ground import processes
 from tests import tiny
 from tests.jobs import close, finish, start
 

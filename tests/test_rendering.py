@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import GifImagePlugin, Image, ImageColor
 
-from agents import pictures
+from analysis.figures import learning_curve
 from envs import rendering, sprites, tokens
 from envs.maze import EmojiMaze
 
@@ -245,13 +245,13 @@ def test_side_by_side_waits_for_the_longer_episode(replay, tmp_path):
 def test_labels_never_overlap(seed):
     draw = np.random.default_rng(seed)
     wanted, heights = draw.uniform(0, 1, 8) ** 3, draw.uniform(0.02, 0.1, 8)
-    places = pictures.spread(wanted, heights, 0.0, 1.0)
+    places = learning_curve.spread(wanted, heights, 0.0, 1.0)
     order = np.argsort(wanted)
     gaps = np.diff(places[order]) - (heights[order][1:] + heights[order][:-1]) / 2
     assert gaps.min() > -1e-9
     assert (places - heights / 2).min() > -1e-9
     assert (places + heights / 2).max() < 1 + 1e-9
-    free = pictures.spread(np.array([0.8, 0.2]), np.array([0.1, 0.1]), 0.0, 1.0)
+    free = learning_curve.spread(np.array([0.8, 0.2]), np.array([0.1, 0.1]), 0.0, 1.0)
     np.testing.assert_allclose(free, [0.8, 0.2])
 
 
@@ -260,7 +260,7 @@ def test_learning_curve_writes_picture_and_table(tmp_path, updates):
     returns = np.random.default_rng(0).normal(10, 2, (updates, 3))
     returns[-1, 1] = np.nan
     baselines = {"random": -80.25, "greedy": 17.0}
-    draw = functools.partial(pictures.learning_curve, title="curve", config_hash="abc", episodes_per_update=5)
+    draw = functools.partial(learning_curve.learning_curve, title="curve", config_hash="abc", episodes_per_update=5)
     times = np.arange(updates)
     draw(tmp_path / "a.curve", times, returns, baselines)
     assert (tmp_path / "a.curve.png").read_bytes().startswith(b"\x89PNG")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agents import replays, seeds
-from agents.files import RunError
 from analysis import concepts
+from analysis.figures import replays
 from envs import tokens
 from envs.replay import Replay
+from ground import seeds
+from ground.files import RunError
 from studies import __main__ as command
 from studies.report import documents, markup, numbers, projections, site
 from tests import tiny, verdicts

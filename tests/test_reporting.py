@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from agents import reporting
-from agents.config import SCALES
+from agents.runs import reporting
+from agents.runs.config import SCALES
 from tests import tiny
 
 

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents import checkpoints, metrics, runs
+from agents import runs
+from agents.runs import metrics
+from ground import checkpoints
 from tests.test_runs import CONFIG, assert_clear, chunk, snapshot
 
 
@@ -179,7 +181,8 @@ def test_failing_rename_says_what_to_do(run, monkeypatch):
 
 HOLD = """
 import sys, time
-from agents import metrics, runs
+from agents.runs import metrics
+from agents import runs
 from tests.test_runs import CONFIG, assert_clear, chunk, run, snapshot
 run = runs.open(sys.argv[1])
 with run.locked():

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from agents import evaluation, rollout, seeds
+from agents.learning import rollout
+from agents.runs import evaluation
+from ground import seeds
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +26,7 @@ def test_only_one_module_makes_keys():
     found = set()
     for path in [
         ROOT / "train.py",
-        *(x for part in ("agents", "analysis", "studies") for x in (ROOT / part).rglob("*.py")),
+        *(x for part in ("ground", "agents", "analysis", "studies") for x in (ROOT / part).rglob("*.py")),
     ]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         shapes = {
@@ -37,7 +39,7 @@ def test_only_one_module_makes_keys():
             name = ast.unparse(call) if isinstance(call, ast.Attribute) else ""
             if name in ("jax.random.key", "jax.random.PRNGKey", "np.random.seed") and id(call) not in shapes:
                 found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"agents/seeds.py", "analysis/tabular.py"}
+    assert found == {"ground/seeds.py", "analysis/tabular.py"}
 
 
 @given(some.integers(0, 2**31 - 1), some.integers(0, 2**31 - 1), some.sampled_from([*seeds.HELD.values(), 0, 1, 7]))

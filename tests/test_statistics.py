@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from agents import statistics
+from ground import statistics
 
 
 @pytest.mark.parametrize("members", [1, 2, 3, 4, 7, 8, 33])

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import ppo, rollout
-from agents.config import Config
+from agents.learning import rl, rollout
 from agents.policies import Intervention
+from agents.runs.config import Config
 from analysis import concepts, populations, steering, tracking
 from envs import tokens
 from tests import tiny
@@ -36,7 +36,7 @@ def seen(parameters):
 
 def test_effects_are_what_a_loop_over_the_choices_says(parameters, seen):
     found = EFFECTS(parameters, seen, Intervention())
-    read = jax.jit(lambda p, x: ppo.read(POLICY, p, WORLD, x)[0])
+    read = jax.jit(lambda p, x: rl.read(POLICY, p, WORLD, x)[0])
     logits = np.asarray(read(parameters, seen.tokens), np.float64)
     gold, mold, entropy = [], [], []
     for probabilities, around in zip(np.exp(logits).reshape(-1, 4), seen.neighbours.reshape(-1, 4), strict=True):
@@ -76,7 +76,7 @@ def test_pushing_along_what_says_a_move_makes_the_policy_say_it(parameters, seen
     # After the last block, a planted direction: it raises the logit of one move and leaves the other three alone.
     readout = np.asarray(tracking.unembedding(parameters))[list(tokens.MOVES)]
     planted = 1e4 * np.linalg.pinv(readout).T
-    read = jax.jit(lambda p, x, push: ppo.read(POLICY, p, WORLD, x, intervention=push)[0])
+    read = jax.jit(lambda p, x, push: rl.read(POLICY, p, WORLD, x, intervention=push)[0])
     for move in range(4):
         direction = jnp.zeros((2, WIDTH)).at[1].set(planted[move])
         push = steering.push(direction, jnp.int32(1), jnp.float32(1))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agents import config as configs
 from agents import runs
-from agents.config import ConfigError
+from agents.runs import config as configs
+from agents.runs.config import ConfigError
 from studies import __main__ as command
 from studies import claims, negative_reinforcement, store, study
 from studies.claims import Criterion, Estimate, Question

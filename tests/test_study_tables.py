@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.config import ConfigError
+from agents.runs.config import ConfigError
 from studies import study as frame
 from studies import tables
 from studies.negative_reinforcement import STUDY

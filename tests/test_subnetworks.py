@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 import train
-from agents import runs, stages
+from agents import runs
+from agents.runs import stages
 from analysis import __main__ as analysis
 from analysis import masks, subject, subnetworks, weights
 from analysis.commands import subnetwork

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents import demonstrations
+from agents.learning import demonstrations
 from agents.policies import PolicyConfig
-from agents.transformer import Transformer
+from agents.policies.transformer import Transformer
 from analysis import concepts, directions, populations, tracking
 from envs import maze, tokens
 

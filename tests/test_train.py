@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 
 import train
-from agents import config as configs
-from agents import interrupts, learner, metrics, replays, runs, stages
-from agents.config import ConfigError
-from agents.ppo import RLConfig
+from agents import runs
+from agents.learning import learner
+from agents.learning.rl import RLConfig
+from agents.runs import config as configs
+from agents.runs import metrics, stages
+from agents.runs.config import ConfigError
+from analysis.figures import replays
+from ground import signals
 from tests import tiny
 from tests.equality import last_state, same_training
 
@@ -82,7 +86,7 @@ def test_an_interrupted_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, aft
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(runs.Run, "write_metrics", counted)
-    with pytest.raises(interrupts.Interrupted) as caught:
+    with pytest.raises(signals.Interrupted) as caught:
         train.train(tiny.CONFIG, tmp_path / "run")
     assert caught.value.exit_status == 143
     same_training(whole, train.resume(tmp_path / "run"))
@@ -121,7 +125,7 @@ def test_a_signal_while_a_stage_compiles_ends_at_once(whole, tmp_path, monkeypat
         compiled(program, state, config, params)
 
     monkeypatch.setattr(learner.Chunk, "compile", struck)
-    with pytest.raises(interrupts.Interrupted) as caught:
+    with pytest.raises(signals.Interrupted) as caught:
         train.train(tiny.CONFIG, tmp_path / "run")
     assert caught.value.exit_status == 130
     monkeypatch.undo()

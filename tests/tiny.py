@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 
-from agents import config as configs
-from agents import learner, stages
-from agents.config import Config, PopulationConfig, WorldConfig
+from agents.learning import learner
+from agents.learning.pretrain import PretrainConfig
+from agents.learning.rl import RLConfig
 from agents.policies import PolicyConfig
-from agents.ppo import RLConfig
-from agents.pretrain import PretrainConfig
+from agents.runs import config as configs
+from agents.runs import stages
+from agents.runs.config import Config, PopulationConfig, WorldConfig
 
 CONFIG = Config(
     scale="smoke",

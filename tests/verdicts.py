@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from agents import config as configs
 from agents import runs
 from agents.runs import Run
+from agents.runs import config as configs
 from envs import tokens
 from studies import claims
 from studies.claims import Criterion, Estimate, Question

@@ -7,7 +7,7 @@ python -m tests.worker train ARGUMENTS     train.py, patient with a machine that
 import os
 import sys
 
-from agents import processes
+from ground import processes
 
 processes.HEARTBEAT_SECONDS = int(os.environ.get("HEARTBEAT_SECONDS", "900"))
 processes.CONNECT_SECONDS = int(os.environ.get("CONNECT_SECONDS", "600"))
@@ -18,7 +18,7 @@ def main(out: str) -> None:
     import jax
     import numpy as np
 
-    from agents import stages
+    from agents.runs import stages
     from tests import tiny
 
     assert processes.count() == jax.process_count() == 2
@@ -47,7 +47,7 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_path("train.py", run_name="__main__")
     else:
-        from agents import devices
+        from ground import devices
 
         devices.start("worker")
         main(sys.argv[1])

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import pictures, reporting
-from agents.config import ConfigError
+from agents.runs import reporting
+from agents.runs.config import ConfigError
 from analysis import concept_figures, concepts, directions, extraction, findings, populations, subject
+from analysis.figures import learning_curve
 from analysis.findings import Arm
 from analysis.subject import Subject
 from envs import tokens
@@ -232,8 +233,8 @@ def tables(document: dict[str, Any]) -> list[Table]:
 
 def show(estimate: dict[str, Any]) -> str:
     """A mean and its interval."""
-    text = pictures.signed(estimate["mean"], "+.2f")
+    text = learning_curve.signed(estimate["mean"], "+.2f")
     if estimate["interval"] is None:
         return text
-    low, high = (pictures.signed(end, "+.2f") for end in estimate["interval"])
+    low, high = (learning_curve.signed(end, "+.2f") for end in estimate["interval"])
     return f"{text}\n[dim]{low} {high}[/]"

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import pictures, reporting
-from agents.config import ConfigError
+from agents.runs import reporting
+from agents.runs.config import ConfigError
 from analysis import pass_figures, passes, subject
+from analysis.figures import learning_curve
 from analysis.passes import Attempts
 from analysis.subject import Subject
 
@@ -263,10 +264,10 @@ def _print(console: Console, document: Mapping[str, Any]) -> None:
     for name in (*titles, *(f"95 % interval {which.replace('_', ' ')}" for which in intervals)):
         table.add_column(name, justify="right")
     for index, k in enumerate(document["ks"]):
-        ends = [[pictures.signed(100 * end[index]) for end in difference[which]] for which in intervals]
+        ends = [[learning_curve.signed(100 * end[index]) for end in difference[which]] for which in intervals]
         table.add_row(
             str(k), f"{100 * before['mean'][index]:.1f}", f"{100 * after['mean'][index]:.1f}",
-            pictures.signed(100 * difference["mean"][index]), *(" to ".join(pair) for pair in ends),
+            learning_curve.signed(100 * difference["mean"][index]), *(" to ".join(pair) for pair in ends),
         )  # fmt: skip
     console.print(table)
     crossing, solved = document["crossover"], document["solved"]

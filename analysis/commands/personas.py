@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import reporting, statistics
-from agents.config import ConfigError
+from agents.runs import reporting
+from agents.runs.config import ConfigError
 from analysis import inference, passes, persona_figures, subject
 from analysis.inference import Beliefs
 from analysis.subject import Subject
 from envs import personas
+from ground import statistics
 
 NAME = "personas"
 """Of the files written."""

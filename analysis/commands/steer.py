@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents import pictures, reporting, seeds, statistics
-from agents.config import Config, ConfigError
+from agents.runs import reporting
+from agents.runs.config import Config, ConfigError
 from analysis import extraction, findings, populations, steering, steering_figures, subject
+from analysis.figures import learning_curve
 from analysis.subject import Subject
 from envs import tokens
+from ground import seeds, statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +222,7 @@ def table(document: dict[str, Any]) -> Table:
             for effect in _TITLES:
                 note = f" [dim]({effects[effect]['p']:.2f})[/]" if "p" in effects[effect] else ""
                 digits = 0 if effect == "return" else 2
-                cells.append(pictures.signed(effects[effect]["swing"]["mean"], f"+.{digits}f") + note)
+                cells.append(learning_curve.signed(effects[effect]["swing"]["mean"], f"+.{digits}f") + note)
             made.add_row(f"  {name}" + (", mean" if name == "random" else ""), *cells)
         for name in ("axis", "random"):
             gone = part["ablation"][name]

@@ -11,12 +11,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from agents import files, reporting, statistics
-from agents.config import ConfigError
+from agents.runs import reporting
+from agents.runs.config import ConfigError
 from analysis import drawing, subject, subnetwork_figures, subnetworks, weights
 from analysis.subject import Subject
 from analysis.subnetworks import Definition
 from analysis.weights import Matrices
+from ground import files, statistics
 
 NAME = "subnetwork"
 """Of the files written."""

@@ -13,13 +13,16 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from agents import reporting, rollout, runs, seeds
-from agents.config import ConfigError
+from agents import runs
+from agents.learning import rollout
+from agents.runs import reporting
+from agents.runs.config import ConfigError
 from analysis import changes, overlaps, subject, update_figures, update_report, updates, weights
 from analysis.changes import Update
 from analysis.subject import Subject
 from analysis.weights import Matrices
 from envs import base, tokens
+from ground import seeds
 
 EPISODES = 512
 """Episodes that show which tokens a world says."""

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from agents import learner, rollout
-from agents.config import SCALES
+from agents.learning import learner, rollout
+from agents.runs.config import SCALES
 from analysis import extraction, populations, steering
 from benchmarks import counts
 from benchmarks.measure import Case, Options, Report, Work

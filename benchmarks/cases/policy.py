@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 import envs
-from agents import learner, objectives, rollout
+from agents.learning import learner, objectives, rollout
 from agents.policies import PolicyConfig
-from agents.transformer import Transformer
+from agents.policies.transformer import Transformer
 from benchmarks import counts
 from benchmarks.measure import Case, Options, Report
 from envs import tokens

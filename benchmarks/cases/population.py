@@ -8,7 +8,7 @@ import sys
 
 import jax
 
-from agents.config import SCALES
+from agents.runs.config import SCALES
 from benchmarks import counts
 from benchmarks.cases import train
 from benchmarks.measure import Case, Options, Report, Result

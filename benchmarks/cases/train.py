@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from agents import stages
-from agents.config import SCALES, Config
+from agents.runs import stages
+from agents.runs.config import SCALES, Config
 from benchmarks import counts
 from benchmarks.measure import Case, Options, Report
 

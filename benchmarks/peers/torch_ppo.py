@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agents.config import Config
 from agents.policies import PolicyConfig
+from agents.runs.config import Config
 from benchmarks import counts
 from benchmarks.measure import Case
 from envs import tokens

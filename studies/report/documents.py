@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents import files
-from agents.files import RunError
+from ground import files
+from ground.files import RunError
 from studies import claims, study
 
 _NUMBER = (int, float)

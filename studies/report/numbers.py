@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from agents import pictures
+from analysis.figures import learning_curve
 from studies import claims
 from studies.report.markup import Markup, join, tag
 
@@ -16,7 +16,7 @@ def signed(value: float | None) -> str:
     """A number with its sign and three digits; a dash for none."""
     if value is None:
         return "–"
-    return "0" if value == 0 else pictures.signed(value, "+.3g")
+    return "0" if value == 0 else learning_curve.signed(value, "+.3g")
 
 
 def words(name: str) -> str:

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agents import files
-from agents.files import RunError
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import extraction
 from envs import base
+from ground import files
+from ground.files import RunError
 
 ARMS = ("before RL", "after RL")
 """What the analysis calls the two checkpoints that are shown."""

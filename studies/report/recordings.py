@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import replays, seeds
-from agents.config import Config, Member
-from agents.files import RunError
 from agents.runs import Run
+from agents.runs.config import Config, Member
 from analysis import subject
+from analysis.figures import replays
 from envs import maze, sprites, tokens
 from envs.replay import Replay, crop_together
+from ground import seeds
+from ground.files import RunError
 from studies.report import projections
 
 SCHEMA = 1

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agents import files
-from agents.config import ConfigError
-from agents.files import RunError
+from agents.runs.config import ConfigError
 from envs import sprites
+from ground import files
+from ground.files import RunError
 from studies.report import documents, index, pages, parts, player, recordings
 from studies.report.documents import Result
 from studies.report.recordings import Recording

@@ -28,7 +28,8 @@ def cost(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
     import jax
 
     import train
-    from agents import learner, stages
+    from agents.learning import learner
+    from agents.runs import stages
 
     config = train.parse([f"--scale={size}", f"--seed={seed}", "--population.seeds=1", "--rl.chunk=1"]).config
     start = stages.make_stage(config, "pretrain").initial(None)

@@ -27,8 +27,10 @@ def soak(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
     import jax
 
     import train
-    from agents import config as configs
-    from agents import interrupts, runs, stages
+    from agents import runs
+    from agents.runs import config as configs
+    from agents.runs import stages
+    from ground import signals
 
     command = train.parse([*kills.options(size), f"--seed={seed}"])
     rl = dataclasses.replace(command.config.rl, updates=tries * command.config.rl.chunk)
@@ -52,7 +54,7 @@ def soak(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
         parts.append(len(list((run.path / "metrics").iterdir())))
         files.append(sum(1 for path in run.path.rglob("*")) - parts[-1])
 
-    with interrupts.catch() as caught:
+    with signals.catch() as caught:
         stages.run_stage(run, stage, state, caught, look)
     chunks = np.arange(len(resident))[WARM:]
     slope = 100 * float(np.polyfit(chunks, resident[WARM:], 1)[0])

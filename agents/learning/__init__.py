@@ -1,0 +1,1 @@
+"""How policies learn: rollouts, losses, the algorithms as points of one space, imitation, and whole populations."""

@@ -1,0 +1,207 @@
+"""Algorithms as points of one space: the switches of stage `rl`, the named ones, and what they make of a batch.
+
+A preset changes only what sets the algorithm apart. Sizes, learning rate and the entropy bonuses stay what they are,
+so that two of them differ in nothing else.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from agents.learning import objectives, rollout
+from agents.learning.hyperparameters import stage_config
+
+
+@stage_config
+class RLConfig:
+    """The stage `rl`: one learner, of which `ALGORITHMS` names some points."""
+
+    updates: int = 24
+    """Updates: a batch played, and the steps taken on it."""
+    chunk: int = 1
+    """Updates of one compiled call; progress, metrics and checkpoints happen between calls."""
+    episodes: int = 256
+    """Episodes per member and update."""
+    epochs: int = 2
+    """Passes over the episodes of an update."""
+    minibatches: int = 4
+    """Optimiser steps of an epoch; must divide the episodes."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW; a cosine takes it to `final_learning_rate` times itself."""
+    final_learning_rate: float = 0.1
+    """Learning rate of the last step, as a fraction of the peak."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_gradient_norm: float = 1.0
+    """The gradient's global norm is clipped here."""
+    discount: float = 1.0
+    """Discount per turn, gamma."""
+    trace_decay: float = 0.9
+    """Decay of the advantage trace, lambda of GAE."""
+    advantage: Literal["gae", "to_go", "episode", "group_mean", "group_z", "group_others", "outcome"] = "gae"
+    """Of a decision. `gae`: with the value head. `to_go`: the return from there on. The others give every decision of
+    an episode the same: `episode`, its return; `group_mean`, `group_z` and `group_others`, its return against those of
+    its group (minus the mean; that over the standard deviation; minus the mean of the other ones); `outcome`, 1 where
+    the return is above 0, else -1."""
+    group: int = 1
+    """Episodes that share a maze, a start and the weather; must divide the episodes."""
+    normalise: Literal["batch", "scale", "none"] = "batch"
+    """Advantages of an update: `batch` to mean 0 and standard deviation 1; `scale` to root mean square 1; or as they
+    are."""
+    average: Literal["decision", "episode", "constant"] = "decision"
+    """What a step averages over: all decisions alike; each episode's mean; or the sum over each episode by the
+    longest episode there can be, as Dr. GRPO does (arXiv 2503.20783)."""
+    informative_groups: bool = False
+    """Leave out groups whose episodes all earn the same (the dynamic sampling of DAPO, arXiv 2503.14476, without
+    drawing others)."""
+    absolute_weights: bool = False
+    """Weigh each decision by its absolute advantage over the mean one: what drawing episodes in proportion to it comes
+    to in the mean (arXiv 2508.10839)."""
+    positive_weight: float = 1.0
+    """Factor of advantages above 0."""
+    negative_weight: float = 1.0
+    """Factor of advantages below 0."""
+    clip_low: float = 0.2
+    """How far the probability ratio may fall below 1."""
+    clip_high: float = 0.2
+    """How far the probability ratio may rise above 1."""
+    clip_dual: float = 0.0
+    """Bound of the objective where the advantage is negative, as a multiple of it (dual clip); 0 for none."""
+    reference: Literal["none", "loss", "reward"] = "none"
+    """Where the KL divergence from a reference, the model before RL, is charged: in the loss (estimated by k3), or in
+    the reward of each decision."""
+    reference_weight: float = 0.0
+    """Weight of that divergence."""
+    reference_reset: int = 0
+    """Updates after which the reference becomes the current policy and the optimiser starts afresh (ProRL, arXiv
+    2505.24864); 0 for never."""
+    staleness: int = 0
+    """Updates by which the policy that plays lags behind the one that learns."""
+    importance: Literal["coupled", "decoupled"] = "coupled"
+    """What stale episodes are clipped against. `coupled`: the policy that played. `decoupled`: the policy before the
+    update, each decision weighed by its probability under that one over that under the one that played (arXiv
+    2505.24298)."""
+    imitation: Literal["none", "sft"] = "none"
+    """`sft`: every step also imitates demonstrations as the section `sft` describes them (CHORD, arXiv 2508.11408)."""
+    imitation_weight: float = 0.5
+    """Share mu of imitation in the first update: (1 - mu) RL + mu imitation."""
+    final_imitation_weight: float = 0.05
+    """The same in the last update; in between it goes in a straight line."""
+    imitation_focus: bool = False
+    """Weigh each imitated choice by p (1 - p), p its probability (CHORD-phi)."""
+    plan_budget: float = 1.0
+    """Share of the plan's tokens that the policy may choose in the first update."""
+    final_plan_budget: float = 1.0
+    """The same in the last update; in between it goes in a straight line."""
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+    reward_scale: float = 0.05
+    """Rewards are multiplied by this for the value head; one Gold tile becomes 1."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of the four actions."""
+    equalized_entropy_weight: float = 0.01
+    """Weight of the entropy within each kind of tile (arXiv 2605.30232, appendix J.3)."""
+    temperature: float = 1.0
+    """Sampling temperature of the actions; the loss sees them at temperature 1, as in arXiv 2605.30232."""
+    shuffle_rewards: bool = False
+    """Control: every episode is paid with the rewards of another one."""
+
+
+_GROUP = {"group": 8, "normalise": "none", "value_weight": 0.0}
+_ONCE = {"epochs": 1, "value_weight": 0.0}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "grpo": _GROUP | {"advantage": "group_z", "average": "episode", "reference": "loss", "reference_weight": 0.04},
+    "dr_grpo": _GROUP | {"advantage": "group_mean", "average": "constant", "clip_dual": 3.0},
+    "dapo": _GROUP | {"advantage": "group_z", "clip_high": 0.28, "informative_groups": True},
+    "lite_ppo": _GROUP | {"advantage": "group_mean", "normalise": "scale"},
+    "ms_grpo": _GROUP | {"advantage": "group_z", "average": "constant", "absolute_weights": True},
+    "rloo": _GROUP | _ONCE | {"advantage": "group_others", "average": "constant"},
+    "reinforce": _ONCE | {"advantage": "to_go"},
+    "psr": _ONCE | {"advantage": "outcome", "normalise": "none", "negative_weight": 0.0},
+    "nsr": _ONCE | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.0},
+    "w_reinforce": _ONCE | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.1},
+}
+"""What `--algorithm` changes of `RLConfig`; docs/algorithms.md has the sources."""
+
+TITLES = {
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "dr_grpo": "Dr. GRPO",
+    "dapo": "DAPO",
+    "lite_ppo": "Lite PPO",
+    "ms_grpo": "MS-GRPO",
+    "rloo": "RLOO",
+    "reinforce": "REINFORCE",
+    "psr": "PSR",
+    "nsr": "NSR",
+    "w_reinforce": "W-REINFORCE",
+}
+"""What figures call them."""
+
+
+def shares(config: RLConfig, decided: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much each decision of a minibatch counts.
+
+    Args:
+        config: whose `average` decides.
+        decided: bool[B, D].
+
+    Returns:
+        float32[B, D], 0 where nothing was chosen, and what sums of them are divided by, float32[].
+    """
+    chosen = decided.astype(jnp.float32)
+    if config.average == "decision":
+        return chosen, jnp.maximum(chosen.sum(), 1.0)
+    if config.average == "episode":
+        length = chosen.sum(axis=1, keepdims=True)
+        return chosen / jnp.maximum(length, 1.0), jnp.maximum((length > 0).sum(dtype=jnp.float32), 1.0)
+    return chosen, jnp.float32(decided.size)
+
+
+def advantages(
+    config: RLConfig, episodes: rollout.Episodes, rewards: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a batch of episodes teaches.
+
+    Args:
+        config: see its `advantage`, `informative_groups`, `normalise` and weights.
+        episodes: B of them, groups in a row.
+        rewards: float32[B, T], as they are to be credited.
+        values: float32[B, K + T], before each decision.
+
+    Returns:
+        Which decisions count bool[B, K + T], their advantages and value targets, float32 of that shape.
+    """
+    decided, played, slots = episodes.decided, episodes.played, episodes.written.shape[1]
+    traced, targets = jax.vmap(objectives.gae, in_axes=(0, 0, 0, 0, None, None))(
+        rewards, values, episodes.written, played, config.discount, config.trace_decay
+    )
+    returns = rewards.sum(axis=1)
+    kind = config.advantage
+    if kind == "gae":
+        found = traced
+    elif kind == "to_go":
+        later = jax.vmap(objectives.rewards_to_go, in_axes=(0, 0, None))(rewards, played, config.discount)
+        found = jnp.concatenate([jnp.repeat(later[:, :1], slots, axis=1), later], axis=1)
+    else:
+        of_episode = returns
+        if kind == "outcome":
+            of_episode = jnp.where(returns > 0, 1.0, -1.0)
+        elif kind.startswith("group"):
+            of_episode = objectives.group_advantage(returns, config.group, kind.removeprefix("group_"))
+        found = jnp.broadcast_to(of_episode[:, None], decided.shape)
+    if config.informative_groups:
+        grouped = returns.reshape(-1, config.group)
+        decided &= jnp.repeat(grouped.max(axis=1) > grouped.min(axis=1), config.group)[:, None]
+    if config.normalise == "batch":
+        found = objectives.normalise(found, decided)
+    elif config.normalise == "scale":
+        found = objectives.rescale(found, decided)
+    if config.absolute_weights:
+        size = jnp.abs(found)
+        found = found * size / jnp.maximum(jnp.mean(size, where=decided), 1e-8)
+    weight = jnp.where(found > 0, config.positive_weight, config.negative_weight)
+    return decided, weight * found, targets

@@ -1,0 +1,143 @@
+"""Advantages and loss pieces: pure functions of single-example arrays, composed by the stages.
+
+Shapes: T turns of one episode, A = 4 actions. Everything is float32. A turn that was not played (after an episode
+has ended early) has `played` False and takes no part in any sum.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from agents.learning.hyperparameters import Scalar
+from envs import tokens
+
+
+def gae(
+    rewards: jax.Array, values: jax.Array, written: jax.Array, played: jax.Array, discount: Scalar, trace_decay: Scalar
+) -> tuple[jax.Array, jax.Array]:
+    """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over the decisions of one whole episode.
+
+    A token of a plan pays nothing and takes no time: nothing is discounted, but the trace decays. What was not
+    chosen, after the end of the plan or of the episode, is passed over. Nothing follows the last turn played.
+
+    Args:
+        rewards: float32[T].
+        values: float32[K + T], value before each decision.
+        written: bool[K], where there was a choice.
+        played: bool[T].
+        discount: float32[], gamma.
+        trace_decay: float32[], lambda.
+
+    Returns:
+        Advantages float32[K + T], 0 where nothing was chosen, and value targets float32[K + T].
+    """
+    slots = len(written)
+    pays = jnp.concatenate([jnp.zeros(slots, jnp.float32), rewards])
+    discounts = jnp.concatenate([jnp.ones(slots, jnp.float32), jnp.broadcast_to(discount, rewards.shape)])
+
+    def backwards(carry, decision):
+        advantage, following = carry
+        reward, value, chosen, discount = decision
+        new = reward + discount * following - value + discount * trace_decay * advantage
+        carry = (jnp.where(chosen, new, advantage), jnp.where(chosen, value, following))
+        return carry, jnp.where(chosen, new, 0.0)
+
+    chosen = jnp.concatenate([written, played])
+    start = (jnp.float32(0), jnp.float32(0))
+    _, advantages = jax.lax.scan(backwards, start, (pays, values, chosen, discounts), reverse=True)
+    return advantages, advantages + values
+
+
+def rewards_to_go(rewards: jax.Array, played: jax.Array, discount: Scalar) -> jax.Array:
+    """Discounted sum of the rewards from each turn on, float32[T], of rewards float32[T]."""
+
+    def backwards(total, turn):
+        total = turn + discount * total
+        return total, total
+
+    return jax.lax.scan(backwards, jnp.float32(0), jnp.where(played, rewards, 0.0), reverse=True)[1]
+
+
+def group_advantage(returns: jax.Array, group: int, kind: str) -> jax.Array:
+    """Advantage of each episode against the others of its group, float32[B]; a group is `group` rows in a row.
+
+    Args:
+        returns: float32[B].
+        group: G, episodes that share a maze and a start.
+        kind: `mean`, R minus the group's mean (Dr. GRPO, arXiv 2503.20783); `z`, that over the group's standard
+            deviation (GRPO, arXiv 2402.03300); `others`, R minus the mean of the other ones (RLOO, arXiv 2402.14740).
+    """
+    grouped = returns.reshape(-1, group)
+    centred = grouped - grouped.mean(axis=1, keepdims=True)
+    if kind == "z":
+        centred = centred / (jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True)) + 1e-4)
+    elif kind == "others":
+        centred = centred * (group / max(group - 1, 1))
+    return centred.reshape(-1)
+
+
+def normalise(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """x with mean 0 and standard deviation 1 over the entries where `mask`; 0 elsewhere."""
+    return rescale(jnp.where(mask, x - jnp.mean(x, where=mask), 0.0), mask)
+
+
+def rescale(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """x over its standard deviation about 0 over the entries where `mask`; 0 elsewhere."""
+    return jnp.where(mask, x, 0.0) * jax.lax.rsqrt(jnp.mean(jnp.square(x), where=mask) + 1e-8)
+
+
+def clipped_surrogate(
+    log_ratio: jax.Array, advantage: jax.Array, clip_low: Scalar, clip_high: Scalar, clip_dual: Scalar = 0.0
+):
+    """PPO's objective to be maximised (arXiv 1707.06347, eq. 7), elementwise.
+
+    Args:
+        log_ratio: log pi(a) - log pi_old(a).
+        advantage: of the same shape.
+        clip_low, clip_high: how far the ratio may fall below and rise above 1.
+        clip_dual: where the advantage is negative, the objective is at least `clip_dual` times it (dual clip, arXiv
+            1912.09729, eq. 5); 0 for no such bound.
+    """
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage)
+    bounded = (advantage < 0) & (jnp.asarray(clip_dual, jnp.float32) > 0)
+    return jnp.where(bounded, jnp.maximum(clipped, clip_dual * advantage), clipped)
+
+
+def kl_estimate(log_ratio: jax.Array) -> jax.Array:
+    """Elementwise unbiased, non-negative estimate of KL(pi_old || pi) from actions of pi_old ("k3")."""
+    return jnp.expm1(log_ratio) - log_ratio
+
+
+def entropy(log_probabilities: jax.Array) -> jax.Array:
+    """Entropy in nats of distributions [..., A] given by their log-probabilities."""
+    return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
+
+
+def equalized_entropy(log_probabilities: jax.Array, neighbours: jax.Array) -> jax.Array:
+    """Entropy within each kind of tile (arXiv 2605.30232, appendix J.3), in nats.
+
+    For every role that at least two of the four neighbours share, the entropy of the policy restricted to those
+    directions; summed over roles. It keeps directions equal without fighting the preference for a tile.
+
+    Args:
+        log_probabilities: float32[..., A].
+        neighbours: roles int8[..., A] of the tiles that the actions lead to.
+    """
+    roles = range(len(tokens.ROLES))
+    same = jnp.stack([neighbours == role for role in roles], axis=-2)
+    logits = jnp.where(same, log_probabilities[..., None, :], -1e30)
+    within = jax.nn.log_softmax(logits, axis=-1)
+    terms = jnp.where(same, jnp.exp(within) * within, 0.0)
+    return jnp.sum(jnp.where(same.sum(-1) >= 2, -terms.sum(-1), 0.0), axis=-1)
+
+
+def action_log_probabilities(logits: jax.Array) -> jax.Array:
+    """Log-probabilities float32[..., A] of the four actions: the vocabulary's logits restricted to moves."""
+    first = tokens.MOVES[0]
+    return jax.nn.log_softmax(logits[..., first : first + len(tokens.MOVES)], axis=-1)
+
+
+def next_token_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross-entropy in nats of target tokens int32[...] under logits float32[..., V], elementwise."""
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]

@@ -1,0 +1,272 @@
+"""Playing episodes: worlds that speak tokens, and policies that continue them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from agents.learning import objectives
+from agents.policies import Intervention, Parameters, Policy
+from envs import base, plans, tokens
+
+
+@struct.dataclass
+class Episodes:
+    """A batch of whole episodes."""
+
+    tokens: jax.Array
+    """int32[B, S], prompt · plan · turns."""
+    actions: jax.Array
+    """int32[B, T], 0 to 3."""
+    rewards: jax.Array
+    """float32[B, T]"""
+    terminated: jax.Array
+    """bool[B, T], whether the turn ended the episode for good."""
+    truncated: jax.Array
+    """bool[B, T], whether the turn was the last that the time limit allows."""
+    neighbours: jax.Array
+    """int8[B, T, 4], roles of the tiles around the agent before each turn."""
+    written: jax.Array
+    """bool[B, K], where the plan was still open and within its budget, so that there was a choice to make."""
+
+    @property
+    def played(self) -> jax.Array:
+        """bool[B, T], whether the turn came before the episode's end or was it."""
+        terminated = self.terminated.astype(jnp.int32)
+        return jnp.cumsum(terminated, axis=-1) == terminated
+
+    @property
+    def decided(self) -> jax.Array:
+        """bool[B, K + T], whether the policy had a choice: the tokens of the plan, then the turns."""
+        return jnp.concatenate([self.written, self.played], axis=-1)
+
+    @property
+    def returns(self) -> jax.Array:
+        """float32[B], undiscounted."""
+        return jnp.sum(self.rewards, axis=-1, where=self.played)
+
+
+def succeeded(world: base.World, episodes: Episodes) -> jax.Array:
+    """Which episodes count as a success, bool[B].
+
+    In a world with a goal those that reached it, whatever they were paid; elsewhere those whose return is above 0.
+    """
+    if world.has_goal:
+        return jnp.any(episodes.terminated & episodes.played, axis=-1)
+    return episodes.returns > 0
+
+
+def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]:
+    """Which tokens of episodes were chosen, and which the world said while they lasted; both bool[B, S]."""
+    batch, length = episodes.tokens.shape
+    chosen = jnp.zeros((batch, length), bool).at[:, world.decision_positions()].set(episodes.decided)
+    lasted = jnp.repeat(episodes.played, world.observation_length + 1, axis=1)
+    prompt = jnp.ones((batch, world.prompt_length), bool)
+    told = jnp.concatenate([prompt, jnp.zeros((batch, world.plan_length), bool), lasted], axis=1)
+    return chosen, told.at[:, world.action_positions()].set(False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """Something that writes plans and chooses actions: a policy with its cache, or a script."""
+
+    begin: Callable[[jax.Array], Any]
+    """Prompt tokens int32[B, P] → first memory."""
+    choose: Callable[[Any, jax.Array, jax.Array, jax.Array, base.WorldState], tuple[jax.Array, Any]]
+    """(memory, turn int32[], token said last int32[B], observation int32[B, O], states) → (scores float32[B, 4],
+    memory). Actions are drawn from the softmax of the scores."""
+    plan: Callable[[Any, jax.Array, base.WorldState, jax.Array, "Noise"], tuple[jax.Array, jax.Array, Any]]
+    """(memory, token said last int32[B], states, key, noise) → (plan tokens int32[B, K], where there was a choice
+    bool[B, K], memory). Called once, before the first turn, in worlds with plans."""
+
+
+Noise = Callable[[jax.Array, int], jax.Array]
+"""Key of a turn, number of choices C → Gumbel noise float32[B, C]."""
+
+
+def gumbel(batch: int, local: Callable[[jax.Array], jax.Array] = lambda x: x) -> Noise:
+    """Noise for `play`: one draw for the whole batch, of which `local` takes this device's share."""
+    return lambda key, choices: local(jax.random.gumbel(key, (batch, choices), jnp.float32))
+
+
+def play(
+    world: base.World,
+    params: base.WorldParams,
+    episode_keys: jax.Array,
+    key: jax.Array,
+    driver: Driver,
+    noise: Noise,
+    *,
+    observe: Callable[[base.WorldState, jax.Array], Any] | None = None,
+    batched_params: bool = False,
+) -> tuple[Episodes, Any, base.WorldState]:
+    """Play a batch of episodes to their end: a fresh maze each, reset once.
+
+    Args:
+        world: the world.
+        params: its parameters, shared by the batch unless `batched_params`.
+        episode_keys: keys [B]; all of a maze's chance.
+        key: the chance of the turns, wind and actions; one key for the batch.
+        driver: who plays.
+        noise: from `gumbel`.
+        observe: (states, action scores) → what to record before each turn.
+        batched_params: whether every leaf of `params` has a leading axis B.
+
+    Returns:
+        The episodes, what `observe` returned with the turn as axis 0, and the states at the end.
+    """
+    axis = 0 if batched_params else None
+    reset = jax.vmap(world.reset_env, in_axes=(0, axis))
+    step = jax.vmap(world.step_env, in_axes=(None, 0, 0, axis))
+    around = jax.vmap(world.neighbours, in_axes=(0, axis))
+    observation, states = reset(episode_keys, params)
+    prompt = jax.vmap(world.prompt, in_axes=(0, axis))(states, params)
+
+    def turn(carry, index):
+        said, observation, states, memory = carry
+        act_key, step_key = jax.random.split(jax.random.fold_in(key, index))
+        scores, memory = driver.choose(memory, index, said, observation, states)
+        action = jnp.argmax(scores + noise(act_key, world.num_actions), axis=-1).astype(jnp.int32)
+        before = (observation, around(states, params), observe(states, scores) if observe else None)
+        observation, states, reward, terminated, _ = step(step_key, states, action, params)
+        return (action + tokens.MOVES[0], observation, states, memory), (*before, action, reward, terminated)
+
+    spoken, memory = prompt, driver.begin(prompt)
+    written = jnp.zeros((len(prompt), world.plan_length), bool)
+    if world.plan_length:
+        plan_key = jax.random.fold_in(key, world.turns)
+        plan, written, memory = driver.plan(memory, prompt[:, -1], states, plan_key, noise)
+        spoken = jnp.concatenate([prompt, plan], axis=-1)
+    start = (spoken[:, -1], observation, states, memory)
+    (_, _, states, _), (observations, neighbours, record, *rest) = jax.lax.scan(turn, start, jnp.arange(world.turns))
+    by_episode = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (observations, neighbours, *rest))
+    observations, neighbours, actions, rewards, terminated = by_episode
+    conversation = jnp.concatenate([observations, actions[..., None] + tokens.MOVES[0]], axis=-1)
+    last = jnp.arange(world.turns) == world.turns - 1
+    episodes = Episodes(
+        tokens=jnp.concatenate([spoken, conversation.reshape(len(prompt), -1)], axis=-1),
+        actions=actions,
+        rewards=rewards,
+        terminated=terminated,
+        truncated=jnp.broadcast_to(last, terminated.shape),
+        neighbours=neighbours,
+        written=written,
+    )
+    return episodes, record, states
+
+
+def policy_driver(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    *,
+    temperature: jax.Array | float = 1.0,
+    plan_budget: jax.Array | int | None = None,
+    intervention: Intervention | None = None,
+) -> Driver:
+    """A policy continues its episodes by cached decoding.
+
+    The plan is read token by token. Each turn reads one chunk: the token said last (of the prompt or the plan, or the
+    action), then the observation. The last action is never read.
+
+    Args:
+        policy, parameters: of one member.
+        world: where it plays.
+        temperature: of plans and actions.
+        plan_budget: int32[], tokens of a plan that the policy may choose; the rest says that the plan has ended.
+        intervention: on the residual stream.
+    """
+    ends = len(plans.SAYINGS) - 1
+    spoken = world.prompt_length + world.plan_length
+
+    def begin(prompt):
+        cache = policy.empty_cache(len(prompt), world.episode_length() - 1)
+        if prompt.shape[1] > 1:
+            _, cache = policy.decode(parameters, cache, prompt[:, :-1], 0, intervention=intervention)
+        return cache
+
+    def choose(cache, index, said, observation, states):
+        chunk = jnp.concatenate([said[:, None], observation], axis=-1)
+        start = spoken - 1 + index * (world.observation_length + 1)
+        last = np.array([chunk.shape[1] - 1])
+        outputs, cache = policy.decode(parameters, cache, chunk, start, intervention=intervention, at=last)
+        logits, _ = policy.heads(parameters, outputs.hidden[:, 0])
+        return objectives.action_log_probabilities(logits) / temperature, cache
+
+    def plan(cache, said, states, key, noise):
+        def say(carry, slot):
+            cache, said, open = carry
+            chunk = said[:, None]
+            outputs, cache = policy.decode(
+                parameters, cache, chunk, world.prompt_length - 1 + slot, intervention=intervention, at=np.array([0])
+            )
+            logits, _ = policy.heads(parameters, outputs.hidden[:, 0])
+            scores = plans.token_log_probabilities(logits) / temperature
+            if plan_budget is not None:
+                open = open & (slot < plan_budget)
+            drawn = jnp.argmax(scores + noise(jax.random.fold_in(key, slot), len(plans.SAYINGS)), axis=-1)
+            drawn = jnp.where(open, drawn, ends)
+            said = jnp.array(plans.SAYINGS, jnp.int32)[drawn]
+            return (cache, said, open & (drawn != ends)), (said, open)
+
+        start = (cache, said, jnp.ones(said.shape, bool))
+        (cache, _, _), (said, written) = jax.lax.scan(say, start, jnp.arange(world.plan_length))
+        return said.T, written.T, cache
+
+    return Driver(begin, choose, plan)
+
+
+def policy_episodes(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    key: jax.Array,
+    episodes: int,
+    intervention: Intervention | None = None,
+    local: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> Episodes:
+    """Episodes of a policy at temperature 1; the same key gives the same mazes to every policy and intervention.
+
+    Args:
+        policy, parameters: of one member.
+        world, params: where it plays.
+        key: of mazes, weather and the policy's chance.
+        episodes: B.
+        intervention: on the residual stream.
+        local: this device's rows of a batch; all by default.
+    """
+    maze_key, turn_key = jax.random.split(key)
+    driver = policy_driver(policy, parameters, world, intervention=intervention)
+    keys = local(jax.random.split(maze_key, episodes))
+    return play(world, params, keys, turn_key, driver, gumbel(episodes, local))[0]
+
+
+def scripted_driver(
+    log_probabilities: Callable[[base.WorldState, jax.Array], jax.Array],
+    write: Callable[[base.WorldState, jax.Array], jax.Array] | None = None,
+) -> Driver:
+    """A script that sees the states.
+
+    Args:
+        log_probabilities: (states of a batch, plans int32[B, K]) → action log-probabilities float32[B, 4].
+        write: (states of a batch, key) → plans int32[B, K]; needed in worlds with plans.
+    """
+
+    def begin(prompt):
+        return jnp.zeros((len(prompt), 0), jnp.int32)
+
+    def choose(plan, index, said, observation, states):
+        return log_probabilities(states, plan), plan
+
+    def plan(memory, said, states, key, noise):
+        if write is None:
+            raise ValueError("this script writes no plans; use a world with plan_length=0")
+        written = write(states, key)
+        return written, jax.vmap(plans.open_slots)(written), written
+
+    return Driver(begin, choose, plan)

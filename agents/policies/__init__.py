@@ -1,0 +1,14 @@
+"""Policies: what those who train, play and look inside need of them, and how one is made."""
+
+from agents.policies.base import Cache, Intervention, Outputs, Parameters, Policy, PolicyConfig
+from agents.policies.gru import GRU
+from agents.policies.transformer import Transformer
+
+__all__ = ["Cache", "Intervention", "Outputs", "Parameters", "Policy", "PolicyConfig", "make"]
+
+_FAMILIES: dict[str, type[Policy]] = {"transformer": Transformer, "gru": GRU}
+
+
+def make(config: PolicyConfig) -> Policy:
+    """The policy that a config describes."""
+    return _FAMILIES[config.family](config)

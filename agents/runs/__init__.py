@@ -1,0 +1,27 @@
+"""A run: its config, its directory, the stages that fill it, and what it earns in the end."""
+
+from agents.runs.run import (
+    STAGES,
+    Run,
+    RunError,
+    State,
+    checkpoint_name,
+    config_hash,
+    create,
+    fresh_name,
+    open,
+    provenance,
+)
+
+__all__ = [
+    "STAGES",
+    "Run",
+    "RunError",
+    "State",
+    "checkpoint_name",
+    "config_hash",
+    "create",
+    "fresh_name",
+    "open",
+    "provenance",
+]

@@ -1,0 +1,394 @@
+"""The whole configuration of a run: typed, frozen, checked before anything is computed, and written as JSON."""
+
+import dataclasses
+import difflib
+import itertools
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import policies
+from agents.learning import hyperparameters
+from agents.learning.algorithms import ALGORITHMS, RLConfig
+from agents.learning.pretrain import PretrainConfig
+from agents.learning.sft import SFTConfig
+from agents.policies import Policy, PolicyConfig
+from agents.runs.worlds import OPTIONS, WORLDS, WorldConfig
+from envs import base
+from ground.terminal import ConfigError
+
+Algorithm = Literal[
+    "ppo", "grpo", "dr_grpo", "dapo", "lite_ppo", "ms_grpo", "rloo", "reinforce", "psr", "nsr", "w_reinforce"
+]
+"""The names in `agents.learning.algorithms.ALGORITHMS`."""
+
+SECTIONS = ("world", "pretrain", "sft", "rl")
+"""Parts of the config whose float fields can be swept."""
+
+_TILE_ORDERS = tuple(itertools.permutations(range(3)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationConfig:
+    """Who is trained: seeds × a grid of hyper-parameters, all in one compiled program."""
+
+    seeds: int = 8
+    """Members that differ by their seed alone, per point of the grid: --seed, --seed + 1, and so on."""
+    sweep: tuple[str, ...] = ()
+    """Float fields and their values, for example `rl.learning_rate=1e-4,3e-4`; several make a grid."""
+    tile_maps: Literal["same", "permuted"] = "same"
+    """`same`: every member sees the world's emoji. `permuted`: seed by seed the six orders of the Path, Gold and Mold
+    emoji in turn, so that what members share cannot be an emoji's own; it needs a base that knows no emoji's role, so
+    add `--pretrain.tile-maps balanced`."""
+    at_once: int = 0
+    """Members that one device trains at the same time; bounds memory. 0 chooses: 1 on a CPU, all elsewhere. On a CPU
+    the results do not depend on it, and each one more takes longer to compile."""
+    microbatch: int = 0
+    """Episodes in one forward and backward pass. 0 chooses: 16 on a CPU, where they stay in the cache, 512
+    elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One policy of a population."""
+
+    seed: int
+    """Seed of its training."""
+    values: Mapping[str, float]
+    """Its point of the grid: swept field → value."""
+
+    @property
+    def label(self) -> str:
+        """Its point of the grid for people to read, such as `rl.learning_rate=0.001`; empty where nothing is swept."""
+        return ", ".join(f"{path}={value:g}" for path, value in self.values.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: pretrain a small language model of three personas, then train a population of it by PPO."""
+
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Sizes to start from: `smoke` takes seconds, `laptop` minutes on 2 CPU cores, `paper` one large GPU."""
+    algorithm: Algorithm = "ppo"
+    """Switches of `rl` to start from; see docs/algorithms.md."""
+    seed: int = 0
+    """Seed of the population's first member."""
+    world: WorldConfig = WorldConfig()
+    policy: PolicyConfig = PolicyConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    sft: SFTConfig = SFTConfig()
+    rl: RLConfig = RLConfig()
+    population: PopulationConfig = PopulationConfig()
+    evaluation_episodes: int = 4096
+    """Episodes behind every return that the summary reports, the same mazes for all; at least 1,024."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The population, grid point by grid point and seed by seed."""
+        grid = [parse_sweep(self, text) for text in self.population.sweep]
+        points = itertools.product(*([(path, value) for value in values] for path, values in grid))
+        return tuple(
+            Member(self.seed + index, dict(point)) for point in points for index in range(self.population.seeds)
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the run, in order."""
+        return ("pretrain", "sft", "rl") if self.sft.updates else ("pretrain", "rl")
+
+    @property
+    def before_rl(self) -> str:
+        """The stage whose end RL starts from."""
+        return self.stages[-2]
+
+    def make_policy(self) -> Policy:
+        """The policy family."""
+        return policies.make(self.policy)
+
+    def per_member(self, section: str) -> Any:
+        """A section (of `SECTIONS`) with each float field as float32[M]."""
+        members = self.members
+        config = getattr(self, section)
+        values = {
+            name: [member.values.get(f"{section}.{name}", getattr(config, name)) for member in members]
+            for name in hyperparameters.names(type(config))
+        }
+        return hyperparameters.per_member(config, len(members), values)
+
+    def world_params(self) -> base.WorldParams:
+        """The world's parameters with the member as axis 0."""
+        params = []
+        for member in self.members:
+            swept = {
+                path.partition(".")[2]: value for path, value in member.values.items() if path.startswith("world.")
+            }
+            _, made = dataclasses.replace(self.world, **swept).make()
+            if self.population.tile_maps == "permuted":
+                order = _TILE_ORDERS[(member.seed - self.seed) % len(_TILE_ORDERS)]
+                made = dataclasses.replace(made, tile_map=made.tile_map.at[:3].set(made.tile_map[jnp.array(order)]))
+            params.append(made)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+    @property
+    def pretraining(self) -> dict[str, Any]:
+        """All that the pretrained base depends on, as plain values: equal ones give equal bases."""
+        found: dict[str, Any] = {
+            name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")
+        }
+        found["population"] = {"microbatch": self.population.microbatch}
+        if not self.pretrain.shared:
+            found["seed"], found["population"] = self.seed, dataclasses.asdict(self.population)
+            del found["population"]["at_once"]
+        return found
+
+    @property
+    def one_world(self) -> bool:
+        """Whether all members play the same world."""
+        swept = any(path.startswith("world.") for path in self.members[0].values)
+        return self.population.tile_maps == "same" and not swept
+
+    @property
+    def starts(self) -> int:
+        """Members that can differ before RL, the first of all: one if all share a base and a world, else everyone."""
+        return 1 if self.pretrain.shared and self.one_world and not self.sft.updates else len(self.members)
+
+
+SCALES: dict[str, Config] = {
+    "smoke": Config(
+        scale="smoke",
+        policy=PolicyConfig(width=32, layers=2, heads=2, hidden=64),
+        pretrain=PretrainConfig(updates=60, chunk=20, episodes=32),
+        rl=RLConfig(updates=6, episodes=32, minibatches=2),
+        population=PopulationConfig(seeds=2),
+        evaluation_episodes=1024,
+    ),
+    "laptop": Config(),
+    "paper": Config(
+        scale="paper",
+        policy=PolicyConfig(width=256, layers=4, heads=8, hidden=1024, compute_dtype="bfloat16"),
+        pretrain=PretrainConfig(updates=4000, chunk=100, episodes=512, learning_rate=1e-3, warmup=200),
+        rl=RLConfig(updates=400, chunk=10, episodes=1024, minibatches=8, learning_rate=3e-4),
+        population=PopulationConfig(seeds=64),
+        evaluation_episodes=16384,
+    ),
+}
+"""What `--scale` starts from; every other option changes one value of it."""
+
+
+def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "ppo") -> Config:
+    """The config that a scale, a world and an algorithm stand for.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    for option, name, known in (
+        ("scale", scale, SCALES), ("world.name", world, WORLDS), ("algorithm", algorithm, ALGORITHMS)
+    ):  # fmt: skip
+        if name not in known:
+            raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
+    config = SCALES[scale]
+    rl, pretrain = config.rl, config.pretrain
+    if world == "EmojiLabyrinth-v0":  # rewards of 1, and directions that differ although their tiles do not
+        if scale == "laptop":  # a map takes longer to learn to read
+            pretrain = dataclasses.replace(pretrain, updates=2000)
+        rl = dataclasses.replace(rl, reward_scale=1.0, equalized_entropy_weight=0.0, entropy_weight=0.01)
+    rl = dataclasses.replace(rl, **ALGORITHMS[algorithm])
+    changes: dict[str, Any] = {"algorithm": algorithm, "world": WORLDS[world], "pretrain": pretrain, "rl": rl}
+    return dataclasses.replace(config, **changes)
+
+
+def check(config: Config) -> None:
+    """Refuse a configuration that cannot run.
+
+    Raises:
+        ConfigError: one line that names the option, its value and the remedy.
+    """
+    for section, least in (("pretrain", 0), ("sft", 0), ("rl", 0)):
+        stage = getattr(config, section)
+        for name, minimum in (("updates", least), ("chunk", 1), ("episodes", 1)):
+            _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
+        _require(
+            stage.updates % stage.chunk == 0, config, f"{section}.updates",
+            f"use a multiple of {section}.chunk={stage.chunk}",
+        )  # fmt: skip
+    rl = config.rl
+    _require(rl.epochs >= 1, config, "rl.epochs", "use at least 1")
+    _require(rl.minibatches >= 1, config, "rl.minibatches", "use at least 1")
+    _require(
+        rl.episodes % rl.minibatches == 0, config, "rl.episodes", f"use a multiple of rl.minibatches={rl.minibatches}"
+    )
+    _require(rl.group >= 1, config, "rl.group", "use at least 1")
+    _require(rl.episodes % rl.group == 0, config, "rl.episodes", f"use a multiple of rl.group={rl.group}")
+    if rl.group == 1 and (rl.advantage.startswith("group") or rl.informative_groups):
+        raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
+    _require(rl.staleness >= 0, config, "rl.staleness", "use 0 (none) or more")
+    if rl.importance == "decoupled" and rl.staleness == 0:
+        raise ConfigError("--rl.importance=decoupled: nothing is stale; add --rl.staleness")
+    if rl.imitation == "sft":
+        sft, minibatches = config.sft, rl.minibatches
+        remedy = f"RL imitates some in each step; use a multiple of rl.minibatches={minibatches}"
+        _require(sft.episodes % minibatches == 0, config, "sft.episodes", remedy)
+        _require(sft.source == "personas", config, "sft.source", "RL imitates personas alone; leave it out")
+    _require(rl.reference_reset >= 0, config, "rl.reference_reset", "use 0 (never) or more")
+    if rl.reference == "none" and rl.reference_reset:
+        raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
+    _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
+    _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
+    _require(-(2**31) <= config.seed < 2**31, config, "seed", "use a 32-bit integer")
+    _require(config.population.seeds >= 1, config, "population.seeds", "use at least 1")
+    _require(config.population.at_once >= 0, config, "population.at_once", "use 0 (choose) or more")
+    _require(config.population.microbatch >= 0, config, "population.microbatch", "use 0 (choose) or more")
+    members = config.members
+    if config.pretrain.shared:
+        for path in members[0].values:
+            if path.startswith("pretrain."):
+                raise ConfigError(
+                    f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
+                )
+    for member in members:
+        for section in SECTIONS:
+            part = getattr(config, section)
+            for name in hyperparameters.names(type(part)):
+                value = member.values.get(f"{section}.{name}", getattr(part, name))
+                _check_range(f"{section}.{name}", value)
+    try:
+        config.world_params()
+    except ValueError as error:
+        raise ConfigError(f"--world.{error}") from None
+
+
+_PROBABILITIES = {
+    *("badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay", "loops", "mold"),
+    *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
+}
+_LARGEST = float(np.finfo(np.float32).max)
+_POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
+_ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward", "goal_reward", "style_reward"}
+
+
+def _check_range(path: str, value: float) -> None:
+    name = path.partition(".")[2]
+    if not abs(value) <= _LARGEST:
+        raise ConfigError(f"--{path}={value:g}: use a finite number of 32 bits")
+    if name in _PROBABILITIES and not 0 <= value <= 1:
+        raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
+    if name in _POSITIVE and value <= 0:
+        raise ConfigError(f"--{path}={value:g}: use a value above 0")
+    if name not in _ANY_SIGN and value < 0:
+        raise ConfigError(f"--{path}={value:g}: use 0 or more")
+
+
+def _require(condition: bool, config: Config, path: str, remedy: str) -> None:
+    if not condition:
+        value: Any = config
+        for part in path.split("."):
+            value = getattr(value, part)
+        raise ConfigError(f"--{path}={value}: {remedy}")
+
+
+def sweepable(config: Config) -> list[str]:
+    """Paths of all float fields, such as `rl.learning_rate`."""
+    return [f"{name}.{field}" for name in SECTIONS for field in hyperparameters.names(type(getattr(config, name)))]
+
+
+def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
+    """Field and values of one `--population.sweep` argument.
+
+    Raises:
+        ConfigError: no such field, a field that shapes the program, or a value that is no number.
+    """
+    path, equals, listed = text.partition("=")
+    path = path.replace("-", "_")
+    option = f"--population.sweep {text}"
+    if not equals or not listed:
+        raise ConfigError(f"{option}: write FIELD=VALUE,VALUE, for example rl.learning_rate=1e-4,3e-4")
+    known = sweepable(config)
+    if path not in known:
+        section, _, field = path.partition(".")
+        if section in SECTIONS and hasattr(getattr(config, section), field):
+            raise ConfigError(
+                f"{option}: {path} shapes the compiled program and cannot be swept; "
+                f"start one run per value, or sweep a number such as {known[-1]}"
+            )
+        close = difflib.get_close_matches(path, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"sweep a number such as {known[-1]}; --help shows them all"
+        raise ConfigError(f"{option}: no field {path}; {hint}")
+    try:
+        values = [float(value) for value in listed.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option}: values must be numbers, separated by commas") from None
+    return path, values
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+LATER = (
+    "config.population.tile_maps",
+    "config.policy.family",
+    "config.algorithm",
+    "config.sft",
+    "config.pretrain.persona",
+    *(f"config.world.{name}" for name in OPTIONS["EmojiLabyrinth-v0"]),
+    *("config.pretrain.plan_following", "config.pretrain.skill"),
+    *("config.rl.advantage", "config.rl.group", "config.rl.normalise", "config.rl.average"),
+    *("config.rl.informative_groups", "config.rl.absolute_weights", "config.rl.positive_weight"),
+    *("config.rl.negative_weight", "config.rl.clip_dual", "config.rl.reference", "config.rl.reference_weight"),
+    *("config.rl.staleness", "config.rl.importance", "config.rl.imitation", "config.rl.imitation_weight"),
+    *("config.rl.final_imitation_weight", "config.rl.imitation_focus"),
+    *("config.rl.reference_reset", "config.rl.plan_budget", "config.rl.final_plan_budget"),
+)
+"""Fields added after the first version."""
+
+
+def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "config") -> Any:
+    """The config that `to_dict` wrote. Nothing in the document is executed.
+
+    Fields that `LATER` names may be missing: their defaults mean what older runs did.
+
+    Raises:
+        ConfigError: a field is missing, unknown or of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = [name for name in document if name not in names]
+    missing = [name for name in names if name not in document and f"{where}.{name}" not in LATER]
+    for problem, found in (("unknown", unknown), ("missing", missing)):
+        if found:
+            raise ConfigError(f"{where}.{found[0]}: {problem} field; this run was made by another version of emojimaze")
+    return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document})
+
+
+def of_run(path: Path, document: Mapping[str, Any]) -> Config:
+    """The config of a run directory; raises ConfigError as `from_dict`, and names the file."""
+    try:
+        return from_dict(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path / 'config.json'}: {error}") from None
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected an object, found {type(value).__name__}")
+        return from_dict(value, hint, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_value(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (typing.Union, types.UnionType) and value is None:
+        return None
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where}={value!r}: not a valid value; restore config.json, or train again")

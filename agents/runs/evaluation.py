@@ -1,0 +1,165 @@
+"""Evaluation: returns and badge fidelity over fixed mazes that no training ever draws.
+
+Its keys are a branch of their own (`ground.seeds`), and every policy meets the same mazes and the same weather.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from agents.learning import learner, rl, rollout
+from agents.policies import Parameters, Policy
+from envs import base, personas, tokens
+from envs.travellers import Traits
+from ground import seeds
+
+EPISODES = 4096
+"""Default number of evaluation episodes; the standard error of a return is then about 0.6."""
+
+
+def _keys(episodes: int) -> tuple[jax.Array, jax.Array]:
+    """Keys [episodes] of the mazes, and the key of the turns."""
+    maze_key, turn_key = jax.random.split(seeds.held_out("evaluation"))
+    return jax.random.split(maze_key, episodes), turn_key
+
+
+SCRIPTS = (*personas.BASELINES, *personas.PERSONAS)
+"""Names of all scripted policies; baselines never slip and write no plans."""
+
+
+def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, script: jax.Array) -> rollout.Driver:
+    """The script of `SCRIPTS` with index int32[]."""
+    every = personas.scripts(world)
+
+    def log_probabilities(states, plans):
+        def one(state, plan):
+            return jnp.stack([every[name](state, plan, params, traits) for name in SCRIPTS])[script]
+
+        return jax.vmap(one)(states, plans)
+
+    def write(states, key):
+        persona = jnp.maximum(script - len(personas.BASELINES), 0)
+
+        def one(key, state):
+            return personas.write_plan(key, world, persona, state, params, world.plan_length, traits)
+
+        plans = jax.vmap(one)(jax.random.split(key, len(states.time)), states)
+        return jnp.where(script < len(personas.BASELINES), tokens.PLAN_END, plans)
+
+    return rollout.scripted_driver(log_probabilities, write)
+
+
+@functools.partial(jax.jit, static_argnames=("world", "episodes"), compiler_options=learner.OPTIMISED)
+def script_episodes(
+    world: base.World, params: base.WorldParams, traits: Traits, episodes: int = EPISODES
+) -> tuple[rollout.Episodes, jax.Array]:
+    """Episodes of every scripted policy on the evaluation's mazes.
+
+    Args:
+        world, params: where they play.
+        traits: of the personas.
+        episodes: how many each plays.
+
+    Returns:
+        Episodes with axes [scripts, episodes, …] in the order of `SCRIPTS`, and the exact action log-probabilities
+        float32[scripts, episodes, T, 4].
+    """
+    keys, turn_key = _keys(episodes)
+
+    def of_script(index):
+        driver = _script_driver(world, params, traits, index)
+        played, exact, _ = rollout.play(
+            world, params, keys, turn_key, driver, rollout.gumbel(episodes), observe=lambda states, scores: scores
+        )
+        return played, jnp.moveaxis(exact, 0, 1)
+
+    return jax.lax.map(of_script, jnp.arange(len(SCRIPTS)))
+
+
+def policy_outcomes(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    episodes: int = EPISODES,
+    batch: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32[M, episodes] of a population, and which episodes succeeded bool[M, episodes].
+
+    On a CPU the devices share the episodes of one member after another, so that one program serves populations of any
+    size; elsewhere members are spread over the devices and play at the same time. Every process of a job takes part;
+    one without a device in the mesh gets no members.
+
+    Args:
+        policy, parameters: the policies; axis 0 is the member.
+        world, params: where they play; axis 0 of every leaf of `params` is the member.
+        episodes: how many; the same mazes for every member.
+        batch: episodes that a member plays at the same time.
+    """
+    together = members = len(jax.tree.leaves(parameters)[0])
+    mesh = learner.population_mesh(members, episodes)
+    if learner.on_cpu(mesh):
+        together, mesh = 1, learner.population_mesh(1, episodes)
+    if not mesh.local_devices:
+        return np.zeros((0, episodes), np.float32), np.zeros((0, episodes), bool)
+    parts = []
+    for first in range(0, members, together):
+        block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
+        placed = learner.place(block, mesh)
+        parts.append(learner.on_host(_outcomes(policy, placed[0], world, placed[1], mesh, episodes, batch)))
+    returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return returns, succeeded
+
+
+@functools.partial(
+    jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"), compiler_options=learner.OPTIMISED
+)
+def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
+    """`policy_outcomes` of as many members as the mesh was made for."""
+    keys, turn_key = _keys(episodes)
+    shards = learner.Shards(mesh.shape["episode"])
+
+    def member(parameters, params):
+        def part(rows):
+            driver = rollout.policy_driver(policy, parameters, world)
+            noise = rollout.gumbel(episodes, lambda x: x[rows])
+            played, _, _ = rollout.play(world, params, keys[rows], turn_key, driver, noise)
+            return played.returns, rollout.succeeded(world, played)
+
+        mine = learner.microbatches(shards.local(jnp.arange(episodes)), batch)
+        return shards.gather(jax.tree.map(jnp.ravel, jax.lax.map(part, mine)))
+
+    return learner.over_members(member, mesh)(parameters, params)
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world"))
+def badge_divergence(
+    policy: Policy, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
+) -> jax.Array:
+    """How far a model is from each script, with every badge: mean KL(script || model) per action, in nats.
+
+    Args:
+        policy, parameters: of one member.
+        world: where the episodes were played.
+        played, exact: from `script_episodes`; the scripts' own episodes.
+
+    Returns:
+        float32[scripts, personas + 1]; column 0 is the null badge, column 1 + j the badge of persona j.
+    """
+
+    def with_badge(arguments):
+        sequence, exactly, counts, badge = arguments
+
+        def part(rows):
+            log_probabilities, _ = rl.read(policy, parameters, world, rows[0].at[:, 0].set(badge))
+            return jnp.sum(jnp.exp(rows[1]) * (rows[1] - log_probabilities), axis=-1)
+
+        divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), 64))
+        return jnp.mean(divergences.reshape(counts.shape), where=counts)
+
+    scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
+    pairs = jax.tree.map(lambda x: jnp.repeat(x, len(badges), axis=0), (played.tokens, exact, played.played))
+    return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))

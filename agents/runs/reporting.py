@@ -1,0 +1,138 @@
+"""What a run tells the person at the terminal: what it will do, how far it is, what it found."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents.runs.config import Config, Member
+from ground import statistics
+
+# Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
+_SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
+
+
+def parameter_count(config: Config) -> int:
+    """Parameters of one member."""
+    shapes = jax.eval_shape(config.make_policy().init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def expected_minutes(config: Config, devices: int, platform: str) -> float:
+    """A rough forecast from the operations that training and evaluation need."""
+    world, _ = config.world.make()
+    members = len(config.members)
+    bases = 1 if config.pretrain.shared else members
+    forward = 2 * parameter_count(config) * world.episode_length()
+    episodes = bases * config.pretrain.updates * config.pretrain.episodes * 3
+    # Playing and scoring cost a forward pass each, and an epoch costs three.
+    episodes += members * config.rl.updates * config.rl.episodes * (2 + 3 * config.rl.epochs)
+    episodes += (members + bases) * config.evaluation_episodes
+    return (forward * episodes / (_SUSTAINED_FLOPS.get(platform, 1e12) * devices) + 30) / 60
+
+
+def header(console: Console, config: Config, directory: Any) -> None:
+    """Show what is about to run."""
+    members, platform, devices = len(config.members), jax.default_backend(), jax.devices()
+    minutes = expected_minutes(config, len(devices), platform)
+    swept = " × ".join(config.population.sweep)
+    grid = f" ({config.population.seeds} seeds × {swept})" if swept else ""
+    kind = devices[0].device_kind
+    lines = [
+        f"[bold]scale[/]      {config.scale}, about {max(minutes, 0.5):.0f} min" if minutes >= 0.75
+        else f"[bold]scale[/]      {config.scale}, under a minute",
+        f"[bold]world[/]      {config.world.name}, {config.world.size}×{config.world.size} {config.world.layout}, "
+        f"{config.world.turns} turns",
+        f"[bold]members[/]    {members}{grid}",
+        f"[bold]parameters[/] {parameter_count(config):,} each, {members * parameter_count(config):,} in all",
+        f"[bold]devices[/]    {len(devices)} × {kind}",
+        f"[bold]directory[/]  {directory}",
+    ]  # fmt: skip
+    console.print(Panel("\n".join(lines), title="emojimaze", title_align="left", expand=False))
+
+
+def progress(console: Console) -> Progress:
+    """The bars of a run, one per stage."""
+    return Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("return {task.fields[reward]:>7}"),
+        TextColumn("{task.fields[speed]:>12}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def results(console: Console, summary: Mapping[str, Any]) -> None:
+    """Show what the run found: the share of episodes that reach the goal where there is one, and returns."""
+    goal = "success" in summary
+    if goal:
+        console.print(_outcomes(summary, "success", "Episodes that reach the goal", lambda x: f"{100 * x:.1f} %"))
+    digits = 2 if goal else 1
+    console.print(_outcomes(summary, "return", "Return per episode", lambda x: f"{x:+.{digits}f}"))
+    diverged(console, summary["diverged"])
+    badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
+    console.print(f"KL from persona to model with its badge, nats per action: {badges}")
+    seconds, speed = summary["seconds"], summary["tokens_per_second"]
+    console.print(
+        "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + "; tokens per second: " + ", ".join(f"{name} {value:,.0f}" for name, value in speed.items())
+    )  # fmt: skip
+
+
+def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[[float], str]) -> Table:
+    found = summary[kind]
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy")
+    table.add_column("mean", justify="right")
+    table.add_column("95 % interval over members", justify="right")
+    table.add_row("random", show(found["random"]), "")
+    for name, value in found["personas"].items():
+        table.add_row(f"{name} (persona)", show(value), "")
+    table.add_row("greedy planner", show(found["greedy"]), "")
+    before = found["before_rl"]
+    trained = found["after_rl"] != before
+    if trained:
+        table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
+    model = "model after RL" if trained else "model, without RL"
+    points: dict[str, list[float]] = {}
+    for member, value in zip(summary["population"], found["after_rl"], strict=True):
+        point = Member(**member).label
+        points.setdefault(f"{model}, {point}" if point else model, []).append(value)
+    for label, every in points.items():
+        values = [value for value in every if np.isfinite(value)]
+        if not values:
+            table.add_row(f"[bold]{label}[/]", "diverged", "")
+            continue
+        low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
+        shown = f"{show(float(low))} to {show(float(high))}" if len(values) > 1 else ""
+        table.add_row(f"[bold]{label}[/]", f"[bold]{show(float(np.mean(values)))}[/]", shown)
+    return table
+
+
+def diverged(console: Console, found: Mapping[str, str]) -> None:
+    """Name the members that have diverged."""
+    for name, where in found.items():
+        console.print(
+            f"[red]{name} diverged in {where}[/]: frozen before it, left out of every number", highlight=False
+        )
+
+
+def written(console: Console, paths: Iterable[Path], about: str = "") -> None:
+    """Show which files were written, a line each however long, and before them what the numbers are about."""
+    if about:
+        console.print(about, style="dim", highlight=False, soft_wrap=True)
+    for path in paths:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def speed(tokens: int, seconds: float) -> str:
+    """Tokens per second for a progress bar."""
+    return f"{tokens / max(seconds, 1e-9) / 1000:,.0f} k tok/s"

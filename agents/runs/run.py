@@ -1,0 +1,343 @@
+"""One run directory: config, metrics, checkpoints, training states, summary, figures.
+
+Every file is written under a hidden name, flushed and renamed, so a kill at any moment leaves a readable directory.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from agents.runs import metrics
+from ground import checkpoints, files
+from ground.files import RunError
+
+SCHEMA = 1
+"""Version of the run directory; `open` refuses newer ones."""
+STAGES = ("pretrain", "sft", "rl")
+"""The stages of training, in their order."""
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "chex", "numpy", "pyarrow")
+"""Packages whose versions `config.json` records."""
+
+
+class State(NamedTuple):
+    """A training state read by `Run.load_state`."""
+
+    stage: str
+    """The stage under way."""
+    update: int
+    """Updates of that stage done so far."""
+    tree: Any
+    """The state as saved."""
+    note: str | None
+    """One line to show the user where a newer state was damaged, else None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory, made by `create` and `open`. Its methods raise RunError where the disk or a file is at fault."""
+
+    path: Path
+    """The run directory."""
+    config: dict
+    """The whole resolved config, as plain JSON values."""
+    members: int
+    """Size of the population."""
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hexadecimal digits that name the configuration."""
+        return config_hash(self.config)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; a second holder is refused. The kernel lets go when the process dies."""
+        with files.lock(self.path):
+            for folder in ("", "metrics", "figures", "analysis"):
+                files.sweep(self.path / folder)
+            yield
+
+    def checkpoints(self) -> list[str]:
+        """Names of the stored parameters: init, then per stage the intermediate ones by update, then its end."""
+        return _in_order(entry.name for entry in files.entries(self.path / "checkpoints") if entry.is_dir())
+
+    def ended(self) -> list[str]:
+        """Names of the stages whose last parameters are stored."""
+        return [name for name in self.checkpoints() if name in STAGES]
+
+    def save_parameters(self, name: str, tree: Any) -> None:
+        """Store parameters as checkpoint `name`, replacing it.
+
+        Args:
+            name: as `checkpoint_name` makes it.
+            tree: nested dict of arrays, leading axis M (members), or 1 for a base that all members share.
+        """
+        path = self.path / "checkpoints" / name
+        if not _in_order([name]):
+            raise RunError(f"{path}: no name of a checkpoint; use init, a stage, or <stage>-<update>")
+        self._check_members(path, tree)
+        with files.reporting(path, "write"):
+            self._folder("checkpoints")
+            checkpoints.save(path, tree)
+
+    def parameters(self, name: str) -> Any:
+        """Read checkpoint `name`: nested dict of numpy arrays, leading axis M (broadcast, read-only)."""
+        names = self.checkpoints()
+        if name not in names:
+            there = f"there are {', '.join(names)}" if names else "there is none yet"
+            raise RunError(f"{self.path}: no checkpoint {str(name)[:80]!r}; {there}")
+        path = self.path / "checkpoints" / name
+        with files.reporting(path, "read"):
+            tree = checkpoints.load(path)
+        self._check_members(path, tree)
+        return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self.members, *leaf.shape[1:])), tree)
+
+    def save_state(self, stage: str, update: int, tree: Any) -> None:
+        """Store the whole training state after `update` updates of `stage`; any tree `checkpoints.save` takes.
+
+        Keeps this state and the one before it. Later ones, which training has gone back behind, are deleted.
+        """
+        folder, name = self.path / "checkpoints" / "state", checkpoint_name(stage, update)
+        with files.reporting(folder / name, "write"):
+            self._folder("checkpoints", "state")
+            checkpoints.save(folder / name, tree)
+            names = self._states()
+            newest = names.index(name)
+            for other in (*names[: max(newest - 1, 0)], *names[newest + 1 :]):
+                checkpoints.remove(folder / other)
+
+    def load_state(self, like_for: Callable[[str], Any]) -> State | None:
+        """Read the newest intact training state, or None where none was saved.
+
+        Args:
+            like_for: from a stage to the abstract state expected there. A state that does not fit it is an error:
+                only a damaged one is passed over for the one before, which the result's `note` then says.
+        """
+        folder = self.path / "checkpoints" / "state"
+        damaged = []
+        with files.reporting(folder, "read"):
+            for name in reversed(self._states()):
+                stage, _, update = name.partition("-")
+                try:
+                    tree = checkpoints.load(folder / name, like_for(stage))
+                except checkpoints.DamagedError:
+                    damaged.append(name)
+                    continue
+                note = f"{folder}: {', '.join(damaged)} damaged; resuming from {name}" if damaged else None
+                return State(stage, int(update), tree, note)
+        if damaged:
+            raise RunError(f"{folder}: {', '.join(damaged)} damaged; delete this folder to begin the run again")
+        return None
+
+    def write_metrics(self, stage: str, first_update: int, columns: Mapping[str, Any]) -> None:
+        """Write the metrics of one chunk, each [updates, M]; see `metrics.write`."""
+        checkpoint_name(stage, first_update)
+        # Training may go back to the older of the states that are kept, and not behind it.
+        kept = [name.partition("-") for name in self._states()[:1]]
+        settled = int(kept[0][2]) if kept and kept[0][0] == stage else 0
+        folder = self._folder("metrics")
+        metrics.write(folder, stage, first_update, columns, self.members, settled)
+
+    def metrics(self, stage: str | None = None) -> pa.Table:
+        """All metrics, or one stage's, as rows sorted by stage, update and member, each of which occurs once.
+
+        A metric that a part lacks is null there.
+        """
+        names = STAGES if stage is None else [checkpoint_name(stage)]
+        tables = [metrics.read(self.path / "metrics", name, self.members) for name in names]
+        return pa.concat_tables(tables, promote_options="permissive")
+
+    def check_metrics(self, stage: str, updates: int) -> None:
+        """Refuse metrics that lack one of the first `updates` updates of a stage."""
+        missing = np.setdiff1d(np.arange(updates), self.metrics(stage)["update"].to_numpy())
+        if len(missing):
+            raise RunError(
+                f"{self.path / 'metrics'}: update {missing[0]} of {stage} is missing; put the file back that held it, "
+                f"or delete {self.path / 'checkpoints'} to train the run again"
+            )
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`: dicts, lists, text, numbers and arrays; NaN and infinities become null."""
+        files.write_json(self.path / "summary.json", summary)
+
+    def summary(self) -> dict:
+        """Read `summary.json`."""
+        if not (self.path / "summary.json").exists():
+            raise RunError(f"{self.path}: no summary.json yet; finish the run with --resume {self.path}")
+        return files.read_json(self.path / "summary.json")
+
+    def figure(self, name: str) -> Path:
+        """Path of the figure called `name` (with its ending), its folder made."""
+        return self._folder("figures") / name
+
+    def analysis(self, name: str) -> Path:
+        """Path of the analysis file called `name` (with its ending), its folder made."""
+        return self._folder("analysis") / name
+
+    def _folder(self, *names: str) -> Path:
+        """A folder of the run, made where it is not there; the run directory itself is not made anew."""
+        folder = self.path
+        for name in names:
+            folder = folder / name
+            with files.reporting(folder, "make"):
+                folder.mkdir(exist_ok=True)
+        return folder
+
+    def _states(self) -> list[str]:
+        """Names of the training states, oldest first."""
+        entries = files.entries(self.path / "checkpoints" / "state")
+        return _in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
+
+    def _check_members(self, path: Path, tree: Any) -> None:
+        for key, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            if not np.ndim(leaf) or np.shape(leaf)[0] not in (1, self.members):
+                raise RunError(
+                    f"{path}: {jax.tree_util.keystr(key)} has shape {list(np.shape(leaf))}; its leading axis must be "
+                    f"the run's {self.members} members (or 1, shared by all)"
+                )
+
+
+def create(directory: str | Path, config: Mapping[str, Any], *, members: int) -> Run:
+    """Make a new run directory.
+
+    Args:
+        directory: must not exist, or be empty.
+        config: the whole resolved config, of dicts, lists, text and numbers (infinities and NaN are kept).
+        members: size of the population.
+
+    Raises:
+        RunError: the directory is in use or not empty, cannot be written, or the config holds other values.
+    """
+    path = Path(directory)
+    if not 0 < members < 2**31:
+        raise RunError(f"{path}: a population of {members}; use at least one member")
+    with files.reporting(path, "make"):
+        path.mkdir(parents=True, exist_ok=True)
+    _refuse_what_is_used(path)  # before the lock, which would leave a file in somebody's folder
+    with files.lock(path):
+        _refuse_what_is_used(path)
+        document = {
+            "schema": SCHEMA,
+            "members": members,
+            "config": files.plain(config, "config"),
+            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            **provenance(),
+        }
+        files.write_json(path / "config.json", document, finite=False)
+    return open(path)
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result besides its config: code, packages, machine."""
+    return {
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+    }
+
+
+def _refuse_what_is_used(path: Path) -> None:
+    if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in files.entries(path)):
+        raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
+
+
+def open(directory: str | Path) -> Run:
+    """Open an existing run directory; raises RunError where it is none, or is newer than this code or damaged."""
+    path = Path(directory)
+    with files.reporting(path, "open"):
+        if not path.is_dir():
+            raise RunError(f"{path}: no such run directory; check the path")
+        if not (path / "config.json").is_file():
+            raise RunError(f"{path}: not a run directory (no config.json); give the folder that train.py made")
+    document = files.read_json(path / "config.json")
+    schema, members, config = (document.get(key) for key in ("schema", "members", "config"))
+    if type(schema) is int and schema > SCHEMA:
+        raise RunError(f"{path}: schema {schema} is newer than {SCHEMA}, known here; update emojimaze")
+    for key, good in (
+        ("schema", type(schema) is int and schema == SCHEMA),
+        ("members", type(members) is int and 0 < members < 2**31),
+        ("config", isinstance(config, dict)),
+    ):
+        if not good:
+            raise RunError(f"{path / 'config.json'}: {key} is missing or wrong; restore the file, or train again")
+    return Run(path, config, members)  # pyright: ignore[reportArgumentType]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a configuration of plain JSON values."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def fresh_name(root: str | Path = "runs", prefix: str = "maze") -> Path:
+    """A path for a new run that is not taken, such as `runs/maze-2026-11-21-1423`; nothing is created."""
+    first = Path(root) / f"{prefix}-{datetime.datetime.now():%Y-%m-%d-%H%M}"
+    path, count = first, 1
+    while path.exists():
+        count += 1
+        path = first.with_name(f"{first.name}-{count}")
+    return path
+
+
+def checkpoint_name(stage: str, update: int | None = None) -> str:
+    """Name of the checkpoint after `update` updates of `stage`, such as `rl-000004`, or of the stage's end."""
+    if stage not in STAGES or not (update is None or 0 <= update < 2**31):
+        raise RunError(f"{stage}-{update}: no update of a stage; the stages are {', '.join(STAGES)}")
+    return stage if update is None else f"{stage}-{update:06d}"
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Those that name checkpoints, in the order of training."""
+    order = {}
+    for name in names:
+        match = re.fullmatch(r"(init)|([a-z]+)(?:-([0-9]{6,10}))?", name)
+        if match and match[1]:
+            order[name] = (-1, 0)
+        elif match and match[2] in STAGES and (not match[3] or f"{int(match[3]):06d}" == match[3]):
+            order[name] = (STAGES.index(match[2]), int(match[3]) if match[3] else math.inf)
+    return sorted(order, key=order.__getitem__)
+
+
+def _git() -> dict:
+    """Commit of this checkout and whether files differ from it; None where unknown."""
+    root = Path(__file__).resolve().parents[2]
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "--no-optional-locks", "-C", root, *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    if ask("rev-parse", "--show-toplevel") != str(root):  # a copy inside somebody else's repository
+        return {"commit": None, "dirty": None}
+    changes = ask("status", "--porcelain")
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,199 @@
+"""Running the stages of a run: compiled chunks on the device, and between them metrics, checkpoints and signals."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from agents import runs
+from agents.learning import hyperparameters, learner, pretrain, rl, sft
+from agents.runs import health
+from agents.runs.config import Config
+from ground import processes, seeds, signals
+
+
+class Diverged(Exception):
+    """Training has no finite member left."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds and tokens of a stage, as far as this process ran it."""
+
+    compile_seconds: float = 0.0
+    run_seconds: float = 0.0
+    tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage of a run, ready to be compiled."""
+
+    name: str
+    updates: int
+    chunk: int
+    members: int
+    """Members that it trains; 1 where the population shares a base."""
+    tokens_per_update: int
+    """Tokens that one update reads, of all members."""
+    program: learner.Chunk
+    arguments: tuple[Any, Any]
+    """Config and world parameters per member."""
+    initial: Callable[[Any], learner.TrainState]
+    """Parameters before the stage, or None → state of all members before the first update."""
+
+
+def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int | None = None) -> Stage:
+    """A stage of a run by name, on the mesh that suits it best unless one is given.
+
+    Args:
+        config: of the run.
+        name: one of the config's stages.
+        mesh: from `learner.population_mesh`.
+        members: train only the first ones of the stage; all by default. As many devices share a member's episodes as
+            in the stage of all members.
+    """
+    policy, (world, params) = config.make_policy(), config.world.make()
+    microbatch = config.population.microbatch
+    shared, salt, keeps_start, stale = False, 0, False, 0
+    part: Any = getattr(config, name)
+    rows = part.episodes
+    if name == "pretrain":
+        shared, salt = part.shared, part.seed
+    elif name == "sft":
+        keeps_start = part.source == "successes"
+    else:
+        keeps_start, stale = part.reference != "none", part.staleness
+        rows //= part.minibatches
+        if part.imitation == "sft":
+            rows = math.gcd(rows, config.sft.episodes // part.minibatches)
+    everyone = 1 if shared else len(config.members)
+    members = everyone if members is None else members
+    mesh = mesh or learner.population_mesh(everyone, rows)
+    if mesh.shape["member"] > 1:
+        mesh = Mesh(mesh.devices[: math.gcd(members, mesh.shape["member"])], mesh.axis_names)
+    microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
+    if name == "rl":
+        update = rl.update_function(policy, world, microbatch, config.sft)
+    else:
+        update = (pretrain if name == "pretrain" else sft).update_function(policy, world, microbatch)
+    program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
+    if shared:
+        arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
+        drawn = [0]
+    else:
+        arguments = jax.tree.map(lambda x: x[:members], (config.per_member(name), config.world_params()))
+        drawn = [member.seed for member in config.members[:members]]
+    keys = seeds.training(drawn, name, salt)
+
+    def initial(parameters: Any) -> learner.TrainState:
+        if parameters is None:
+            parameters = jax.jit(jax.vmap(policy.init))(seeds.training(drawn, "init", config.pretrain.seed))
+        state = jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
+        if keeps_start:
+            state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.parameters))
+        if stale:
+            versions = jax.tree.map(lambda x: jnp.repeat(x[:, None], stale + 1, axis=1), state.parameters)
+            state = dataclasses.replace(state, versions=versions)
+        return state
+
+    return Stage(
+        name=name,
+        updates=part.updates,
+        chunk=part.chunk,
+        members=members,
+        tokens_per_update=members * part.episodes * world.episode_length(),
+        program=program,
+        arguments=arguments,
+        initial=initial,
+    )
+
+
+def run_stage(
+    run: runs.Run,
+    stage: Stage,
+    state: learner.TrainState,
+    caught: Callable[[], int],
+    report: Callable[[int, dict[str, np.ndarray], Timing], None],
+) -> tuple[learner.TrainState, Timing]:
+    """Train from `state` to the end of the stage.
+
+    After every chunk its metrics are written; parameters are kept after 1, 2, 4, 8, … chunks of rl and at the end;
+    the whole state is saved as often as that costs less than a twentieth of the time. A stage of no updates ends as it
+    began.
+
+    Args:
+        run: where to write.
+        stage: what to train.
+        state: where to start.
+        caught: from `signals.catch`; asked before the first chunk and after each. While the program is compiled, a
+            signal ends a single process at once.
+        report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
+
+    Raises:
+        signals.Interrupted: after a signal, with the state saved.
+        Diverged: when no member could make its last update.
+    """
+    timing = Timing()
+    program, arguments = stage.program, stage.program.place(stage.arguments)
+    done = int(np.max(state.update))  # that of a member that has diverged stands still
+    if not stage.updates:
+        run.save_parameters(stage.name, _host(program, state.parameters))
+    state = program.place(state)
+
+    def end_if_asked():
+        # Nothing has been trained that is not saved.
+        if stopped := processes.meet(caught())[:, 0].max():
+            raise signals.Interrupted(int(stopped))
+
+    end_if_asked()
+    if done < stage.updates and program.takes_part:
+        start = time.perf_counter()
+        # Several processes must end together.
+        with signals.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
+            program.compile(state, *arguments)
+        timing.compile_seconds = time.perf_counter() - start
+    saved_at, save_seconds = time.perf_counter(), 0.05
+    end_if_asked()
+    while done < stage.updates:
+        start = time.perf_counter()
+        metrics = {}
+        if program.takes_part:
+            state, metrics = program(state, *arguments)
+            metrics = learner.on_host(metrics)
+        timing.run_seconds += time.perf_counter() - start
+        timing.tokens += stage.tokens_per_update * stage.chunk
+        rows = {name: np.broadcast_to(x.T, (stage.chunk, run.members)) for name, x in metrics.items()}
+        run.write_metrics(stage.name, done, rows)
+        done += stage.chunk
+        if metrics:
+            report(done, metrics, timing)
+            if not np.isfinite(metrics[health.SIGN][:, -1]).any():
+                raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
+        # Signals and clocks differ between processes; what they do next must not.
+        met = processes.meet(caught(), time.perf_counter() - saved_at > 20 * save_seconds)
+        stopped, due = int(met[:, 0].max()), bool(met[0, 1])
+        chunks = done // stage.chunk
+        if done == stage.updates:
+            run.save_parameters(stage.name, _host(program, state.parameters))
+        elif stage.name == "rl" and chunks & (chunks - 1) == 0:
+            run.save_parameters(runs.checkpoint_name(stage.name, done), _host(program, state.parameters))
+        if done == stage.updates or stopped or due:
+            start = time.perf_counter()
+            run.save_state(stage.name, done, _host(program, state))
+            saved_at = time.perf_counter()
+            save_seconds = saved_at - start
+        if stopped:
+            raise signals.Interrupted(stopped)
+    return state, timing
+
+
+def _host(program: learner.Chunk, tree: Any) -> Any:
+    return learner.on_host(tree) if program.takes_part else None
