@@ -1,8 +1,9 @@
 """Statistics of few members: means and their intervals, p values, the interquartile mean and the bootstrap.
 
 A mean has one kind of interval everywhere, `Mean.interval`: Student's t, with the end on the side to which the members
-are skewed moved out to where Hall's transformation puts it. The share of 200,000 samples whose 95 % interval holds the
-true mean, at 8, 12 and 24 independent members, and its mean width at 8, over that of a normal mean of known spread:
+are skewed moved out to where Hall's transformation puts it. The share of 200,000 samples (20,000 for the
+bootstrap) whose 95 % interval holds the true mean, at 8, 12 and 24 independent members, and its mean width at 8, over
+that of a normal mean of known spread:
 
 | members                                | bootstrap percentiles | Student's t    | ours           | width: t, ours |
 |----------------------------------------|-----------------------|----------------|----------------|----------------|
