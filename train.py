@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 from agents import runs
 from agents.learning import algorithms, rollout
-from agents.runs import bases, evaluation, health, joint, reporting, stages
+from agents.runs import bases, evaluation, joint, reporting, stages
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
 from analysis.figures import learning_curve, replays
@@ -81,9 +81,9 @@ def train(
     """
     configs.check(config)
     directory = Path(run_dir) if run_dir else runs.fresh_name()
-    found = bases.open(base, config) if base else None
+    source = bases.open(base, config) if base else None
     run = joint.create(directory, configs.to_dict(config), members=len(config.members))
-    return _train(run, config, console or Console(quiet=True), found, evaluate, figures)
+    return _train(run, console or Console(quiet=True), source, evaluate, figures)
 
 
 def resume(
@@ -96,19 +96,15 @@ def resume(
 ) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = joint.open(run_dir)
-    config = configs.of_run(run.path, run.config)
-    configs.check(config)
-    found = bases.open(base, config) if base else None
-    return _train(run, config, console or Console(quiet=True), found, evaluate, figures)
+    source = bases.open(base, run.config) if base else None
+    return _train(run, console or Console(quiet=True), source, evaluate, figures)
 
 
-def _train(
-    run: runs.Run, config: Config, console: Console, base: runs.Run | None, evaluate: bool, figures: bool
-) -> runs.Run:
-    started = time.perf_counter()
+def _train(run: runs.Run, console: Console, source: runs.Run | None, evaluate: bool, figures: bool) -> runs.Run:
+    started, config = time.perf_counter(), run.config
     with run.locked():
-        if base and bases.STAGE not in run.ended():
-            bases.adopt(run, config, base)
+        if source and bases.STAGE not in run.ended():
+            bases.adopt(run, source)
         reporting.header(console, config, run.path)
         with signals.catch() as caught:
             timings = _run_stages(run, config, console, caught)
@@ -178,15 +174,15 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
 
 
 def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
-    """Parameters before and after RL; mean return and success of the bases and of the members, [2, bases + M]."""
-    policy, (world, _), episodes = config.make_policy(), config.world.make(), config.evaluation_episodes
+    """Parameters before and after RL; mean return and success of the members before and after, [2, 2, M]."""
     before, after = (run.parameters(name) for name in (config.before_rl, "rl"))
-    # A base that everyone shares is evaluated once, unless the members play in worlds of their own.
-    bases = config.starts
-    stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[:bases], a]), before, after)
-    worlds = jax.tree.map(lambda x: jnp.concatenate([x[:bases], x]), config.world_params())
-    outcomes = evaluation.policy_outcomes(policy, stacked, world, worlds, episodes)
-    return before, after, np.stack([x.mean(axis=1) for x in outcomes])
+    # Twins are evaluated once.
+    first, twin = np.unique(config.starts, return_inverse=True)
+    stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[first], a]), before, after)
+    worlds = jax.tree.map(lambda x: jnp.concatenate([x[first], x]), config.world_params())
+    outcomes = evaluation.policy_outcomes(run.policy, stacked, run.world, worlds, config.evaluation_episodes)
+    means = np.stack([x.mean(axis=1) for x in outcomes])
+    return before, after, np.stack([means[:, twin], means[:, len(first) :]])
 
 
 def _identity(run: runs.Run, config: Config) -> dict:
@@ -195,7 +191,7 @@ def _identity(run: runs.Run, config: Config) -> dict:
         "schema": 1,
         "members": run.members,
         "population": [{"seed": member.seed, "values": member.values} for member in config.members],
-        "diverged": {health.name_of(config, member): where for member, where in health.diverged(run, config).items()},
+        "diverged": {run.name_of(member): where for member, where in run.diverged().items()},
         "config_hash": run.config_hash,
     }
 
@@ -205,7 +201,7 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     policy, (world, params) = config.make_policy(), config.world.make()
     episodes, traits = config.evaluation_episodes, config.pretrain.traits
     played, exact = evaluation.script_episodes(world, params, traits, episodes)
-    lost = health.diverged(run, config)
+    lost = run.diverged()
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     speakers = jnp.array([evaluation.SCRIPTS.index(name) for name in personas.PERSONAS])
@@ -215,24 +211,24 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     names = list(personas.PERSONAS)
 
     def described(of_scripts: np.ndarray, of_members: np.ndarray) -> dict:
-        """Means of scripts [S] and of bases and members [bases + M] as the summary names them."""
+        """Means of scripts [S] and of members before and after [2, M] as the summary names them."""
         scripts = dict(zip(evaluation.SCRIPTS, of_scripts.tolist(), strict=True))
-        after = of_members[-run.members :].copy()
+        after = of_members[1].copy()
         after[list(lost)] = np.nan
         low, high = statistics.bootstrap_interval(after[np.isfinite(after)], statistic=np.mean)
         return {
             "random": scripts["random"],
             "personas": {name: scripts[name] for name in names},
             "greedy": scripts["greedy"],
-            "before_rl": np.broadcast_to(of_members[: -run.members], (run.members,)).tolist(),
+            "before_rl": of_members[0].tolist(),
             "after_rl": after.tolist(),
             "after_rl_interval": [float(low), float(high)],
         }
 
     succeeded = np.asarray(rollout.succeeded(world, played)).mean(axis=1)
     return {
-        "return": described(np.asarray(played.returns).mean(axis=1), means[0]),
-        **({"success": described(succeeded, means[1])} if world.has_goal else {}),
+        "return": described(np.asarray(played.returns).mean(axis=1), means[:, 0]),
+        **({"success": described(succeeded, means[:, 1])} if world.has_goal else {}),
         "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
         "null_badge_kl": {name: float(rows[name][0]) for name in names},
     }

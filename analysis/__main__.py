@@ -1,32 +1,91 @@
-"""Look inside a run.
+"""Look inside a run: any measurement, by its name.
 
-    uv run -m analysis concepts   RUN      the representation of reward, with every control
-    uv run -m analysis steer      RUN      what pushing along it, or removing it, does
-    uv run -m analysis updates    RUN      what changed in the parameters between two checkpoints
-    uv run -m analysis subnetwork RUN      the changed parameters trained alone, against random masks
-    uv run -m analysis pass-at-k  RUN      how often one of k attempts succeeds, before RL and after
-    uv run -m analysis personas   RUN      whether the model knows its personas, and infers which of them it is
+    uv run -m analysis list
+    uv run -m analysis NAME RUN [options] [--checkpoints all|A,B] [--json FILE]
 
-`uv run -m analysis COMMAND --help` lists the options of each.
+`uv run -m analysis NAME --help` lists the options of one.
 """
 
-import importlib
+import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 from ground import devices
 
 if __name__ == "__main__":
     devices.start()
 
+import tyro
 from rich.console import Console
+from rich.table import Table
 
 from agents import runs
-from agents.runs.config import ConfigError
-from ground import signals, terminal
+from agents.runs import reporting
+from analysis import estimates, measures
+from analysis.measure import REGISTRY, Measurement
+from ground import files, signals, terminal
+from ground.files import RunError
+from ground.terminal import ConfigError
 
-COMMANDS = ("concepts", "steer", "updates", "subnetwork", "pass-at-k", "personas")
-"""The analyses; each is a module of `analysis.commands`, dashes as underscores, with a `Command` and a `run`."""
+MEASUREMENTS = {name: getattr(measures, name) for name in measures.__all__}
+"""Importing them has registered them."""
+
+
+def command(measurement: Measurement) -> Any:
+    """The options of a measurement as a dataclass: its own, and those that all share."""
+
+    def field(name: str, kind: Any, default: Any, words: str) -> tuple[str, Any, Any]:
+        return name, Annotated[kind, tyro.conf.arg(help=words)], dataclasses.field(default=default)
+
+    where = "The run's directory; several are shown side by side."
+    fields: list[Any] = [("runs", Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help=where)])]
+    fields += [field(name, option.type, option.default, option.help) for name, option in measurement.options.items()]
+    if measurement.followed:
+        words = "Which checkpoints: `all`, or names with commas between; by default those that it is about."
+        fields.append(field("checkpoints", str | None, None, words))
+    fields += [
+        field("json", Path | None, None, "Write all numbers to this file too."),
+        field("figures", bool, True, "Draw the figure beside the numbers."),
+        field("width", float, 5.5, "Width of the figure in inches; 3.25 and 5.5 are usual columns."),
+        field("plain", bool, False, "No headline and footer in the figure; they go into a caption file beside it."),
+    ]
+    made = dataclasses.make_dataclass("Command", fields, frozen=True)
+    made.__doc__ = measurement.summary
+    return made
+
+
+def run(measurement: Measurement, options: Any, console: Console) -> None:
+    """Measure, print, write."""
+    if not options.runs:
+        raise ConfigError(f"which run? give its directory: uv run -m analysis {measurement.name} RUN")
+    opened = {path.name: runs.open(path) for path in options.runs}
+    if len(opened) < len(options.runs):
+        raise ConfigError("two of the runs have the same name; rename one of their directories")
+    values = {name: getattr(options, name) for name in measurement.options}
+    if measurement.followed:
+        values["checkpoints"] = options.checkpoints
+    with console.status("reading") as status:
+        arms = {name: measurement(one, tell=status.update, **values) for name, one in opened.items()}
+    console.print(estimates.table(arms, measurement.summary))
+    written = []
+    if options.json:
+        documents = {name: dataset.to_dict(encoding=False) for name, dataset in arms.items()}
+        files.write_json(options.json, {"schema": 1, "measurement": measurement.name, "runs": documents})
+        written.append(options.json)
+    reporting.written(console, written, "; ".join(one.caption for one in opened.values()))
+
+
+def listed() -> Table:
+    """Every measurement in a line."""
+    table = Table(box=None, show_header=False)
+    for name, measurement in sorted(REGISTRY.items()):
+        other = "" if name == measurement.name else f" (another name of {measurement.name})"
+        table.add_row(
+            name, f"{measurement.summary}{other}", "followed through training" if measurement.followed else ""
+        )
+    return table
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,20 +94,23 @@ def main(arguments: Sequence[str]) -> int:
     if name in ("-h", "--help"):
         print((__doc__ or "").strip())
         return 0
-    if name not in COMMANDS:
-        wrong = f"{name}: no such analysis" if name else "which analysis?"
-        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(COMMANDS)}")
+    if name == "list":
+        Console().print(listed())
+        return 0
+    if name not in REGISTRY:
+        wrong = f"{name}: no such measurement" if name else "which measurement?"
+        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(sorted(REGISTRY))}, or list")
         return 2
-    module = importlib.import_module(f"analysis.commands.{name.replace('-', '_')}")
+    measurement = REGISTRY[name]
     try:
-        command = terminal.read(module.Command, arguments[1:], prog=f"analysis {name}")
+        options = terminal.read(command(measurement), arguments[1:], prog=f"analysis {name}")
         with signals.catch(at_once=True):
-            module.run(command, Console())
-    except (ConfigError, runs.RunError) as error:
+            run(measurement, options, Console())
+    except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)
         return 2
     except signals.Interrupted as error:
-        terminal.complain(f"analysis {name}", f"{error}; nothing of it was written")
+        terminal.complain(f"analysis {name}", f"{error}; what was finished is kept")
         return error.exit_status
     return 0
 

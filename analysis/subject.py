@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 
 from agents import runs
 from agents.policies import Parameters, Policy
-from agents.runs import config as configs
-from agents.runs import health
 from agents.runs.config import Config, Member
 from envs import base
 from ground import files
@@ -129,16 +127,8 @@ def open(directory: str | Path) -> Subject:
         RunError, ConfigError: one line that says why it cannot be.
     """
     run = runs.open(directory)
-    config = configs.of_run(run.path, run.config)
-    configs.check(config)
+    config = run.config
     world, _ = config.world.make()
-    if len(config.members) != run.members:
-        raise runs.RunError(
-            f"{run.path / 'config.json'}: {run.members} members where the config makes {len(config.members)}; "
-            "restore the file, or train again"
-        )
-    kept = np.setdiff1d(np.arange(run.members), list(health.diverged(run, config)))
-    if not len(kept):
-        raise runs.RunError(f"{run.path}: every member has diverged; train again with a lower learning rate")
+    kept = run.kept
     params = jax.tree.map(lambda x: x[kept], config.world_params())
     return Subject(run, config, config.make_policy(), world, params, kept)

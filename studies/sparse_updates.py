@@ -14,7 +14,8 @@ from agents.learning import algorithms
 from agents.runs import config as configs
 from agents.runs import evaluation
 from agents.runs.config import Config
-from analysis import divergences, drawing, masks, subject, weights
+from analysis import drawing, masks, subject, weights
+from analysis.measures.divergence import per_episode
 from analysis.subject import Subject
 from studies import plots
 from studies.claims import Criterion, Estimate, Question
@@ -90,7 +91,7 @@ def measure(store: Store, made: Mapping[str, runs.Run], scale: Scale) -> Finding
 def _divergence(opened: Subject, checkpoint: str) -> np.ndarray:
     """KL of every member from its pretrained base at a checkpoint, nats per episode, float64[M]."""
     after, base = (jax.tree.map(jnp.asarray, opened.parameters(name)) for name in (checkpoint, "pretrain"))
-    nats = divergences.per_episode(opened.policy, after, base, opened.world, opened.params)
+    nats = per_episode(opened.policy, after, base, opened.world, opened.params)
     return np.asarray(nats, np.float64).mean(axis=1)
 
 

@@ -55,7 +55,7 @@ class Store:
         path = self.path(config)
         if self.finished(config):
             run = runs.open(path)
-            if configs.of_run(run.path, run.config) != config:
+            if run.config != config:
                 raise ConfigError(f"{path}: holds another config than its name says; move it away")
             if not evaluate or "return" in run.summary():
                 return run

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from agents import runs
-from agents.runs import config as configs
 from agents.runs import stages
 
 TIMING = {"seconds", "tokens_per_second"}
@@ -13,7 +12,7 @@ TIMING = {"seconds", "tokens_per_second"}
 
 def last_state(run: runs.Run) -> runs.State:
     """The newest training state, which must be one of rl."""
-    stage = stages.make_stage(configs.from_dict(run.config), "rl")
+    stage = stages.make_stage(run.config, "rl")
     state = run.load_state(lambda name: jax.eval_shape(lambda: stage.initial(None)))
     assert state is not None
     return state
@@ -25,7 +24,7 @@ def same_training(one: runs.Run, other: runs.Run) -> None:
     for name in one.checkpoints():
         jax.tree.map(np.testing.assert_array_equal, one.parameters(name), other.parameters(name))
     states = [last_state(run) for run in (one, other)]
-    assert states[0].update == states[1].update == configs.from_dict(one.config).rl.updates
+    assert states[0].update == states[1].update == one.config.rl.updates
     jax.tree.map(np.testing.assert_array_equal, states[0].tree, states[1].tree)
     assert one.metrics().equals(other.metrics())
     summaries = [{k: v for k, v in run.summary().items() if k not in TIMING} for run in (one, other)]

@@ -111,7 +111,7 @@ def test_any_number_is_taken_or_refused_in_one_line(capsys, tmp_path_factory, na
         refused(capsys, "train", *arguments)
     except Accepted:
         assert (folder / "run" / "config.json").exists()
-        stored = tiny.flat(runs.open(folder / "run").config)[name]
+        stored = tiny.flat(runs.open(folder / "run").document)[name]
         assert stored == value
     else:
         assert not list(folder.iterdir())

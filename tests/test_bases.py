@@ -57,7 +57,7 @@ def test_the_number_of_members_may_differ(base, tmp_path):
 
 def test_a_kill_before_the_base_is_whole_costs_only_time(base, alone, tmp_path):
     run = runs.create(tmp_path / "run", dataclasses.asdict(tiny.CONFIG), members=2)
-    bases.adopt(run, tiny.CONFIG, base)
+    bases.adopt(run, base)
     shutil.rmtree(run.path / "checkpoints" / "pretrain")
     same(train.resume(run.path), alone)
 
@@ -68,7 +68,7 @@ def test_a_kill_before_the_base_is_whole_costs_only_time(base, alone, tmp_path):
         ({"pretrain": {"updates": 10}}, "--pretrain.updates=10: differs from --base .*that run has 8"),
         ({"world": {"gold_ratio": 0.5}}, r"--world.gold_ratio=0.5: differs from --base .*that run has 0.2"),
         ({"policy": {"width": 32}}, "--policy.width=32: differs"),
-        ({"pretrain": {"shared": False}}, "--pretrain.shared=False: differs"),
+        ({"pretrain": {"shared": False}, "seed": 3}, "no base of seed 3; it has seed 0"),
     ],
 )
 def test_another_base_is_refused_before_anything_is_written(base, tmp_path, changes, message):
@@ -77,11 +77,35 @@ def test_another_base_is_refused_before_anything_is_written(base, tmp_path, chan
     assert not (tmp_path / "run").exists()
 
 
-def test_members_with_bases_of_their_own_must_be_the_same_members():
+def test_a_base_is_known_by_its_seed_and_by_what_is_swept_of_pretraining():
     own = tiny.changed(pretrain={"shared": False})
-    assert own.pretraining != tiny.changed(pretrain={"shared": False}, seed=1).pretraining
-    assert own.pretraining == tiny.changed(pretrain={"shared": False}, population={"at_once": 2}).pretraining
-    assert tiny.CONFIG.pretraining == tiny.changed(seed=1, rl={"updates": 9}).pretraining
+    assert own.pretraining == tiny.CONFIG.pretraining == tiny.changed(seed=1, rl={"updates": 9}).pretraining
+    assert [base.seed for base in own.bases] == [0, 1]
+    assert tiny.CONFIG.bases == own.bases[:1]
+    wide = tiny.changed(pretrain={"shared": False}, population={"sweep": ("rl.learning_rate=1e-3,1e-4",)})
+    assert (wide.bases, wide.base_of.tolist()) == (own.bases, [0, 1, 0, 1])
+    swept = tiny.changed(pretrain={"shared": False}, population={"sweep": ("pretrain.slip=0,0.1",)})
+    assert [(base.seed, base.values["pretrain.slip"]) for base in swept.bases] == [(0, 0), (1, 0), (0, 0.1), (1, 0.1)]
+
+
+def test_arms_of_other_sweeps_and_sizes_share_bases(tmp_path):
+    """Three bases of their own, trained as one population; a sweep of two of them, and a run of the third alone."""
+    own = {"pretrain": {"shared": False}, "rl": {"updates": 0}}
+    trunk = train.train(tiny.changed(**own, population={"seeds": 3}), tmp_path / "bases")
+    single = train.train(tiny.changed(**own, population={"seeds": 1}, seed=2), tmp_path / "single")
+    wide = {"pretrain": {"shared": False}, "population": {"sweep": ("rl.learning_rate=1e-3,1e-4",)}}
+    arm = train.train(tiny.changed(**wide, rl={"updates": 1}), tmp_path / "arm", base=trunk.path)
+    for name in ("init", "pretrain"):
+        trees = (jax.tree.leaves(run.parameters(name)) for run in (trunk, single, arm))
+        for leaf, alone, swept in zip(*trees, strict=True):
+            np.testing.assert_array_equal(leaf[2], alone[0])
+            np.testing.assert_array_equal(swept, leaf[[0, 1, 0, 1]])
+    losses = trunk.metrics("pretrain")["loss"].to_numpy().reshape(-1, 3)
+    np.testing.assert_array_equal(arm.metrics("pretrain")["loss"].to_numpy().reshape(-1, 4), losses[:, [0, 1, 0, 1]])
+    assert arm.summary()["return"]["before_rl"][:2] == arm.summary()["return"]["before_rl"][2:]
+    assert len(set(arm.summary()["return"]["before_rl"])) == 2
+    with pytest.raises(ConfigError, match="no base of seed 3; it has seed 0, seed 1, seed 2"):
+        bases.open(trunk.path, tiny.changed(pretrain={"shared": False}, seed=3))
 
 
 def test_a_base_that_is_not_finished_or_not_there_is_refused(tmp_path):

@@ -79,7 +79,6 @@ def test_configs_that_cannot_run_are_refused_in_one_line(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("seed"), r"config\.seed: missing field"),
         (lambda d: d.update(extra=1), r"config\.extra: unknown field"),
         (lambda d: d.update(seed="__import__('os')"), r"config\.seed=.*not a valid value"),
         (lambda d: d.update(seed=True), r"config\.seed=True: not a valid value"),
@@ -149,15 +148,10 @@ def test_make_takes_options_and_parameters():
         envs.make("Nowhere-v0")
 
 
-def test_a_run_from_before_a_field_was_added_keeps_its_meaning():
-    document = configs.to_dict(tiny.CONFIG)
-    for path in configs.LATER:
-        *sections, field = path.split(".")[1:]
-        part = document
-        for section in sections:
-            part = part[section]
-        del part[field]
-    assert configs.from_dict(json.loads(json.dumps(document))) == tiny.CONFIG
+def test_a_field_that_an_older_run_lacks_takes_its_default():
+    document = json.loads(json.dumps(configs.to_dict(tiny.CONFIG)))
+    del document["policy"]["family"], document["rl"]["staleness"], document["sft"]
+    assert configs.from_dict(document) == tiny.CONFIG
 
 
 def test_permuted_tile_maps_use_every_order_and_leave_the_rest():
@@ -167,17 +161,17 @@ def test_permuted_tile_maps_use_every_order_and_leave_the_rest():
     assert {tuple(row) for row in maps[:6, :3].tolist()} == set(itertools.permutations(default[:3].tolist()))
     np.testing.assert_array_equal(maps[:6], maps[6:])  # every point of a grid has the same six
     np.testing.assert_array_equal(maps[:, 3:], np.broadcast_to(default[3:], (12, 2)))
-    assert not config.one_world
-    assert tiny.CONFIG.one_world
 
 
-def test_one_base_in_one_world_is_one_start():
-    assert tiny.CONFIG.starts == 1
-    assert tiny.changed(population={"sweep": ("rl.learning_rate=1e-3,1e-4",)}).starts == 1
-    for section, change in (
-        ("pretrain", {"shared": False}),
-        ("population", {"tile_maps": "permuted"}),
-        ("population", {"sweep": ("world.wind_probability=0.1,0.2",)}),
-    ):
-        config = tiny.changed(**{section: change})
-        assert config.starts == len(config.members) > 1
+def test_members_are_twins_before_rl_where_base_world_and_tuning_are_the_same():
+    def starts(**changes):
+        population = {"seeds": 2} | changes.pop("population", {})
+        return tiny.changed(population=population, **changes).starts.tolist()
+
+    rates = {"sweep": ("rl.learning_rate=1e-3,1e-4",)}
+    assert starts() == [0, 0]
+    assert starts(population=rates) == [0, 0, 0, 0]
+    assert starts(population=rates, pretrain={"shared": False}) == [0, 1, 0, 1]
+    assert starts(population={"seeds": 8, "tile_maps": "permuted"}) == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert starts(population={"sweep": ("world.wind_probability=0.1,0.2",)}) == [0, 0, 2, 2]
+    assert starts(population=rates, sft={"updates": 10}) == [0, 1, 2, 3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.learning import rl, rollout
-from analysis import divergences
+from analysis.measures.divergence import per_episode
 from tests import tiny
 
 LABYRINTH = {"name": "EmojiLabyrinth-v0", "size": 2, "turns": 3, "view": "bump", "plan_length": 2}
@@ -19,7 +19,7 @@ def test_a_divergence_is_the_mean_log_ratio_of_whole_episodes(world):
     keys = jax.random.split(jax.random.key(1), 2)
     now = jax.vmap(policy.init)(keys)
     then = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), now)
-    found = np.asarray(divergences.per_episode(policy, now, then, made, config.world_params(), episodes=128))
+    found = np.asarray(per_episode(policy, now, then, made, config.world_params(), episodes=128))
     assert found.shape == (2, 128)
     np.testing.assert_array_equal(found[0], 0)
     assert found[1].min() > 0

@@ -8,9 +8,7 @@ import pytest
 import train
 from agents import runs
 from agents.learning import learner
-from agents.runs import config as configs
-from agents.runs import health, stages
-from analysis import subject
+from agents.runs import stages
 from ground import statistics
 from tests import tiny
 
@@ -45,14 +43,14 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_names_who_has_diverged_and_leaves_it_out(run):
-    summary, config = run.summary(), configs.from_dict(run.config)
+    summary = run.summary()
     assert summary["diverged"] == {"member 1 (seed 0, rl.learning_rate=1e+30)": "update 1 of rl"}
     after = summary["return"]["after_rl"]
     assert after[1] is None
     others = np.array([after[0], after[2]])
     expected = [float(end) for end in statistics.bootstrap_interval(others, statistic=np.mean)]
     assert summary["return"]["after_rl_interval"] == expected
-    assert health.diverged(run, config) == {1: "update 1 of rl"}
+    assert run.diverged() == {1: "update 1 of rl"}
     for before, frozen in zip(*(jax.tree.leaves(run.parameters(x)) for x in ("pretrain", "rl")), strict=True):
         np.testing.assert_array_equal(before[1], frozen[1])
         assert np.isfinite(frozen).all()
@@ -68,11 +66,10 @@ def test_the_other_members_are_those_of_a_run_where_nobody_fails(run, tmp_path):
 
 @pytest.mark.slow
 def test_analyses_look_at_the_others(run):
-    opened = subject.open(run.path)
+    opened = runs.open(run.path)
     assert opened.kept.tolist() == [0, 2]
-    assert opened.members == 2
     assert [member.values["rl.learning_rate"] for member in opened.population] == [1e-3, 2e-3]
-    kernel = opened.parameters("rl")["value"]["kernel"]
+    kernel = opened.kept_parameters("rl")["value"]["kernel"]
     np.testing.assert_array_equal(kernel, run.parameters("rl")["value"]["kernel"][[0, 2]])
     assert len(opened.params.tile_map) == 2
     assert np.isfinite(opened.metric("rl", "loss")).all()
@@ -84,4 +81,4 @@ def test_a_run_whose_members_all_diverge_stops_and_says_so(tmp_path):
     with pytest.raises(stages.Diverged, match="rl: the loss of every member is NaN or infinite after update 1"):
         train.train(config, tmp_path / "run")
     with pytest.raises(runs.RunError, match="every member has diverged"):
-        subject.open(tmp_path / "run")
+        _ = runs.open(tmp_path / "run").kept

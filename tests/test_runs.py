@@ -44,7 +44,7 @@ def assert_clear(error: BaseException, *words: object) -> None:
 def test_create_then_open(run):
     again = runs.open(run.path)
     assert again == run
-    assert again.config == CONFIG
+    assert again.document == CONFIG
     assert again.members == 3
     document = json.loads((run.path / "config.json").read_text())
     assert document["schema"] == 1
@@ -87,7 +87,7 @@ def test_config_must_be_plain(tmp_path):
     with pytest.raises(runs.RunError, match="at least one member"):
         runs.create(tmp_path / "run", {}, members=0)
     run = runs.create(tmp_path / "run", {"a": (1, np.float32(2)), "path": Path("x"), "none": None}, members=1)
-    assert run.config == {"a": [1, 2.0], "path": "x", "none": None}
+    assert run.document == {"a": [1, 2.0], "path": "x", "none": None}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A run: its config, its directory, the stages that fill it, and what it earns in the end."""
 
 from agents.runs.run import (
+    LOSS,
     STAGES,
     Run,
     RunError,
@@ -14,6 +15,7 @@ from agents.runs.run import (
 )
 
 __all__ = [
+    "LOSS",
     "STAGES",
     "Run",
     "RunError",

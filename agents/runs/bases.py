@@ -1,4 +1,4 @@
-"""A pretrained base that one run takes from another, so that it is trained once for many experiments."""
+"""Pretrained bases that one run takes from another, so that each is trained once for many experiments."""
 
 from pathlib import Path
 from typing import Any
@@ -7,54 +7,63 @@ import jax
 import numpy as np
 
 from agents.runs import Run, joint
-from agents.runs import config as configs
-from agents.runs.config import Config, ConfigError
+from agents.runs.config import Config, Member
 from agents.runs.metrics import KEYS
 from ground import processes
+from ground.terminal import ConfigError
 
 STAGE = "pretrain"
 """The stage that is taken over."""
 
 
 def open(directory: str | Path, config: Config) -> Run:
-    """The run that a base is taken from, checked before anything is written.
+    """The run that bases are taken from, checked before anything is written.
 
     Args:
         directory: of the run.
-        config: of the run that takes it.
+        config: of the run that takes them.
 
     Raises:
         RunError: it is no run, or has no pretrained base yet.
-        ConfigError: its base is another than the one the config asks for.
+        ConfigError: its bases are others than those the config asks for.
     """
-    base = joint.open(directory)
-    theirs, mine = configs.of_run(base.path, base.config).pretraining, config.pretraining
-    for path, value in _leaves(mine).items():
-        other = _leaves(theirs).get(path)
-        if value != other:
-            remedy = f"that run has {other}; give the same, or leave --base out"
+    run = joint.open(directory)
+    theirs = _leaves(run.config.pretraining)
+    for path, value in _leaves(config.pretraining).items():
+        if value != theirs.get(path):
+            remedy = f"that run has {theirs.get(path)}; give the same, or leave --base out"
             raise ConfigError(f"--{path}={value}: differs from --base {directory}: {remedy}")
-    if STAGE not in base.ended():
+    for base in config.bases:
+        if base not in run.config.bases:
+            kept = ", ".join(_name(other) for other in run.config.bases)
+            raise ConfigError(f"--base {directory}: no base of {_name(base)}; it has {kept}")
+    if STAGE not in run.ended():
         raise ConfigError(f"--base {directory}: it has not finished pretraining; --resume it first")
-    return base
+    return run
 
 
-def adopt(run: Run, config: Config, base: Run) -> None:
-    """Take the pretrained base of another run: its metrics, its parameters before, and those after.
+def adopt(run: Run, source: Run) -> None:
+    """Take the bases of another run: their metrics, their parameters before, and those after.
 
     The last are written last: a kill before leaves a run that pretrains by itself, to the same end.
     """
-    kept = 1 if config.pretrain.shared else run.members
+    config, theirs = run.config, source.config
+    holders = theirs.base_of.tolist()
+    rows = np.array([holders.index(theirs.bases.index(config.base(member))) for member in config.members])
     columns: dict[str, np.ndarray] = {}
     if processes.first():
-        table = base.metrics(STAGE)
+        table = source.metrics(STAGE)
         for name in table.column_names:
             if name not in KEYS:
-                values = table[name].to_numpy().reshape(-1, base.members)
-                columns[name] = np.broadcast_to(values[:, :kept], (len(values), run.members))
+                columns[name] = table[name].to_numpy().reshape(-1, source.members)[:, rows]
     run.write_metrics(STAGE, 0, columns)
+    kept = rows[:1] if len(config.bases) == 1 else rows
     for name in ("init", STAGE):
-        run.save_parameters(name, jax.tree.map(lambda x: np.asarray(x[:kept]), base.parameters(name)))
+        run.save_parameters(name, jax.tree.map(lambda x: np.asarray(x)[kept], source.parameters(name)))
+
+
+def _name(base: Member) -> str:
+    return f"seed {base.seed}" + (f" with {base.label}" if base.label else "")
 
 
 def _leaves(tree: Any, path: str = "") -> dict[str, Any]:

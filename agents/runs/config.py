@@ -5,8 +5,7 @@ import difflib
 import itertools
 import types
 import typing
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,7 +18,7 @@ from agents.learning.algorithms import ALGORITHMS, RLConfig
 from agents.learning.pretrain import PretrainConfig
 from agents.learning.sft import SFTConfig
 from agents.policies import Policy, PolicyConfig
-from agents.runs.worlds import OPTIONS, WORLDS, WorldConfig
+from agents.runs.worlds import WORLDS, WorldConfig
 from envs import base
 from ground.terminal import ConfigError
 
@@ -111,9 +110,9 @@ class Config:
         """The policy family."""
         return policies.make(self.policy)
 
-    def per_member(self, section: str) -> Any:
-        """A section (of `SECTIONS`) with each float field as float32[M]."""
-        members = self.members
+    def per_member(self, section: str, members: Sequence[Member] = ()) -> Any:
+        """A section (of `SECTIONS`) with each float field as float32[M], of the population or of `members`."""
+        members = members or self.members
         config = getattr(self, section)
         values = {
             name: [member.values.get(f"{section}.{name}", getattr(config, name)) for member in members]
@@ -121,42 +120,65 @@ class Config:
         }
         return hyperparameters.per_member(config, len(members), values)
 
-    def world_params(self) -> base.WorldParams:
-        """The world's parameters with the member as axis 0."""
+    def world_params(self, members: Sequence[Member] = ()) -> base.WorldParams:
+        """The world's parameters with the member as axis 0, of the population or of `members`."""
         params = []
-        for member in self.members:
-            swept = {
-                path.partition(".")[2]: value for path, value in member.values.items() if path.startswith("world.")
-            }
-            _, made = dataclasses.replace(self.world, **swept).make()
-            if self.population.tile_maps == "permuted":
-                order = _TILE_ORDERS[(member.seed - self.seed) % len(_TILE_ORDERS)]
-                made = dataclasses.replace(made, tile_map=made.tile_map.at[:3].set(made.tile_map[jnp.array(order)]))
-            params.append(made)
+        for member in members or self.members:
+            swept = {path.removeprefix("world."): x for path, x in member.values.items() if path.startswith("world.")}
+            _, own = dataclasses.replace(self.world, **swept).make()
+            if self.population.tile_maps == "permuted" and not members:
+                order = _TILE_ORDERS[self._tile_order(member)]
+                own = dataclasses.replace(own, tile_map=own.tile_map.at[:3].set(own.tile_map[jnp.array(order)]))
+            params.append(own)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+    def _tile_order(self, member: Member) -> int:
+        return (member.seed - self.seed) % len(_TILE_ORDERS) if self.population.tile_maps == "permuted" else 0
 
     @property
     def pretraining(self) -> dict[str, Any]:
-        """All that the pretrained base depends on, as plain values: equal ones give equal bases."""
-        found: dict[str, Any] = {
-            name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")
-        }
-        found["population"] = {"microbatch": self.population.microbatch}
-        if not self.pretrain.shared:
-            found["seed"], found["population"] = self.seed, dataclasses.asdict(self.population)
-            del found["population"]["at_once"]
-        return found
+        """All that a base depends on besides its seed and what is swept, as plain values: equal ones, equal bases."""
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")}
+        del sections["pretrain"]["shared"]
+        return sections | {"population": {"microbatch": self.population.microbatch}}
+
+    def base(self, member: Member) -> Member:
+        """The base that a member starts from: its seed, and what is swept of its pretraining and its world."""
+        if self.pretrain.shared:
+            return Member(0, {})
+        swept = {path: x for path, x in member.values.items() if path.startswith(("pretrain.", "world."))}
+        return Member(member.seed, swept)
 
     @property
-    def one_world(self) -> bool:
-        """Whether all members play the same world."""
-        swept = any(path.startswith("world.") for path in self.members[0].values)
-        return self.population.tile_maps == "same" and not swept
+    def bases(self) -> tuple[Member, ...]:
+        """Every base once, in the order of the members. Equal bases of any two populations are equal to the bit."""
+        return _distinct(map(self.base, self.members))
 
     @property
-    def starts(self) -> int:
-        """Members that can differ before RL, the first of all: one if all share a base and a world, else everyone."""
-        return 1 if self.pretrain.shared and self.one_world and not self.sft.updates else len(self.members)
+    def base_of(self) -> np.ndarray:
+        """int[M], the place in `bases` of each member's."""
+        bases = self.bases
+        return np.array([bases.index(self.base(member)) for member in self.members])
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int[M], for each member the first that was its twin before RL: the same parameters in the same world."""
+
+        def start(member: Member) -> tuple:
+            tuned = (member.seed, member.values) if self.sft.updates else ()
+            world = {path: x for path, x in member.values.items() if path.startswith("world.")}
+            return (self.base(member), self._tile_order(member), world, tuned)
+
+        points = [start(member) for member in self.members]
+        return np.array([points.index(point) for point in points])
+
+
+def _distinct(members: Iterable[Member]) -> tuple[Member, ...]:
+    once: list[Member] = []
+    for member in members:
+        if member not in once:
+            once.append(member)
+    return tuple(once)
 
 
 SCALES: dict[str, Config] = {
@@ -331,48 +353,20 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-LATER = (
-    "config.population.tile_maps",
-    "config.policy.family",
-    "config.algorithm",
-    "config.sft",
-    "config.pretrain.persona",
-    *(f"config.world.{name}" for name in OPTIONS["EmojiLabyrinth-v0"]),
-    *("config.pretrain.plan_following", "config.pretrain.skill"),
-    *("config.rl.advantage", "config.rl.group", "config.rl.normalise", "config.rl.average"),
-    *("config.rl.informative_groups", "config.rl.absolute_weights", "config.rl.positive_weight"),
-    *("config.rl.negative_weight", "config.rl.clip_dual", "config.rl.reference", "config.rl.reference_weight"),
-    *("config.rl.staleness", "config.rl.importance", "config.rl.imitation", "config.rl.imitation_weight"),
-    *("config.rl.final_imitation_weight", "config.rl.imitation_focus"),
-    *("config.rl.reference_reset", "config.rl.plan_budget", "config.rl.final_plan_budget"),
-)
-"""Fields added after the first version."""
-
-
 def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "config") -> Any:
     """The config that `to_dict` wrote. Nothing in the document is executed.
 
-    Fields that `LATER` names may be missing: their defaults mean what older runs did.
+    A field that is missing was added after the run was made: its default means what older runs did.
 
     Raises:
-        ConfigError: a field is missing, unknown or of another type.
+        ConfigError: a field is unknown or of another type.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
-    unknown = [name for name in document if name not in names]
-    missing = [name for name in names if name not in document and f"{where}.{name}" not in LATER]
-    for problem, found in (("unknown", unknown), ("missing", missing)):
-        if found:
-            raise ConfigError(f"{where}.{found[0]}: {problem} field; this run was made by another version of emojimaze")
+    for name in document:
+        if name not in names:
+            raise ConfigError(f"{where}.{name}: unknown field; this run was made by another version of emojimaze")
     return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document})
-
-
-def of_run(path: Path, document: Mapping[str, Any]) -> Config:
-    """The config of a run directory; raises ConfigError as `from_dict`, and names the file."""
-    try:
-        return from_dict(document)
-    except ConfigError as error:
-        raise ConfigError(f"{path / 'config.json'}: {error}") from None
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -76,8 +76,8 @@ def _joint(make: Callable[[], Run]) -> Run:
     if processes.count() == 1:
         return make()
     run = make() if processes.first() else None
-    path, config, members = _shared_json(run and [str(run.path), run.config, run.members])
-    return JointRun(Path(path), config, members)
+    path, document, members = _shared_json(run and [str(run.path), run.document, run.members])
+    return JointRun(Path(path), document, members)
 
 
 def _shared_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One run directory: config, metrics, checkpoints, training states, summary, figures.
+"""One run: its directory of config, metrics, checkpoints, training states and summary, and what its config stands for.
 
 Every file is written under a hidden name, flushed and renamed, so a kill at any moment leaves a readable directory.
 """
@@ -6,6 +6,7 @@ Every file is written under a hidden name, flushed and renamed, so a kill at any
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -21,10 +22,17 @@ import jax
 import numpy as np
 import pyarrow as pa
 
+from agents.policies import Parameters, Policy
+from agents.runs import config as configs
 from agents.runs import metrics
+from agents.runs.config import Config, Member
+from envs import base
 from ground import checkpoints, files
 from ground.files import RunError
+from ground.terminal import ConfigError
 
+LOSS = "loss"
+"""The metric that is finite where an update was made."""
 SCHEMA = 1
 """Version of the run directory; `open` refuses newer ones."""
 STAGES = ("pretrain", "sft", "rl")
@@ -52,7 +60,7 @@ class Run:
 
     path: Path
     """The run directory."""
-    config: dict
+    document: dict
     """The whole resolved config, as plain JSON values."""
     members: int
     """Size of the population."""
@@ -60,7 +68,84 @@ class Run:
     @property
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that name the configuration."""
-        return config_hash(self.config)
+        return config_hash(self.document)
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The config, typed and checked; raises ConfigError, which names the file."""
+        where = self.path / "config.json"
+        try:
+            config = configs.from_dict(self.document)
+            configs.check(config)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if len(config.members) != self.members:
+            raise RunError(
+                f"{where}: {self.members} members where the config makes {len(config.members)}; "
+                "restore the file, or train again"
+            )
+        return config
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """Its policy family."""
+        return self.config.make_policy()
+
+    @functools.cached_property
+    def world(self) -> base.World:
+        """The world that it plays in."""
+        return self.config.world.make()[0]
+
+    def diverged(self) -> dict[int, str]:
+        """Members whose training has failed, and the update that they could not make, such as "update 12 of rl".
+
+        A member whose loss, gradient or new parameters are not finite stays as it was before that update
+        (`learner.Chunk`), so that its parameters stay finite and it meets the same failure in every later update: its
+        loss tells, as NaN.
+        """
+        failures: dict[int, str] = {}
+        for stage in self.config.stages:
+            table = self.metrics(stage)
+            if LOSS not in table.column_names:
+                continue
+            failed = ~np.isfinite(table[LOSS].to_numpy().reshape(-1, self.members))
+            for member in np.flatnonzero(failed.any(axis=0)):
+                failures.setdefault(int(member), f"update {int(np.argmax(failed[:, member])) + 1} of {stage}")
+        return failures
+
+    @functools.cached_property
+    def kept(self) -> np.ndarray:
+        """int[K], the members that have not diverged as the run stands; only they are measured.
+
+        Raises:
+            RunError: all have.
+        """
+        kept = np.setdiff1d(np.arange(self.members), list(self.diverged()))
+        if not len(kept):
+            raise RunError(f"{self.path}: every member has diverged; train again with a lower learning rate")
+        return kept
+
+    @property
+    def population(self) -> list[Member]:
+        """Who is kept."""
+        return [self.config.members[index] for index in self.kept]
+
+    @functools.cached_property
+    def params(self) -> base.WorldParams:
+        """The world's parameters of the kept members, axis 0."""
+        return jax.tree.map(lambda x: x[self.kept], self.config.world_params())
+
+    @property
+    def caption(self) -> str:
+        """What stands under every figure and table: the run, its config, who was looked at."""
+        gone = self.members - len(self.kept)
+        left_out = f", {gone} diverged and left out" if gone else ""
+        return f"{self.path.name}, config {self.config_hash}, {len(self.kept)} members{left_out}"
+
+    def name_of(self, member: int) -> str:
+        """What messages call a member: its number, its seed, its point of the grid."""
+        one = self.config.members[member]
+        return f"member {member} (seed {one.seed}{', ' + one.label if one.label else ''})"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -104,6 +189,31 @@ class Run:
             tree = checkpoints.load(path)
         self._check_members(path, tree)
         return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self.members, *leaf.shape[1:])), tree)
+
+    def kept_parameters(self, name: str) -> Parameters:
+        """Checkpoint `name` of the kept members: nested dict of NumPy arrays, axis 0 the member.
+
+        Raises:
+            RunError: there is no such checkpoint, its arrays are not those of the run's policy, or hold NaN.
+        """
+        tree = jax.tree.map(lambda x: x[self.kept], self.parameters(name))
+        wanted = dict(jax.tree_util.tree_flatten_with_path(jax.eval_shape(self.policy.init, jax.random.key(0)))[0])
+        stored = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+        where = self.path / "checkpoints" / name
+        for path in [*wanted, *stored]:
+            label = jax.tree_util.keystr(path)
+            shape = list(stored[path].shape[1:]) if path in stored else None
+            expected = list(wanted[path].shape) if path in wanted else None
+            if shape != expected:
+                raise RunError(
+                    f"{where}: {label} has shape {shape} where the run's policy has {expected}; "
+                    "give checkpoints of one policy"
+                )
+            finite = np.isfinite(np.asarray(stored[path], np.float32)).reshape(len(self.kept), -1).all(axis=1)
+            if not finite.all():
+                member = int(self.kept[np.argmin(finite)])
+                raise RunError(f"{where}: {label} of member {member} is not finite; choose an earlier checkpoint")
+        return tree
 
     def save_state(self, stage: str, update: int, tree: Any) -> None:
         """Store the whole training state after `update` updates of `stage`; any tree `checkpoints.save` takes.
@@ -159,6 +269,18 @@ class Run:
         names = STAGES if stage is None else [checkpoint_name(stage)]
         tables = [metrics.read(self.path / "metrics", name, self.members) for name in names]
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def metric(self, stage: str, name: str) -> np.ndarray:
+        """A metric of the kept members in every update of a stage, float64[U, K].
+
+        Raises:
+            RunError: the stage has no such metric.
+        """
+        table = self.metrics(stage)
+        if name not in table.column_names:
+            names = ", ".join(table.column_names) if len(table) else "none"
+            raise RunError(f"{self.path}: no metric {name!r} of {stage}; there are {names}")
+        return table[name].to_numpy().astype(np.float64).reshape(-1, self.members)[:, self.kept]
 
     def check_metrics(self, stage: str, updates: int) -> None:
         """Refuse metrics that lack one of the first `updates` updates of a stage."""

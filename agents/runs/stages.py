@@ -13,8 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents import runs
-from agents.learning import hyperparameters, learner, pretrain, rl, sft
-from agents.runs import health
+from agents.learning import learner, pretrain, rl, sft
 from agents.runs.config import Config
 from ground import processes, seeds, signals
 
@@ -40,7 +39,9 @@ class Stage:
     updates: int
     chunk: int
     members: int
-    """Members that it trains; 1 where the population shares a base."""
+    """Policies that it trains; as many as there are bases where it makes those."""
+    rows: np.ndarray
+    """int[M], the policy that each member of the run gets from this stage; several get one where they share a base."""
     tokens_per_update: int
     """Tokens that one update reads, of all members."""
     program: learner.Chunk
@@ -48,6 +49,10 @@ class Stage:
     """Config and world parameters per member."""
     initial: Callable[[Any], learner.TrainState]
     """Parameters before the stage, or None → state of all members before the first update."""
+
+    def of_members(self, trained: Any) -> Any:
+        """What the stage has trained, laid out by the members of the run; a single policy stays one, for all."""
+        return jax.tree.map(lambda x: x if len(x) == 1 else x[self.rows], trained)
 
 
 def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int | None = None) -> Stage:
@@ -60,37 +65,36 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         members: train only the first ones of the stage; all by default. As many devices share a member's episodes as
             in the stage of all members.
     """
-    policy, (world, params) = config.make_policy(), config.world.make()
+    policy, (world, _) = config.make_policy(), config.world.make()
     microbatch = config.population.microbatch
-    shared, salt, keeps_start, stale = False, 0, False, 0
+    salt, keeps_start, stale = 0, False, 0
     part: Any = getattr(config, name)
-    rows = part.episodes
+    episodes = part.episodes
+    everyone, rows = config.members, np.arange(len(config.members))
     if name == "pretrain":
-        shared, salt = part.shared, part.seed
+        everyone, rows, salt = config.bases, config.base_of, part.seed
     elif name == "sft":
         keeps_start = part.source == "successes"
     else:
         keeps_start, stale = part.reference != "none", part.staleness
-        rows //= part.minibatches
+        episodes //= part.minibatches
         if part.imitation == "sft":
-            rows = math.gcd(rows, config.sft.episodes // part.minibatches)
-    everyone = 1 if shared else len(config.members)
-    members = everyone if members is None else members
-    mesh = mesh or learner.population_mesh(everyone, rows)
+            episodes = math.gcd(episodes, config.sft.episodes // part.minibatches)
+    trained = everyone[:members]
+    mesh = mesh or learner.population_mesh(len(everyone), episodes)
     if mesh.shape["member"] > 1:
-        mesh = Mesh(mesh.devices[: math.gcd(members, mesh.shape["member"])], mesh.axis_names)
+        mesh = Mesh(mesh.devices[: math.gcd(len(trained), mesh.shape["member"])], mesh.axis_names)
     microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
     if name == "rl":
         update = rl.update_function(policy, world, microbatch, config.sft)
     else:
         update = (pretrain if name == "pretrain" else sft).update_function(policy, world, microbatch)
     program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
-    if shared:
-        arguments = (hyperparameters.per_member(part, 1), jax.tree.map(lambda x: x[None], params))
-        drawn = [0]
+    if name == "pretrain":
+        arguments = (config.per_member(name, trained), config.world_params(trained))
     else:
         arguments = jax.tree.map(lambda x: x[:members], (config.per_member(name), config.world_params()))
-        drawn = [member.seed for member in config.members[:members]]
+    drawn = [member.seed for member in trained]
     keys = seeds.training(drawn, name, salt)
 
     def initial(parameters: Any) -> learner.TrainState:
@@ -108,8 +112,9 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         name=name,
         updates=part.updates,
         chunk=part.chunk,
-        members=members,
-        tokens_per_update=members * part.episodes * world.episode_length(),
+        members=len(trained),
+        rows=rows,
+        tokens_per_update=len(trained) * part.episodes * world.episode_length(),
         program=program,
         arguments=arguments,
         initial=initial,
@@ -145,7 +150,7 @@ def run_stage(
     program, arguments = stage.program, stage.program.place(stage.arguments)
     done = int(np.max(state.update))  # that of a member that has diverged stands still
     if not stage.updates:
-        run.save_parameters(stage.name, _host(program, state.parameters))
+        run.save_parameters(stage.name, stage.of_members(_host(program, state.parameters)))
     state = program.place(state)
 
     def end_if_asked():
@@ -170,21 +175,21 @@ def run_stage(
             metrics = learner.on_host(metrics)
         timing.run_seconds += time.perf_counter() - start
         timing.tokens += stage.tokens_per_update * stage.chunk
-        rows = {name: np.broadcast_to(x.T, (stage.chunk, run.members)) for name, x in metrics.items()}
-        run.write_metrics(stage.name, done, rows)
+        run.write_metrics(stage.name, done, {name: x.T[:, stage.rows] for name, x in metrics.items()})
         done += stage.chunk
         if metrics:
             report(done, metrics, timing)
-            if not np.isfinite(metrics[health.SIGN][:, -1]).any():
+            if not np.isfinite(metrics[runs.LOSS][:, -1]).any():
                 raise Diverged(f"{stage.name}: the loss of every member is NaN or infinite after update {done}")
         # Signals and clocks differ between processes; what they do next must not.
         met = processes.meet(caught(), time.perf_counter() - saved_at > 20 * save_seconds)
         stopped, due = int(met[:, 0].max()), bool(met[0, 1])
         chunks = done // stage.chunk
         if done == stage.updates:
-            run.save_parameters(stage.name, _host(program, state.parameters))
+            run.save_parameters(stage.name, stage.of_members(_host(program, state.parameters)))
         elif stage.name == "rl" and chunks & (chunks - 1) == 0:
-            run.save_parameters(runs.checkpoint_name(stage.name, done), _host(program, state.parameters))
+            parameters = stage.of_members(_host(program, state.parameters))
+            run.save_parameters(runs.checkpoint_name(stage.name, done), parameters)
         if done == stage.updates or stopped or due:
             start = time.perf_counter()
             run.save_state(stage.name, done, _host(program, state))

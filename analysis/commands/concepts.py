@@ -111,7 +111,9 @@ def _arms(opened: Subject, checkpoints, sets, command: Command, tell) -> dict[st
         tell(f"{opened.run.path.name}: {name}")
         before, parameters = None, checkpoints[name]
         if name != effect:
-            parameters = jax.tree.map(lambda x: x[: opened.config.starts], parameters)
+            parameters = jax.tree.map(
+                lambda x: x[: 1 if not opened.config.starts.any() else opened.members], parameters
+            )
         elif start != effect:
             before = findings.repeat(arms[start].found, opened.members)
         arms[name] = findings.look(opened, name, parameters, sets, before, command.play_episodes, command.permutations)

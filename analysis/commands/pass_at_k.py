@@ -91,7 +91,7 @@ def _check(command: Command) -> None:
 def _alike(opened: Subject, parameters: Any) -> bool:
     """Whether all members would play alike: one set of parameters, as of a shared base, and one world."""
     same = all(bool((x == x[:1]).all()) for x in jax.tree.leaves(parameters))
-    return opened.config.one_world and same
+    return not opened.config.starts.any() and same
 
 
 def _measure(

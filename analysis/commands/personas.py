@@ -78,7 +78,7 @@ def run(command: Command, console: Console) -> None:
 
 def _measure(opened: Subject, command: Command, parameters: Any) -> tuple[Beliefs, Any]:
     """Beliefs of all members, or of the first where all are alike, who is resampled instead; on the host."""
-    alike = opened.config.one_world and all(bool((x == x[:1]).all()) for x in jax.tree.leaves(parameters))
+    alike = not opened.config.starts.any() and all(bool((x == x[:1]).all()) for x in jax.tree.leaves(parameters))
     count = 1 if alike else opened.members
     first = jax.tree.map(lambda x: x[:count], (parameters, opened.params, opened.config.per_member("pretrain")))
     counts = None

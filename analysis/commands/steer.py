@@ -111,7 +111,7 @@ def _check(command: Command) -> None:
 
 def _concepts(opened: Subject, after, before, sets: findings.Sets):
     """Concepts of the members and of the model before RL, as many of one as of the other."""
-    bases = opened.config.starts
+    bases = 1 if not opened.config.starts.any() else opened.members
     parameters = populations.stack(after, jax.tree.map(lambda x: x[:bases], before))
     maps = jnp.concatenate([opened.params.tile_map, opened.params.tile_map[:bases]])
     both = populations.extract(

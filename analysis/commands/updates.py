@@ -93,7 +93,7 @@ def _said(world: base.World, params: base.WorldParams) -> jax.Array:
 def used_tokens(opened: Subject) -> list[int]:
     """Tokens that occur in the RL worlds of the run's members, as a random player meets them, and the moves."""
     seen = set(tokens.MOVES)
-    for member in range(1 if opened.config.one_world else opened.members):
+    for member in range(1 if not opened.config.starts.any() else opened.members):
         params = jax.tree.map(lambda x, member=member: x[member], opened.params)
         seen |= set(np.unique(np.asarray(_said(opened.world, params))).tolist())
     return sorted(seen)

@@ -76,7 +76,7 @@ def record(path: Path, episodes: int) -> Recording:
     played: list[list[list[Replay]]] = []
     found: list[list[np.ndarray]] = []
     for side, name, parameters in zip(sides, names, stored, strict=True):
-        distinct = min(config.starts, look.members) if name == config.before_rl else look.members
+        distinct = (look.members if config.starts.any() else 1) if name == config.before_rl else look.members
         of_side, projected = [], []
         for member in range(distinct):
             own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, look.params))

@@ -4,15 +4,43 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import xarray as xr
 
 from agents.learning import learner, rl, rollout
 from agents.policies import Parameters, Policy
+from agents.runs import Run
 from analysis import populations
+from analysis.measure import end, measure
 from envs import base
 from ground import seeds
+from ground.terminal import ConfigError
 
 _AT_ONCE = 64
 """Episodes that are played and read at the same time."""
+
+
+@measure(checkpoints=end)
+def divergence(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
+    """How far a policy is from its pretrained base.
+
+    Args:
+        episodes: that each member plays, the same mazes for all; a multiple of 64 if more.
+
+    Returns:
+        `kl` float32[member], KL(π ‖ base) of whole episodes in nats, and `error`, its standard error over episodes.
+    """
+    if episodes < 2 or (episodes > _AT_ONCE and episodes % _AT_ONCE):
+        raise ConfigError(f"--episodes={episodes}: use 2 to {_AT_ONCE}, or a multiple of {_AT_ONCE}")
+    after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, "pretrain"))
+    nats = np.asarray(per_episode(run.policy, after, before, run.world, run.params, episodes), np.float64)
+    units = {"units": "nats per episode"}
+    return xr.Dataset(
+        {
+            "kl": ("member", nats.mean(axis=1), {"long_name": "KL from the base", **units}),
+            "error": ("member", nats.std(axis=1, ddof=1) / np.sqrt(episodes), {"long_name": "its error", **units}),
+        }
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"), compiler_options=learner.OPTIMISED)
