@@ -1,7 +1,4 @@
-"""A figure is a list of panels; a panel is data, and says what it shows.
-
-    figure = draw([Rows({"PPO": estimate, …}, "success at one attempt (%)", percent=True)], width=5.5)
-"""
+"""A figure is a list of panels; a panel is data, and says what it shows."""
 
 import dataclasses
 from collections.abc import Mapping
