@@ -105,7 +105,7 @@ def test_a_base_is_trained_once_for_all_who_share_it(shelf, monkeypatch):
     again = shelf.run(SHORT)
     assert not trained
     assert again.path == runs_made[0].path
-    assert configs.from_dict(again.config) == SHORT
+    assert again.config == SHORT
     base = store.base_of(SHORT)
     assert "return" not in runs.open(shelf.path(base)).summary()
     assert "return" in shelf.run(base).summary()  # now that somebody asks

@@ -17,7 +17,6 @@ import train
 from agents import runs
 from agents.learning import learner
 from agents.learning.rl import RLConfig
-from agents.runs import config as configs
 from agents.runs import metrics, stages
 from agents.runs.config import ConfigError
 from analysis.figures import replays
@@ -59,7 +58,7 @@ def test_a_run_leaves_what_the_design_promises(whole):
         assert whole.figure(name).stat().st_size > 100
     for name in ("pretrain", "rl"):
         assert {leaf.shape[0] for leaf in jax.tree.leaves(whole.parameters(name))} == {2}
-    assert configs.from_dict(whole.config) == config
+    assert whole.config == config
 
 
 def test_the_same_seed_gives_the_same_bits(whole, tmp_path):

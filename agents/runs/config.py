@@ -151,7 +151,7 @@ class Config:
 
     @property
     def bases(self) -> tuple[Member, ...]:
-        """Every base once, in the order of the members. Equal bases of any two populations are equal to the bit."""
+        """Every base once, in the order of the members; equal ones of two populations differ by rounding at most."""
         return _distinct(map(self.base, self.members))
 
     @property
