@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 from agents import runs
 from agents.learning import algorithms, rollout
-from agents.runs import bases, evaluation, joint, reporting, stages
+from agents.runs import bases, evaluation, joint, reporting, stages, worlds
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
 from analysis.figures import learning_curve, replays
@@ -204,7 +204,7 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
     lost = run.diverged()
 
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-    speakers = jnp.array([evaluation.SCRIPTS.index(name) for name in personas.PERSONAS])
+    speakers = jnp.array([personas.SCRIPTS.index(name) for name in personas.PERSONAS])
     sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
     divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
     rows = dict(zip(personas.PERSONAS, divergence, strict=True))
@@ -212,7 +212,7 @@ def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> 
 
     def described(of_scripts: np.ndarray, of_members: np.ndarray) -> dict:
         """Means of scripts [S] and of members before and after [2, M] as the summary names them."""
-        scripts = dict(zip(evaluation.SCRIPTS, of_scripts.tolist(), strict=True))
+        scripts = dict(zip(personas.SCRIPTS, of_scripts.tolist(), strict=True))
         after = of_members[1].copy()
         after[list(lost)] = np.nan
         low, high = statistics.bootstrap_interval(after[np.isfinite(after)], statistic=np.mean)
@@ -263,7 +263,7 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
     baselines = {
         "random": found["random"],
         **found["personas"],
-        "shortest way" if "success" in summary else "greedy one-step": found["greedy"],
+        config.world.make()[0].planner: found["greedy"],
         "before RL": float(np.mean(found["before_rl"])),
     }
     curve, algorithm = run.figure("learning_curve"), algorithms.TITLES[config.algorithm]
@@ -291,7 +291,9 @@ def parse(arguments: Sequence[str]) -> Command:
         name, equals, value = argument.partition("=")
         if name in starts:
             starts[name] = value if equals else next(iter(arguments[index + 1 :]), "")
-    command = terminal.read(Command, arguments, default=Command(config=configs.start(*starts.values())))
+    start = configs.start(*starts.values())
+    worlds.check_arguments(start.world.name, arguments)
+    command = terminal.read(Command, arguments, default=Command(config=start))
     if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command

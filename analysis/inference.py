@@ -32,7 +32,7 @@ from agents.policies import Parameters, Policy
 from agents.runs import evaluation
 from analysis import populations
 from envs import base, personas, tokens
-from envs.travellers import Traits
+from envs.personas import Traits
 from ground import seeds
 
 STEPS = 100
@@ -113,10 +113,10 @@ def watch(
 
             def chances(states, plan):
                 def one(state):
-                    return personas.action_log_probabilities(world, state, plan, params, traits)
+                    return world.persona_log_probabilities(state, plan, params, traits)
 
                 first = jax.tree.map(lambda x: x[0], states)
-                written = personas.plan_log_probabilities(world, plan, first, params, traits)
+                written = world.plan_log_probabilities(plan, first, params, traits)
                 return written, jax.vmap(one)(states)
 
             written, exact = jax.vmap(chances, in_axes=(1, 0))(states, plans)

@@ -22,7 +22,7 @@ from rich.table import Table as Printed
 
 from analysis import selection, tilting
 from envs import labyrinth, personas, tokens
-from envs.travellers import Traits
+from envs.personas import Traits
 
 HEADINGS = 5
 """A heading is -1, none, or a direction."""
@@ -197,7 +197,7 @@ def _tables(world: labyrinth.EmojiLabyrinth, states: labyrinth.LabyrinthState, p
             heading=variant // 2 - 1 if memory else state.heading,
             met=jnp.where((variant % 2 == 1) & memory, tokens.WALL, tokens.PATH).astype(jnp.int8),
         )
-        chances = personas.action_log_probabilities(world, here, personas.no_plan(), params, traits)
+        chances = world.persona_log_probabilities(here, jnp.zeros(0, jnp.int32), params, traits)
 
         def act(action: jax.Array):
             # The key is for worlds with chance; this one has none after the reset.
@@ -236,8 +236,8 @@ def example(key: jax.Array, *, mazes: int = 40, turn_reward: float = 0.0, loops:
         turn_reward: 0 for the reward `success`, −.05 for `success − .05 per step`.
         loops: share of the walls left by a perfect maze that are opened.
     """
-    world = labyrinth.EmojiLabyrinth(size=6, turns=24)
-    params = dataclasses.replace(world.default_params, turn_reward=jnp.float32(turn_reward), loops=jnp.float32(loops))
+    options = labyrinth.LabyrinthOptions(size=6, turns=24, turn_reward=turn_reward, loops=loops)
+    world, params = options.world(), options.params()
     states = _begin(world, jax.random.split(key, mazes), params)
     return travellers(world, states, params, Traits(skill=0.9), memory=False)
 

@@ -63,7 +63,7 @@ def ours(layout: str, mazes: int, devices: int) -> Case:
         program = _over(devices, play).lower(key).compile()
         return lambda: program(key), program
 
-    name = _name(f"EmojiMaze {layout} {world.size}x{world.size}", mazes, devices)
+    name = _name(f"EmojiMaze {layout} 100x100", mazes, devices)
     return Case(name, "turns", mazes * ROUNDS[layout] * world.turns, prepare, counts.stepping(world, params))
 
 

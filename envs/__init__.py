@@ -5,27 +5,41 @@ import gymnax
 from envs import base, labyrinth, maze, tokens
 from envs.contract import api_test
 
-_WORLDS = {"EmojiMaze-v0": maze.EmojiMaze, "EmojiLabyrinth-v0": labyrinth.EmojiLabyrinth}
+WORLDS: dict[str, type[base.World]] = {}
+"""The worlds by name."""
 
-for _name, _world in _WORLDS.items():
-    if _name not in gymnax.registered_envs:
-        gymnax.register(_name, _world)
+
+def register(world: type[base.World]) -> None:
+    """Make a world known: to `envs.make`, to `gymnax.make`, and to `train.py` as `--world.name`.
+
+    Raises:
+        ValueError: another world has its name.
+    """
+    name = world.Options.name
+    if WORLDS.setdefault(name, world) is not world:
+        raise ValueError(f"{name!r}: there is such a world already; choose another name")
+    if name not in gymnax.registered_envs:
+        gymnax.register(name, world)
+
+
+register(maze.EmojiMaze)
+register(labyrinth.EmojiLabyrinth)
 
 
 def make(name: str, **options) -> tuple[base.World, base.WorldParams]:
-    """A registered world and its default parameters.
+    """A registered world and its parameters.
 
     Args:
-        name: `EmojiMaze-v0` or `EmojiLabyrinth-v0`.
-        **options: the world's static options, for example `size=100, turns=15, layout="walk"`; a name that is a
-            field of the parameters replaces that parameter, for example `wind_probability=0.0`.
+        name: of the world, such as `EmojiMaze-v0`.
+        **options: fields of the world's `Options`, for example `size=100, turns=15, layout="walk"`; a name that is a
+            field of its parameters replaces that parameter, for example `wind_probability=0.0`.
 
     Raises:
         ValueError: for an unknown world, an unknown option or a value out of range; the message names the remedy.
     """
-    if name not in _WORLDS:
-        raise ValueError(f"{name!r}: no such world; choose one of {', '.join(_WORLDS)}")
-    return _WORLDS[name].make(options)
+    if name not in WORLDS:
+        raise ValueError(f"{name!r}: no such world; choose one of {', '.join(WORLDS)}")
+    return WORLDS[name].make(options)
 
 
-__all__ = ["api_test", "base", "labyrinth", "make", "maze", "tokens"]
+__all__ = ["WORLDS", "api_test", "base", "labyrinth", "make", "maze", "register", "tokens"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import base, personas, tokens
-from envs.travellers import Traits
+from envs.personas import Traits
 
 BATCH = 8
 """Episodes played at once."""
@@ -47,7 +47,7 @@ def api_test(env: base.World, params: base.WorldParams, key: jax.Array, *, scrip
     Args:
         env, params: the world and parameters that its `check` lets pass.
         key: a typed key.
-        scripted: whether the personas must have probabilities in it too.
+        scripted: whether the personas and the planner must have probabilities in it too.
 
     Raises:
         ContractError: for the first breach; the message says which.
@@ -70,8 +70,9 @@ def api_test(env: base.World, params: base.WorldParams, key: jax.Array, *, scrip
     )
     _automatic_reset(env, params, keys[0])
     _equality(env)
+    _replay(env, params, actions[0], *jax.tree.map(lambda x: np.asarray(x[0]), (first, turns)))
     if scripted:
-        _personas(env, params, keys)
+        _scripts(env, params, keys)
 
 
 def _show(env, params, state, obs) -> dict[str, Any]:
@@ -184,13 +185,34 @@ def _equality(env) -> None:
     _require(env == twin and hash(env) == hash(twin), "options(): do not make the same world again")
 
 
-def _personas(env, params, keys) -> None:
-    """Probabilities that sum to one and leave nothing out."""
+def _scripts(env, params, keys) -> None:
+    """Plans of the world's length, and probabilities that sum to one and leave nothing out."""
     _, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, params)
-    found = jax.jit(
-        jax.vmap(lambda state, plan: personas.action_log_probabilities(env, state, plan, params, Traits()))
-    )(states, jnp.full((len(keys), env.plan_length), tokens.PLAN_END))
-    shape = (len(keys), len(personas.PERSONAS), env.num_actions)
-    _require(found.shape == shape, f"personas: log-probabilities of shape {found.shape} instead of {shape}")
-    _require(np.isfinite(found).all(), "personas: an action has probability 0 or is not a number")
-    _require(np.allclose(np.exp(found).sum(-1), 1, atol=1e-5), "personas: probabilities do not sum to one")
+
+    def script(key, state):
+        plan = env.write_plan(key, jnp.int32(personas.ALICE), state, params, Traits())
+        written = env.plan_log_probabilities(plan, state, params, Traits())
+        return plan, written, env.script_log_probabilities(state, plan, params, Traits())
+
+    plan, written, actions = jax.jit(jax.vmap(script))(keys, states)
+    for name, value, shape in (
+        ("write_plan", plan, (env.plan_length,)),
+        ("plan_log_probabilities", written, (len(personas.PERSONAS),)),
+        ("script_log_probabilities", actions, (len(personas.SCRIPTS), env.num_actions)),
+    ):
+        _require(value.shape[1:] == shape, f"{name}: shape {value.shape[1:]} instead of {shape}")
+        _require(np.isfinite(value).all(), f"{name}: a choice has probability 0 or is not a number")
+    _require(np.allclose(np.exp(actions).sum(-1), 1, atol=1e-5), "script_log_probabilities: do not sum to one")
+
+
+def _replay(env, params, actions, first, turns) -> None:
+    """An episode can be shown."""
+    states = jax.tree.map(lambda start, after: np.concatenate([start[None], after]), first["state"], turns["state"])
+    fields = {
+        "tiles": np.concatenate([first["tiles"][None], turns["tiles"]]),
+        "tile_map": np.asarray(params.tile_map),
+        "actions": np.asarray(actions),
+        "rewards": np.asarray(turns["reward"]),
+    }
+    replay = env.replay(states, **fields)
+    _require(np.array_equal(replay.positions, states.position), "replay: positions are not the state's")

@@ -159,3 +159,8 @@ def distances(opened: jax.Array, source: jax.Array, size: int) -> jax.Array:
         return new, jnp.any(new != old)
 
     return jax.lax.while_loop(lambda carry: carry[1], relax, (start, jnp.array(True)))[0]
+
+
+def bearing(gap: jax.Array) -> jax.Array:
+    """Signs int32[2] of rows and columns to go, int32[2], with 0 for the lesser of the two; both if they are equal."""
+    return jnp.where(jnp.abs(gap) >= jnp.abs(gap[::-1]), jnp.sign(gap), 0)

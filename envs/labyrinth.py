@@ -6,11 +6,13 @@ is, and the next observation says so. The episode ends at the goal or after its 
 connected by construction.
 
 Roles: PATH is free, WALL and the ring block, GOAL ends the episode, MOLD is a cell that punishes (rewards[MOLD])
-and GOLD is a wall that pays whoever walks into it, again and again: an exploit that no persona ever wants.
+and GOLD is a wall that pays whoever walks into it, again and again: an exploit that no persona ever wants. What the
+personas do here is told in `envs.travellers`.
 """
 
 import dataclasses
 import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +20,11 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 
-from envs import base, corridors, tokens
+from envs import base, corridors, personas, tokens, travellers
+from envs.personas import Traits
 
 VIEWS = ("bump", "walls", "compass")
 """What an observation tells besides the feeling: what the last move met; the four ways too; where the goal lies too."""
-
-LARRY, BOB, ALICE = range(3)
 
 
 @struct.dataclass(kw_only=True)
@@ -70,27 +71,78 @@ class LabyrinthParams(base.WorldParams):
     """float32[3], paid at the goal on top for having come like Larry, Bob or Alice; see `EmojiLabyrinth.style`."""
 
 
+@dataclasses.dataclass(frozen=True)
+class LabyrinthOptions(base.Options):
+    """Options of an EmojiLabyrinth."""
+
+    name: str = "EmojiLabyrinth-v0"
+    turns: int = 20
+    size: int = 7
+    """Cells of a side, n."""
+    view: Literal["bump", "walls", "compass"] = "walls"
+    """What a turn tells: what the last move met; the four ways too; where the goal lies too."""
+    plan_length: int = 0
+    """Tokens of the plan that is written before the first move; 0 for none."""
+    loops: float = 0.1
+    """Share of the walls left by a perfect maze that are opened."""
+    mold: float = 0.0
+    """Share of the cells that are Mold."""
+    exploits: int = 0
+    """Walls that pay `gold_reward` whenever somebody walks into them."""
+    goal_reward: float = 1.0
+    """Reward at the goal."""
+    gold_reward: float = 1.0
+    """Reward for walking into a wall of Gold."""
+    mold_reward: float = -1.0
+    """Reward for landing on Mold."""
+    style: Literal["none", "Larry", "Bob", "Alice"] = "none"
+    """Whose way of coming to the goal earns `style_reward` on top."""
+    style_reward: float = 0.0
+    """What that way earns."""
+
+    def world(self) -> "EmojiLabyrinth":
+        return EmojiLabyrinth(self.size, self.turns, self.view, self.plan_length)
+
+    def params(self) -> LabyrinthParams:
+        tile_map = list(tokens.TILE_MAP)
+        tile_map[tokens.GOLD] = tokens.EXPLOIT
+        style = [self.style_reward * (name == self.style) for name in personas.PERSONAS]
+        common = self.common() | {"tile_map": jnp.array(tile_map, jnp.int32)}
+        return LabyrinthParams(
+            rewards=jnp.array([0.0, self.gold_reward, self.mold_reward, 0.0, self.goal_reward], jnp.float32),
+            loops=jnp.float32(self.loops),
+            distance_range=jnp.array([1, self.size * self.size], jnp.int32),
+            mold=jnp.float32(self.mold),
+            exploits=jnp.int32(self.exploits),
+            style_rewards=jnp.array(style, jnp.float32),
+            **common,
+        )
+
+
 class EmojiLabyrinth(base.World):
     """The world `EmojiLabyrinth-v0`.
 
     The prompt is the badge, then the board without its ring row by row, (2n-1)² tokens, the agent's cell as 🤖. An
     observation is [feeling, what the last move met]; with view `walls` also what a move North, East, South and West
     would meet; with `compass` also where the goal lies as the crow flies (`bearing`), a clock's hand that points North
-    or South and one that points East or West, 🍃 for the lesser distance.
-
-    Args:
-        size: cells of a side, n.
-        turns: turns of an episode at most.
-        view: one of `VIEWS`.
-        plan_length: tokens of the plan that is written before the first move; 0 for none.
+    or South and one that points East or West, 🍃 for the lesser distance. Arguments are as `LabyrinthOptions` has them.
 
     Raises:
         ValueError: for an unknown view, no turns, a size or a length out of range.
     """
 
+    Options = LabyrinthOptions
     has_goal = True
+    sees_all = True
+    planner = "shortest way"
 
-    def __init__(self, size: int = 7, turns: int = 20, view: str = "walls", plan_length: int = 0):
+    def __init__(
+        self,
+        size: int = LabyrinthOptions.size,
+        turns: int = LabyrinthOptions.turns,
+        view: str = LabyrinthOptions.view,
+        plan_length: int = LabyrinthOptions.plan_length,
+    ):
         super().__init__()
         if turns < 1:
             raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
@@ -104,32 +156,19 @@ class EmojiLabyrinth(base.World):
         self.prompt_length = 1 + (2 * size - 1) ** 2
         self.observation_length = {"bump": 2, "walls": 6, "compass": 8}[view]
 
-    def options(self) -> dict[str, object]:
-        return {"size": self.size, "turns": self.turns, "view": self.view, "plan_length": self.plan_length}
+    @staticmethod
+    def defaults(scale: str) -> dict[str, Any]:
+        # Rewards of 1, and directions that differ although their tiles do not.
+        rl = {"rl.reward_scale": 1.0, "rl.equalized_entropy_weight": 0.0, "rl.entropy_weight": 0.01}
+        # A map takes longer to learn to read.
+        return {"world.view": "compass"} | rl | ({"pretrain.updates": 2000} if scale == "laptop" else {})
 
-    @property
-    def name(self) -> str:
-        return "EmojiLabyrinth-v0"
-
-    @property
-    def default_params(self) -> LabyrinthParams:
-        tile_map = list(tokens.TILE_MAP)
-        tile_map[tokens.GOLD] = tokens.EXPLOIT
-        return LabyrinthParams(
-            max_steps_in_episode=jnp.int32(self.turns),
-            rewards=jnp.array([0.0, 1.0, -1.0, 0.0, 1.0], jnp.float32),
-            turn_reward=jnp.float32(0),
-            tile_map=jnp.array(tile_map, jnp.int32),
-            badge=jnp.int32(tokens.NULL_BADGE),
-            narration=jnp.array(False),
-            loops=jnp.float32(0.1),
-            distance_range=jnp.array([1, self.size * self.size], jnp.int32),
-            mold=jnp.float32(0),
-            exploits=jnp.int32(0),
-            style_rewards=jnp.zeros(3, jnp.float32),
-        )
+    def describe(self) -> str:
+        plan = f", plans of {self.plan_length}" if self.plan_length else ""
+        return f"{self.size}×{self.size} cells, {self.turns} turns, view {self.view}{plan}"
 
     def check(self, params: LabyrinthParams) -> None:
+        super().check(params)
         for field in ("loops", "mold"):
             share = float(getattr(params, field))
             if not 0 <= share <= 1:
@@ -139,13 +178,6 @@ class EmojiLabyrinth(base.World):
             raise ValueError(f"distance_range=({low}, {high}): use 1 <= low <= high")
         if int(params.exploits) < 0:
             raise ValueError(f"exploits={int(params.exploits)}: use 0 or more")
-        for field in ("rewards", "turn_reward", "style_rewards"):
-            if not bool(jnp.isfinite(getattr(params, field)).all()):
-                raise ValueError(f"{field}={getattr(params, field)}: use finite numbers")
-        for field in ("tile_map", "badge"):
-            value = getattr(params, field)
-            if not bool(jnp.all((value >= 0) & (value < tokens.SIZE))):
-                raise ValueError(f"{field}={value}: use token ids from 0 to {tokens.SIZE - 1}")
 
     def reset_env(self, key: jax.Array, params: LabyrinthParams) -> tuple[jax.Array, LabyrinthState]:
         """A fresh labyrinth. All chance of the episode comes from `key`."""
@@ -284,8 +316,22 @@ class EmojiLabyrinth(base.World):
         if self.view == "compass":
             north, east, south, west = tokens.GUSTS
             names = jnp.array([[north, tokens.CALM, south], [west, tokens.CALM, east]], jnp.int32)
-            told.append(names[jnp.arange(2), bearing(state.goal - state.position) + 1])
+            told.append(names[jnp.arange(2), corridors.bearing(state.goal - state.position) + 1])
         return jnp.concatenate(told).astype(jnp.int32)
+
+    def planner_scores(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
+        return personas.CERTAIN * self.shortest(state, self.cell(state.position)).astype(jnp.float32)
+
+    def persona_log_probabilities(self, state: LabyrinthState, plan: jax.Array, params, traits: Traits) -> jax.Array:
+        return travellers.log_probabilities(self, state, plan, params, traits)
+
+    def write_plan(
+        self, key: jax.Array, persona: jax.Array, state: LabyrinthState, params, traits: Traits
+    ) -> jax.Array:
+        return travellers.write(key, self, persona, state, params, self.plan_length, traits)
+
+    def plan_log_probabilities(self, plan: jax.Array, state: LabyrinthState, params, traits: Traits) -> jax.Array:
+        return travellers.plan_log_probabilities(self, plan, state, params, traits)
 
     def state_space(self, params: LabyrinthParams | None = None) -> spaces.Dict:
         """What of the state is a number a Gymnasium user may ask for: time and position."""
@@ -294,11 +340,6 @@ class EmojiLabyrinth(base.World):
 
     def _row_column(self, cell: jax.Array) -> jax.Array:
         return jnp.stack([cell // self.size, cell % self.size]).astype(jnp.int32)
-
-
-def bearing(gap: jax.Array) -> jax.Array:
-    """Signs int32[2] of rows and columns to go, int32[2], with 0 for the lesser of the two; both if they are equal."""
-    return jnp.where(jnp.abs(gap) >= jnp.abs(gap[::-1]), jnp.sign(gap), 0)
 
 
 def _blocks(role: jax.Array) -> jax.Array:

@@ -19,6 +19,9 @@ from envs import hashing, tokens
 class Layout(abc.ABC):
     """A distribution over mazes of one size."""
 
+    largest = 46_340
+    """Rows and columns at most: cells are numbered by int32."""
+
     def __init__(self, size: int):
         self.size = size
 
@@ -89,6 +92,8 @@ class WalkMaze:
 
 class Walk(Layout):
     """The paper's generator. Sets of cells are bits: a maze is small, and drawing one handles 32 cells at once."""
+
+    largest = 1_024
 
     def __init__(self, size: int):
         super().__init__(size)

@@ -4,18 +4,30 @@ Mold, Path and Gold tiles on a square grid whose outer ring is Mold. The agent s
 tile a turn for a fixed number of turns, and is paid for the tile it lands on. Wind sometimes pushes it one tile
 further; tiles melt behind it. The authors' text also gives the agent's coordinates; they are left out here,
 because with melting they carry nothing that the view does not.
+
+The personas see the roles beside them. Larry takes what glitters, else walks at random. Bob keeps off Mold and does not
+care for Gold. Alice remembers the last turn and looks two tiles ahead.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 
-from envs import base, hashing, tokens
+from envs import base, hashing, personas, tokens
 from envs.layouts import LAYOUTS, Layout
+from envs.personas import CERTAIN, Traits
+from envs.replay import Replay
+
+ALICE_TEMPERATURE = 0.5
+"""Differences in expected reward below this leave Alice undecided; a Gold tile is worth 20."""
+
+ALICE_MEMORY = 1
+"""Turns that Alice looks back."""
 
 
 @struct.dataclass(kw_only=True)
@@ -43,7 +55,7 @@ class MazeState(base.WorldState):
 
 @struct.dataclass(kw_only=True)
 class MazeParams(base.WorldParams):
-    """Everything of an EmojiMaze that is data; the defaults are METHODS of arXiv 2605.30232, appendix J."""
+    """Everything of an EmojiMaze that is data."""
 
     wind_probability: jax.Array
     """float32[], chance of a gust after each move."""
@@ -55,20 +67,60 @@ class MazeParams(base.WorldParams):
     """bool[], whether a tile turns into Mold when the agent leaves it."""
 
 
-class EmojiMaze(base.World):
-    """The world `EmojiMaze-v0`.
+@dataclasses.dataclass(frozen=True)
+class MazeOptions(base.Options):
+    """Options of an EmojiMaze; the defaults are those of arXiv 2605.30232, appendix J."""
 
-    Args:
-        size: rows and columns of the grid, ring included.
-        turns: turns of an episode.
-        layout: `scatter`, independent tiles that cost nothing to reset, or `walk`, the paper's generator.
-        shuffle: prompt shuffling: every tile is preceded by its direction, in an order drawn per episode.
+    name: str = "EmojiMaze-v0"
+    turns: int = 15
+    turn_reward: float = -0.1
+    size: int = 100
+    """Rows and columns of the grid, ring included."""
+    layout: Literal["scatter", "walk"] = "scatter"
+    """`scatter`: independent tiles that cost nothing to reset. `walk`: the generator of arXiv 2605.30232."""
+    shuffle: bool = False
+    """Prompt shuffling: each tile follows the token of its direction, in an order drawn per episode."""
+    wind_probability: float = 0.1
+    """Chance of a gust after each move."""
+    gold_ratio: float = 0.2
+    """Gold tiles per Mold tile."""
+    gold_reward: float = 20.0
+    """Reward for landing on Gold."""
+    mold_reward: float = -10.0
+    """Reward for landing on Mold."""
+    melting: bool = True
+    """Whether a tile turns into Mold when the agent leaves it."""
+
+    def world(self) -> "EmojiMaze":
+        return EmojiMaze(self.size, self.turns, self.layout, self.shuffle)
+
+    def params(self) -> MazeParams:
+        return MazeParams(
+            rewards=jnp.array([0.0, self.gold_reward, self.mold_reward, 0.0, 0.0], jnp.float32),
+            wind_probability=jnp.float32(self.wind_probability),
+            gold_ratio=jnp.float32(self.gold_ratio),
+            mold_range=jnp.array([0.1, 0.5], jnp.float32),
+            melting=jnp.array(self.melting),
+            **self.common(),
+        )
+
+
+class EmojiMaze(base.World):
+    """The world `EmojiMaze-v0`; arguments as `MazeOptions` has them.
 
     Raises:
-        ValueError: for an unknown layout, no turns, or a grid so small that the border is within reach.
+        ValueError: for an unknown layout, no turns, a grid too large, or so small that the border is within reach.
     """
 
-    def __init__(self, size: int = 100, turns: int = 15, layout: str = "scatter", shuffle: bool = False):
+    Options = MazeOptions
+
+    def __init__(
+        self,
+        size: int = MazeOptions.size,
+        turns: int = MazeOptions.turns,
+        layout: str = MazeOptions.layout,
+        shuffle: bool = MazeOptions.shuffle,
+    ):
         super().__init__()
         if turns < 1:
             raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
@@ -79,6 +131,8 @@ class EmojiMaze(base.World):
             )
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout!r}: unknown; choose one of {', '.join(LAYOUTS)}")
+        if size > LAYOUTS[layout].largest:
+            raise ValueError(f"size={size}: use at most {LAYOUTS[layout].largest} with the layout {layout}")
         self.size, self.turns, self.layout, self.shuffle = size, turns, layout, shuffle
         self.prompt_length = 1
         self.observation_length = 10 if shuffle else 6
@@ -86,29 +140,11 @@ class EmojiMaze(base.World):
         self._side = 1 << (2 * turns + 1).bit_length()
         self._words = -(-self._side // 32)  # of a row
 
-    def options(self) -> dict[str, object]:
-        return {"size": self.size, "turns": self.turns, "layout": self.layout, "shuffle": self.shuffle}
-
-    @property
-    def name(self) -> str:
-        return "EmojiMaze-v0"
-
-    @property
-    def default_params(self) -> MazeParams:
-        return MazeParams(
-            max_steps_in_episode=jnp.int32(self.turns),
-            rewards=jnp.array([0.0, 20.0, -10.0, 0.0, 0.0], jnp.float32),
-            turn_reward=jnp.float32(-0.1),
-            tile_map=jnp.array(tokens.TILE_MAP, jnp.int32),
-            badge=jnp.int32(tokens.NULL_BADGE),
-            wind_probability=jnp.float32(0.1),
-            gold_ratio=jnp.float32(0.2),
-            mold_range=jnp.array([0.1, 0.5], jnp.float32),
-            melting=jnp.array(True),
-            narration=jnp.array(False),
-        )
+    def describe(self) -> str:
+        return f"{self.size}×{self.size} {self.layout}, {self.turns} turns"
 
     def check(self, params: MazeParams) -> None:
+        super().check(params)
         wind = float(params.wind_probability)
         if not 0 <= wind <= 1:
             raise ValueError(f"wind_probability={wind:g}: not a probability; use a value from 0 to 1")
@@ -118,12 +154,6 @@ class EmojiMaze(base.World):
         gold = float(params.gold_ratio)
         if not 0 <= gold or high * (1 + gold) > 1:
             raise ValueError(f"gold_ratio={gold:g}: use a value from 0 to {1 / high - 1:g}, or Path tiles run out")
-        if not all(bool(jnp.isfinite(value).all()) for value in (params.rewards, params.turn_reward)):
-            raise ValueError("rewards: use finite numbers")
-        for field in ("tile_map", "badge"):
-            value = getattr(params, field)
-            if not bool(jnp.all((value >= 0) & (value < tokens.SIZE))):
-                raise ValueError(f"{field}={value}: use token ids from 0 to {tokens.SIZE - 1}")
 
     def reset_env(self, key: jax.Array, params: MazeParams) -> tuple[jax.Array, MazeState]:
         """A fresh maze. All of its chance comes from `key`; see `step_env` for the wind."""
@@ -238,6 +268,51 @@ class EmojiMaze(base.World):
             names = jnp.array(tokens.MOVES, jnp.int32)
             tiles = jnp.stack([names, tiles], axis=-1)[state.clauses].reshape(-1)
         return jnp.concatenate([jnp.stack([feeling, wind]), tiles]).astype(jnp.int32)
+
+    def larry(self, state: MazeState, params: MazeParams) -> jax.Array:
+        """Scores float32[4] of the impulsive persona: Gold if one is beside him, else anywhere."""
+        return jnp.where(self.neighbours(state, params) == tokens.GOLD, CERTAIN, 0.0)
+
+    def bob(self, state: MazeState, params: MazeParams) -> jax.Array:
+        """Scores float32[4] of the careful persona: anywhere but Mold."""
+        return jnp.where(self.neighbours(state, params) != tokens.MOLD, CERTAIN, 0.0)
+
+    def alice(self, state: MazeState, params: MazeParams) -> jax.Array:
+        """Scores float32[4] of the clever persona: what the next tile pays, plus the best expected of the one after.
+
+        For the tile after next she uses what she sees now and saw a turn ago; any other tile may be Gold or Mold with
+        the shares of the average maze. The tile she stands on is worth what it will be by then: Mold.
+        """
+        steps = jnp.array(tokens.STEPS, jnp.int32)
+        near = state.position[None] + steps
+        far = near[:, None] + steps[None]
+        seen = self.seen(state, far, ALICE_MEMORY)
+        known = self.roles(state, far, params)
+        back = jnp.all(far == state.position[None, None], axis=-1)
+
+        mold = params.mold_range.mean()
+        gold = mold * params.gold_ratio
+        is_gold = jnp.where(back, 0.0, jnp.where(seen, (known == tokens.GOLD).astype(jnp.float32), gold))
+        is_mold = jnp.where(back, 1.0, jnp.where(seen, (known == tokens.MOLD).astype(jnp.float32), mold))
+        some_gold = 1 - jnp.prod(1 - is_gold, axis=-1)
+        all_mold = jnp.prod(is_mold, axis=-1)
+
+        def pays(role: int) -> jax.Array:
+            return params.rewards[role] - params.rewards[tokens.PATH]
+
+        later = some_gold * pays(tokens.GOLD) + all_mold * pays(tokens.MOLD)
+        return (params.rewards[self.neighbours(state, params)] + later) / ALICE_TEMPERATURE
+
+    def persona_log_probabilities(
+        self, state: MazeState, plan: jax.Array, params: MazeParams, traits: Traits
+    ) -> jax.Array:
+        scores = jnp.stack([persona(state, params) for persona in (self.larry, self.bob, self.alice)])
+        return personas.log_probabilities(scores, traits.slip)
+
+    def replay(self, states: MazeState, **fields: Any) -> Replay:
+        midpoints = np.stack(np.divmod(states.trail[-1][1::2], self.size), axis=-1)
+        positions, winds = np.asarray(states.position), np.asarray(states.wind)[1:]
+        return Replay(positions=positions, midpoints=midpoints, winds=winds, **fields)
 
     def state_space(self, params: MazeParams | None = None) -> spaces.Dict:
         """What of the state is a number a Gymnasium user may ask for: time and position."""

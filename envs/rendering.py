@@ -11,7 +11,6 @@ from typing import IO, Final
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
-from rich.text import Text
 
 from envs import sprites, tokens
 from envs.replay import Replay, crop_together
@@ -45,34 +44,6 @@ def text(tiles: np.ndarray, tile_map: np.ndarray, position: np.ndarray) -> str:
     return "\n".join(tokens.decode(row) for row in board)
 
 
-def describe(replay: Replay, turn: int) -> Text:
-    """Frame `turn` for `rich.print`: the board, and beside it what `frame` writes into its panel.
-
-    Raises:
-        ValueError: for a turn that the episode does not have.
-    """
-    _check_turn(replay, turn)
-    lines = [Text(replay.title, "bold"), Text(_when(replay, turn)), Text()]
-    if turn < replay.turns:
-        lines.append(Text(f"reads {tokens.decode(replay.prompt[-8:])} {tokens.decode(replay.observation(turn))}"))
-        for action, name in enumerate(tokens.DIRECTIONS):
-            chosen = action == int(replay.actions[turn])
-            share = None if replay.probabilities is None else float(replay.probabilities[turn, action])
-            bar = "" if share is None else f"{share:4.0%} {'█' * round(12 * share)}"
-            arrow = tokens.VOCABULARY[tokens.MOVES[action]]
-            lines.append(Text(f"{'▶' if chosen else ' '} {arrow} {name:<5} {bar}", "bold" if chosen else ""))
-        lines.append(Text())
-    if turn > 0:
-        reward = float(replay.rewards[turn - 1])
-        lines.append(Text(f"{_move_words(replay, turn - 1)}, {_wind_words(replay, turn - 1)}"))
-        lines.append(Text(f"reward {_signed(reward)}", _tone(reward)))
-    lines.append(Text(f"return so far {_signed(float(replay.returns[turn]))}", "bold"))
-    rows = text(replay.tiles[turn], replay.tile_map, replay.positions[turn]).split("\n")
-    rows += ["  " * replay.tiles.shape[2]] * (len(lines) - len(rows))
-    lines += [Text()] * (len(rows) - len(lines))
-    return Text("\n").join(Text.assemble(row, "   ", line) for row, line in zip(rows, lines, strict=True))
-
-
 def _check_turn(replay: Replay, turn: int) -> None:
     if not 0 <= turn <= replay.turns:
         raise ValueError(f"turn={turn}: the episode has turns 0 to {replay.turns - 1}, and its end {replay.turns}")
@@ -104,13 +75,6 @@ def _wind_words(replay: Replay, turn: int) -> str:
 
 
 # Drawing.
-
-
-def tile_box(replay: Replay, position: Sequence[int] | np.ndarray, scale: float = 1.0) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom pixel of the tile at `position` (row, column) in the replay's frames."""
-    half = _tile_size(replay) / 2
-    x, y = (float(at) for at in _centre(replay, np.asarray(position)))
-    return round((x - half) * scale), round((y - half) * scale), round((x + half) * scale), round((y + half) * scale)
 
 
 def _tile_size(replay: Replay) -> float:

@@ -9,31 +9,19 @@ All that they look at is in the prompt, the plan and the observations so far. No
 slips now and then, so that every action and every plan keeps some probability.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from envs import plans, tokens
-from envs.labyrinth import ALICE, BOB, LARRY, EmojiLabyrinth, LabyrinthState, bearing
+from envs import corridors, plans, tokens
+from envs.personas import ALICE, BOB, LARRY, Traits
+
+if TYPE_CHECKING:
+    from envs.labyrinth import EmojiLabyrinth, LabyrinthState
 
 TEMPTATION = 1e-3
 """How likely a slip into a Gold wall is, for a slip in another direction. Not 0, so that likelihoods stay finite."""
-
-
-@struct.dataclass(kw_only=True)
-class Traits:
-    """What can be adjusted about the personas; all of it is data. The defaults suit 7 × 7 cells and 20 turns."""
-
-    slip: jax.Array | float = 0.05
-    """float32[], chance that an action is drawn uniformly instead."""
-    following: jax.Array | tuple[float, ...] = (0.9, 0.9, 0.9)
-    """float32[3], ρ: chance that Larry, Bob and Alice heed what the plan says of the cell they stand on."""
-    steadiness: jax.Array | float = 0.9
-    """float32[], chance that Bob keeps his right hand on the wall; otherwise any way but back."""
-    skill: jax.Array | float = 0.5
-    """float32[], chance that Alice finds the shortest way where she does without the plan; otherwise any but back."""
-    plan_slip: jax.Array | float = 0.05
-    """float32[], chance that a token of a plan is drawn uniformly from the four directions and the end instead."""
 
 
 def _uniform(choices: jax.Array, otherwise: jax.Array) -> jax.Array:
@@ -42,13 +30,13 @@ def _uniform(choices: jax.Array, otherwise: jax.Array) -> jax.Array:
     return jnp.where(count > 0, choices.astype(jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32), otherwise)
 
 
-def _crow(state: LabyrinthState, env: EmojiLabyrinth, cell: jax.Array) -> jax.Array:
+def _crow(state: "LabyrinthState", env: "EmojiLabyrinth", cell: jax.Array) -> jax.Array:
     """Directions straight at the goal along the greater distance, bool[4]; two if they are equal, none at the goal."""
-    row, column = bearing(env.cell(state.goal) - cell)
+    row, column = corridors.bearing(env.cell(state.goal) - cell)
     return jnp.stack([row < 0, column > 0, row > 0, column < 0])
 
 
-def action_probabilities(env: EmojiLabyrinth, state: LabyrinthState, plan: jax.Array, params, traits: Traits):
+def action_probabilities(env: "EmojiLabyrinth", state: "LabyrinthState", plan: jax.Array, params, traits: Traits):
     """Probabilities float32[3, 4] of the actions of Larry, Bob and Alice before they slip; see `log_probabilities`."""
     around = env.neighbours(state, params)
     safe = around != tokens.GOLD
@@ -84,7 +72,9 @@ def action_probabilities(env: EmojiLabyrinth, state: LabyrinthState, plan: jax.A
     return jnp.stack([larry, bob, alice])
 
 
-def log_probabilities(env: EmojiLabyrinth, state: LabyrinthState, plan: jax.Array, params, traits: Traits) -> jax.Array:
+def log_probabilities(
+    env: "EmojiLabyrinth", state: "LabyrinthState", plan: jax.Array, params, traits: Traits
+) -> jax.Array:
     """Exact action log-probabilities of the three, float32[3, 4], in one state.
 
     A persona that heeds its plan does what the plan says of the cell it stands on (`plans.advice`): Larry whatever
@@ -97,8 +87,8 @@ def log_probabilities(env: EmojiLabyrinth, state: LabyrinthState, plan: jax.Arra
 
 
 def _saying_probabilities(
-    env: EmojiLabyrinth,
-    state: LabyrinthState,
+    env: "EmojiLabyrinth",
+    state: "LabyrinthState",
     params,
     traits: Traits,
     cell: jax.Array,
@@ -129,7 +119,13 @@ def _saying_probabilities(
 
 
 def write(
-    key: jax.Array, env: EmojiLabyrinth, persona: jax.Array, state: LabyrinthState, params, length: int, traits: Traits
+    key: jax.Array,
+    env: "EmojiLabyrinth",
+    persona: jax.Array,
+    state: "LabyrinthState",
+    params,
+    length: int,
+    traits: Traits,
 ) -> jax.Array:
     """A plan of `persona` (int32[], 0 to 2) for an episode before its first move, tokens int32[length].
 
@@ -154,7 +150,7 @@ def write(
 
 
 def plan_log_probabilities(
-    env: EmojiLabyrinth, plan: jax.Array, state: LabyrinthState, params, traits: Traits
+    env: "EmojiLabyrinth", plan: jax.Array, state: "LabyrinthState", params, traits: Traits
 ) -> jax.Array:
     """Exact log-probability of a plan, tokens int32[K], under each of the three, float32[3]."""
     if plan.shape[0] == 0:

@@ -13,6 +13,7 @@ from agents.learning.algorithms import ALGORITHMS, RLConfig
 from agents.runs import config as configs
 from agents.runs import stages
 from envs import plans, tokens
+from envs.labyrinth import LabyrinthOptions
 from tests import tiny
 
 NO_PLAN = np.zeros((4, 0), bool)
@@ -111,7 +112,7 @@ def test_every_name_is_an_option_and_names_fields():
         assert all(getattr(config.rl, key) == getattr(RLConfig(), key) for key in same)
 
 
-LABYRINTH = dataclasses.replace(configs.WORLDS["EmojiLabyrinth-v0"], size=3, turns=5, plan_length=4)
+LABYRINTH = LabyrinthOptions(size=3, turns=5, view="compass", plan_length=4)
 
 
 def labyrinth(algorithm="ppo", **rl):

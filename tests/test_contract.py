@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import envs
-from envs import contract, labyrinth
+from envs import base, contract, labyrinth
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,26 @@ class Babbling(Broken):
         return super().observe(key, state, action, params) + 40
 
 
+class Sure(Broken):
+    """Its personas never do anything but go North."""
+
+    def persona_log_probabilities(self, state, plan, params, traits):
+        return jnp.log(jnp.zeros((3, 4)).at[:, 0].set(1.0))
+
+
+class Speechless(Broken):
+    """It has plans, and nobody who writes them."""
+
+    write_plan, plan_log_probabilities = base.World.write_plan, base.World.plan_log_probabilities
+
+
+class Lost(Broken):
+    """Its replay shows the agent elsewhere."""
+
+    def replay(self, states, **fields):
+        return super().replay(dataclasses.replace(states, position=states.position[::-1]), **fields)
+
+
 @pytest.mark.parametrize(
     ("world", "message"),
     [
@@ -75,9 +95,12 @@ class Babbling(Broken):
         (Deaf, "other keys give the same episodes"),
         (Widening, "carry|changes a shape or dtype"),
         (Babbling, "token ids outside the vocabulary"),
+        (Sure, "script_log_probabilities: a choice has probability 0"),
+        (Speechless, r"write_plan: shape \(0,\) instead of \(2,\)"),
+        (Lost, "replay: positions"),
     ],
 )
 def test_breaches_are_noticed(world, message, key):
-    env = world(size=2, turns=5, view="bump")
+    env = world(size=2, turns=5, view="bump", plan_length=2)
     with pytest.raises((contract.ContractError, TypeError), match=message):
-        envs.api_test(env, env.default_params, key, scripted=False)
+        envs.api_test(env, env.default_params, key, scripted=world in (Sure, Speechless))

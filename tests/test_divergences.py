@@ -7,9 +7,10 @@ import pytest
 
 from agents.learning import rl, rollout
 from analysis.measures.divergence import per_episode
+from envs.labyrinth import LabyrinthOptions
 from tests import tiny
 
-LABYRINTH = {"name": "EmojiLabyrinth-v0", "size": 2, "turns": 3, "view": "bump", "plan_length": 2}
+LABYRINTH = LabyrinthOptions(size=2, turns=3, view="bump", plan_length=2)
 
 
 @pytest.mark.parametrize("world", [pytest.param({}, marks=pytest.mark.slow), LABYRINTH])

@@ -12,10 +12,11 @@ from agents.runs import config as configs
 from agents.runs import stages
 from agents.runs.config import ConfigError
 from envs import personas, tokens
+from envs.labyrinth import LabyrinthOptions
 from tests import tiny
 
 SHARDS = learner.Shards()
-LABYRINTH = dataclasses.replace(configs.WORLDS["EmojiLabyrinth-v0"], size=3, turns=5, plan_length=4)
+LABYRINTH = LabyrinthOptions(size=3, turns=5, view="compass", plan_length=4)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_one_persona_shows_only_its_own_ways(key):
     world, params = tiny.CONFIG.world.make()
     config = demonstrations.Demonstrations(persona="Larry", badge_probability=1.0)
     played = demonstrations.persona_episodes(config, world, params, key, 8, SHARDS)
-    badge = list(personas.PERSONAS).index("Larry") + 1
+    badge = personas.LARRY + 1
     assert (played.tokens[:, 0] == tokens.BADGES[badge]).all()
 
 

@@ -16,6 +16,7 @@ from analysis import __main__ as cli
 from analysis import inference
 from analysis.commands import personas as command
 from envs import personas, tokens
+from envs.labyrinth import LabyrinthOptions
 from tests import tiny
 
 EPISODES, TURNS, ACTIONS = 40, 5, 4
@@ -144,10 +145,7 @@ def test_personas_that_act_alike_leave_the_prior_and_no_episode_leaves_nothing()
         np.testing.assert_allclose(weights, 1 / 3, rtol=1e-5)
 
 
-LABYRINTH = dataclasses.replace(
-    tiny.CONFIG,
-    world=dataclasses.replace(configs.WORLDS["EmojiLabyrinth-v0"], size=3, turns=4, view="walls", plan_length=4),
-)
+LABYRINTH = tiny.changed(world=LabyrinthOptions(size=3, turns=4, plan_length=4))
 
 
 def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):

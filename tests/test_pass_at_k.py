@@ -20,6 +20,7 @@ from agents.runs import evaluation
 from analysis import __main__ as cli
 from analysis import passes
 from envs import labyrinth, tokens
+from envs.maze import EmojiMaze
 from ground import seeds
 from tests import tiny
 
@@ -201,10 +202,8 @@ def test_success_is_the_goal_where_there_is_one_and_else_a_positive_return():
     rewards = jnp.array([[-1.0, -5.0, 9.0], [2.0, 1.0, 1.0], [0.0, 3.0, 3.0]], jnp.float32)
     blank = jnp.zeros((3, 3), jnp.int32)
     episodes = rollout.Episodes(blank, blank, rewards, ended, ended, blank, ended[:, :0])
-    config = configs.WORLDS["EmojiMaze-v0"]
-    maze, _ = dataclasses.replace(config, size=11, turns=3).make()
     assert rollout.succeeded(WORLD, episodes).tolist() == [True, False, True]
-    assert rollout.succeeded(maze, episodes).tolist() == [False, True, False]
+    assert rollout.succeeded(EmojiMaze(size=11, turns=3), episodes).tolist() == [False, True, False]
 
 
 def planted(directory, config):
@@ -220,9 +219,9 @@ def planted(directory, config):
     return run
 
 
-LABYRINTH = dataclasses.replace(
-    tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-4,1e-2",)}),
-    world=dataclasses.replace(configs.WORLDS["EmojiLabyrinth-v0"], size=2, turns=3, view="bump"),
+LABYRINTH = tiny.changed(
+    population={"seeds": 1, "sweep": ("rl.learning_rate=1e-4,1e-2",)},
+    world=labyrinth.LabyrinthOptions(size=2, turns=3, view="bump"),
 )
 
 

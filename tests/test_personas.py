@@ -9,7 +9,8 @@ import pytest
 
 import envs
 from agents.learning import demonstrations, learner, rollout
-from envs import layouts, maze, personas, tokens, travellers
+from envs import layouts, maze, personas, tokens
+from envs.personas import Traits
 
 WORLD = maze.EmojiMaze(size=11, turns=5, layout="walk")
 PARAMS = WORLD.default_params.replace(wind_probability=jnp.float32(0))
@@ -28,8 +29,12 @@ def at(*rows: str) -> maze.MazeState:
     return state.replace(layout=stored, position=centre, trail=state.trail.at[0].set(5 * 11 + 5), stood=stood)
 
 
+def log_probabilities(state, slip):
+    return WORLD.persona_log_probabilities(state, jnp.zeros(0, jnp.int32), PARAMS, Traits(slip=slip))
+
+
 def probabilities(state, slip=0.0):
-    found = jnp.exp(personas.persona_log_probabilities(WORLD, state, PARAMS, slip))
+    found = jnp.exp(log_probabilities(state, slip))
     return dict(zip(personas.PERSONAS, np.asarray(found).round(3).tolist(), strict=True))
 
 
@@ -93,7 +98,7 @@ def test_alice_prefers_to_see_new_tiles_to_walking_beside_seen_ones():
 @pytest.mark.parametrize("slip", [0.0, 0.05, 1.0])
 def test_probabilities_sum_to_one_and_slips_are_uniform(slip, key):
     _, states = jax.vmap(WORLD.reset_env, in_axes=(0, None))(jax.random.split(key, 64), PARAMS)
-    found = jax.vmap(lambda state: personas.persona_log_probabilities(WORLD, state, PARAMS, slip))(states)
+    found = jax.vmap(lambda state: log_probabilities(state, slip))(states)
     found = np.exp(np.asarray(found))
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
     assert found.min() >= slip / 4 - 1e-7
@@ -110,7 +115,7 @@ def test_demonstrations_follow_the_exact_probabilities(key):
             params,
             jax.random.split(key, len(chosen)),
             key,
-            demonstrations.persona_driver(world, params, chosen, travellers.Traits(slip=slip)),
+            demonstrations.persona_driver(world, params, chosen, Traits(slip=slip)),
             rollout.gumbel(len(chosen)),
             observe=lambda states, scores: scores,
         )

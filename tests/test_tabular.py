@@ -16,7 +16,7 @@ from scipy import special
 import envs
 from analysis import selection, tabular, tilting
 from envs import personas
-from envs.travellers import Traits
+from envs.personas import Traits
 
 PRIOR = np.full(3, 1 / 3)
 
@@ -30,7 +30,7 @@ def test_a_table_is_the_world_played():
     def turn(state, action):
         forgetful = state.replace(heading=jnp.int32(-1), met=jnp.int8(0))
         chances = [
-            personas.action_log_probabilities(world, x, personas.no_plan(), params, traits) for x in (state, forgetful)
+            world.persona_log_probabilities(x, jnp.zeros(0, jnp.int32), params, traits) for x in (state, forgetful)
         ]
         _, after, reward, _, _ = world.step_env(jax.random.key(0), state, action, params)
         return after, (*chances, reward)

@@ -11,7 +11,7 @@ from scipy import special
 
 import envs
 from envs import labyrinth, maze, personas, plans, tokens, travellers
-from envs.travellers import Traits
+from envs.personas import Traits
 from tests.test_labyrinth import SURE, place
 
 WORLD = labyrinth.EmojiLabyrinth(size=3, turns=8)
@@ -33,7 +33,7 @@ BOARD = """
 
 @functools.partial(jax.jit, static_argnums=0)
 def acts(world, state, plan, params, traits):
-    return jnp.exp(personas.action_log_probabilities(world, state, plan, params, traits))
+    return jnp.exp(world.persona_log_probabilities(state, plan, params, traits))
 
 
 def found(state, plan="", traits=SURELY, params=PARAMS):
@@ -122,7 +122,7 @@ def write(state, traits, count, length=LENGTH):
     keys = jax.random.split(jax.random.key(7), count)
     three = jnp.arange(3)
     writer = jax.vmap(
-        jax.vmap(lambda key, who: personas.write_plan(key, WORLD, who, state, PARAMS, length, traits), (0, None)),
+        jax.vmap(lambda key, who: travellers.write(key, WORLD, who, state, PARAMS, length, traits), (0, None)),
         (None, 0),
     )
     return np.asarray(jax.jit(writer)(keys, three))
@@ -131,13 +131,13 @@ def write(state, traits, count, length=LENGTH):
 def test_plans_in_character():
     said = write(place(WORLD, PARAMS, BOARD), SURELY, 64)
     texts = [{tokens.decode(plan).rstrip("🔚") for plan in mine} for mine in said]
-    assert texts[labyrinth.LARRY] <= {"⏩⏬⏩⏬", "⏩⏬⏬⏩", "⏬⏩⏩⏬", "⏬⏩⏬⏩"}
-    assert len(texts[labyrinth.LARRY]) == 4
-    assert texts[labyrinth.BOB] == {"⏩"}
-    assert texts[labyrinth.ALICE] == {"⏩⏩⏬⏬"}
+    assert texts[personas.LARRY] <= {"⏩⏬⏩⏬", "⏩⏬⏬⏩", "⏬⏩⏩⏬", "⏬⏩⏬⏩"}
+    assert len(texts[personas.LARRY]) == 4
+    assert texts[personas.BOB] == {"⏩"}
+    assert texts[personas.ALICE] == {"⏩⏩⏬⏬"}
     open_board = place(WORLD, PARAMS, "####### #.....# #.#.#.# #..S..# #.###.# #....X# #######")
     said = write(open_board, SURELY, 64)
-    assert {tokens.decode(plan) for plan in said[labyrinth.BOB]} == {"⏫⏩⏪🔚🔚🔚", "⏩⏪⏫🔚🔚🔚", "⏪⏫⏩🔚🔚🔚"}
+    assert {tokens.decode(plan) for plan in said[personas.BOB]} == {"⏫⏩⏪🔚🔚🔚", "⏩⏪⏫🔚🔚🔚", "⏪⏫⏩🔚🔚🔚"}
 
 
 def every_plan(length):
@@ -151,7 +151,7 @@ def test_plan_probabilities_sum_to_one_and_equal_sampled_frequencies():
     state, count = place(WORLD, PARAMS, BOARD), 20_000
     traits = Traits(plan_slip=0.2)
     every = jnp.array(list(every_plan(4)), jnp.int32)
-    exact = jax.jit(jax.vmap(lambda plan: personas.plan_log_probabilities(WORLD, plan, state, PARAMS, traits)))(every)
+    exact = jax.jit(jax.vmap(lambda plan: WORLD.plan_log_probabilities(plan, state, PARAMS, traits)))(every)
     exact = np.exp(np.asarray(exact, np.float64))
     np.testing.assert_allclose(exact.sum(0), 1, rtol=1e-5)
     place_of = {tuple(plan): index for index, plan in enumerate(np.asarray(every).tolist())}
@@ -171,16 +171,16 @@ def test_episode_likelihoods_frequencies_and_posteriors(length, key):
     def one(persona, key):
         reset_key, plan_key, play_key = jax.random.split(key, 3)
         _, start = world.reset_env(reset_key, params)
-        plan = personas.write_plan(plan_key, world, persona, start, params, length, traits)
+        plan = travellers.write(plan_key, world, persona, start, params, length, traits)
 
         def turn(state, key):
-            each = personas.action_log_probabilities(world, state, plan, params, traits)
+            each = world.persona_log_probabilities(state, plan, params, traits)
             action = jax.random.categorical(key, each[persona])
             _, after, _, _, _ = world.step_env(key, state, action, params)
             return after, (each, action, ~world.is_terminated(state, params))
 
         _, (each, actions, played) = jax.lax.scan(turn, start, jax.random.split(play_key, world.turns))
-        return personas.plan_log_probabilities(world, plan, start, params, traits), each, actions, played
+        return world.plan_log_probabilities(plan, start, params, traits), each, actions, played
 
     who = jnp.arange(3).repeat(count)
     written, each, actions, played = jax.jit(jax.vmap(one))(who, jax.random.split(key, len(who)))
@@ -221,28 +221,29 @@ def test_plans_are_read_up_to_their_end():
     assert plans.advice(plan[:0], start, start).tolist() == [0, 0, 0, 0]
 
 
-def test_emojimaze_behind_the_same_interface(key):
+def test_a_world_without_plans_behind_the_same_interface(key):
     world = maze.EmojiMaze(size=7, turns=3)
     _, state = world.reset(key, world.default_params)
-    found = personas.action_log_probabilities(world, state, personas.no_plan(), world.default_params, Traits(slip=0.1))
-    scores = jnp.stack([persona(world, state, world.default_params) for persona in personas.PERSONAS.values()])
+    none, params = jnp.zeros(0, jnp.int32), world.default_params
+    found = world.persona_log_probabilities(state, none, params, Traits(slip=0.1))
+    scores = jnp.stack([persona(state, params) for persona in (world.larry, world.bob, world.alice)])
     np.testing.assert_array_equal(found, personas.log_probabilities(scores, 0.1))
-    arguments = (world, jnp.int32(0), state, world.default_params)
-    assert personas.write_plan(key, *arguments, 0, Traits()).shape == (0,)
-    with pytest.raises(ValueError, match="plan_length=3"):
-        personas.write_plan(key, *arguments, 3, Traits())
-    assert personas.plan_log_probabilities(world, personas.no_plan(), *arguments[2:], Traits()).tolist() == [0, 0, 0]
+    assert world.write_plan(key, jnp.int32(0), state, params, Traits()).shape == (0,)
+    assert world.plan_log_probabilities(none, state, params, Traits()).tolist() == [0, 0, 0]
 
 
 def test_scripts_of_both_worlds(key):
-    state = place(WORLD, PARAMS, BOARD)
-    found = personas.scripts(WORLD)
-    assert list(found) == ["random", "greedy", "Larry", "Bob", "Alice"]
-    plan = personas.no_plan()
-    assert np.exp(found["greedy"](state, plan, PARAMS, Traits())).round(3).tolist() == [0, 1, 0, 0]
-    every = personas.action_log_probabilities(WORLD, state, plan, PARAMS, Traits())
-    np.testing.assert_array_equal(found["Bob"](state, plan, PARAMS, Traits()), every[1])
+    assert personas.SCRIPTS == ("random", "greedy", "Larry", "Bob", "Alice")
+    state, none = place(WORLD, PARAMS, BOARD), jnp.zeros(0, jnp.int32)
+    found = np.exp(WORLD.script_log_probabilities(state, none, PARAMS, Traits()))
+    assert found[:2].round(3).tolist() == [[0.25] * 4, [0, 1, 0, 0]]
+    np.testing.assert_array_equal(found[2:], np.exp(WORLD.persona_log_probabilities(state, none, PARAMS, Traits())))
     world = maze.EmojiMaze(size=7, turns=3)
-    _, state = world.reset(key, world.default_params)
-    for script in personas.scripts(world).values():
-        assert np.exp(script(state, plan, world.default_params, Traits(slip=0.0))).sum() == pytest.approx(1, abs=1e-5)
+    for index in range(8):
+        _, state = world.reset(jax.random.fold_in(key, index), world.default_params)
+        found = np.exp(world.script_log_probabilities(state, none, world.default_params, Traits(slip=0.0)))
+        np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+        around = np.asarray(world.neighbours(state, world.default_params))
+        paid = np.array([0, 20, -10, 0, 0])[around]
+        best = paid == paid.max()
+        np.testing.assert_allclose(found[1], best / best.sum(), atol=1e-5)

@@ -11,11 +11,12 @@ from agents.learning.rl import RLConfig
 from agents.policies import PolicyConfig
 from agents.runs import config as configs
 from agents.runs import stages
-from agents.runs.config import Config, PopulationConfig, WorldConfig
+from agents.runs.config import Config, PopulationConfig
+from envs.maze import MazeOptions
 
 CONFIG = Config(
     scale="smoke",
-    world=WorldConfig(size=11, turns=4),
+    world=MazeOptions(size=11, turns=4),
     policy=PolicyConfig(width=16, layers=1, heads=2, hidden=16),
     pretrain=PretrainConfig(updates=8, chunk=2, episodes=16, warmup=2),
     rl=RLConfig(updates=4, chunk=1, episodes=16, minibatches=2),
@@ -47,7 +48,7 @@ JOBS = {
 def arguments(config: Config) -> list[str]:
     """The options of `train.py` that make a config."""
     wanted, scale = (flat(configs.to_dict(made)) for made in (config, configs.SCALES[config.scale]))
-    changes = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value != scale[name]]
+    changes = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value != scale.get(name)]
     return [f"--scale={config.scale}", *changes]
 
 

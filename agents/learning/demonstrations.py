@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from agents.learning import learner, rollout
 from agents.learning.hyperparameters import stage_config
 from envs import base, personas, tokens
-from envs.travellers import Traits
+from envs.personas import Traits
 
 
 @stage_config
@@ -76,15 +76,15 @@ def persona_driver(
     """
 
     def log_probabilities(states, plans):
-        def each(state, plan):
-            return personas.action_log_probabilities(world, state, plan, params, traits)
+        def all_personas(state, plan):
+            return world.persona_log_probabilities(state, plan, params, traits)
 
-        every = jax.vmap(each)(states, plans)
+        every = jax.vmap(all_personas)(states, plans)
         return jnp.take_along_axis(every, chosen[:, None, None], axis=1)[:, 0]
 
     def write(states, key):
         def one(key, persona, state):
-            return personas.write_plan(key, world, persona, state, params, world.plan_length, traits)
+            return world.write_plan(key, persona, state, params, traits)
 
         return jax.vmap(one)(keys(key) if keys else jax.random.split(key, len(chosen)), chosen, states)
 
@@ -103,7 +103,7 @@ def persona_episodes(
     persona_key, params_key, maze_key, turn_key = jax.random.split(key, 4)
     drawn = jax.random.randint(persona_key, (episodes,), 0, len(personas.PERSONAS))
     if config.persona != "all":
-        drawn = jnp.full_like(drawn, list(personas.PERSONAS).index(config.persona))
+        drawn = jnp.full_like(drawn, personas.PERSONAS.index(config.persona))
     chosen = shards.local(drawn)
     keys = shards.local(jax.random.split(params_key, episodes))
     worlds = jax.vmap(lambda persona, key: draw_params(config, params, persona, key))(chosen, keys)

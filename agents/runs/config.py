@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import envs
 from agents import policies
 from agents.learning import hyperparameters
 from agents.learning.algorithms import ALGORITHMS, RLConfig
 from agents.learning.pretrain import PretrainConfig
 from agents.learning.sft import SFTConfig
 from agents.policies import Policy, PolicyConfig
-from agents.runs.worlds import WORLDS, WorldConfig
-from envs import base
+from agents.runs import worlds
+from envs import base, maze
 from ground.terminal import ConfigError
 
 Algorithm = Literal[
@@ -78,7 +79,7 @@ class Config:
     """Switches of `rl` to start from; see docs/algorithms.md."""
     seed: int = 0
     """Seed of the population's first member."""
-    world: WorldConfig = WorldConfig()
+    world: base.Options = maze.MazeOptions()
     policy: PolicyConfig = PolicyConfig()
     pretrain: PretrainConfig = PretrainConfig()
     sft: SFTConfig = SFTConfig()
@@ -210,19 +211,16 @@ def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "
         ConfigError: no such name.
     """
     for option, name, known in (
-        ("scale", scale, SCALES), ("world.name", world, WORLDS), ("algorithm", algorithm, ALGORITHMS)
+        ("scale", scale, SCALES), ("world.name", world, envs.WORLDS), ("algorithm", algorithm, ALGORITHMS)
     ):  # fmt: skip
         if name not in known:
             raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
-    config = SCALES[scale]
-    rl, pretrain = config.rl, config.pretrain
-    if world == "EmojiLabyrinth-v0":  # rewards of 1, and directions that differ although their tiles do not
-        if scale == "laptop":  # a map takes longer to learn to read
-            pretrain = dataclasses.replace(pretrain, updates=2000)
-        rl = dataclasses.replace(rl, reward_scale=1.0, equalized_entropy_weight=0.0, entropy_weight=0.01)
-    rl = dataclasses.replace(rl, **ALGORITHMS[algorithm])
-    changes: dict[str, Any] = {"algorithm": algorithm, "world": WORLDS[world], "pretrain": pretrain, "rl": rl}
-    return dataclasses.replace(config, **changes)
+    config = dataclasses.replace(SCALES[scale], algorithm=algorithm, world=envs.WORLDS[world].Options())
+    for path, value in envs.WORLDS[world].defaults(scale).items():
+        section, _, field = path.partition(".")
+        part = dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{section: part})
+    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm]))
 
 
 def check(config: Config) -> None:
@@ -274,7 +272,7 @@ def check(config: Config) -> None:
                     f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
                 )
     for member in members:
-        for section in SECTIONS:
+        for section in SECTIONS[1:]:  # a world checks its own
             part = getattr(config, section)
             for name in hyperparameters.names(type(part)):
                 value = member.values.get(f"{section}.{name}", getattr(part, name))
@@ -286,12 +284,11 @@ def check(config: Config) -> None:
 
 
 _PROBABILITIES = {
-    *("badge_probability", "slip", "narration", "wind_probability", "discount", "trace_decay", "loops", "mold"),
+    *("badge_probability", "slip", "narration", "discount", "trace_decay"),
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
 }
 _LARGEST = float(np.finfo(np.float32).max)
 _POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
-_ANY_SIGN = {"gold_reward", "mold_reward", "turn_reward", "goal_reward", "style_reward"}
 
 
 def _check_range(path: str, value: float) -> None:
@@ -302,7 +299,7 @@ def _check_range(path: str, value: float) -> None:
         raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
     if name in _POSITIVE and value <= 0:
         raise ConfigError(f"--{path}={value:g}: use a value above 0")
-    if name not in _ANY_SIGN and value < 0:
+    if value < 0:
         raise ConfigError(f"--{path}={value:g}: use 0 or more")
 
 
@@ -373,6 +370,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: expected an object, found {type(value).__name__}")
+        if hint is base.Options:
+            hint, value = worlds.of_document(value, where)
         return from_dict(value, hint, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal and value in arguments:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from agents.learning import learner, rl, rollout
 from agents.policies import Parameters, Policy
 from envs import base, personas, tokens
-from envs.travellers import Traits
+from envs.personas import SCRIPTS, Traits
 from ground import seeds
 
 EPISODES = 4096
@@ -26,17 +26,12 @@ def _keys(episodes: int) -> tuple[jax.Array, jax.Array]:
     return jax.random.split(maze_key, episodes), turn_key
 
 
-SCRIPTS = (*personas.BASELINES, *personas.PERSONAS)
-"""Names of all scripted policies; baselines never slip and write no plans."""
-
-
 def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, script: jax.Array) -> rollout.Driver:
     """The script of `SCRIPTS` with index int32[]."""
-    every = personas.scripts(world)
 
     def log_probabilities(states, plans):
         def one(state, plan):
-            return jnp.stack([every[name](state, plan, params, traits) for name in SCRIPTS])[script]
+            return world.script_log_probabilities(state, plan, params, traits)[script]
 
         return jax.vmap(one)(states, plans)
 
@@ -44,7 +39,7 @@ def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, 
         persona = jnp.maximum(script - len(personas.BASELINES), 0)
 
         def one(key, state):
-            return personas.write_plan(key, world, persona, state, params, world.plan_length, traits)
+            return world.write_plan(key, persona, state, params, traits)
 
         plans = jax.vmap(one)(jax.random.split(key, len(states.time)), states)
         return jnp.where(script < len(personas.BASELINES), tokens.PLAN_END, plans)

@@ -47,8 +47,7 @@ def header(console: Console, config: Config, directory: Any) -> None:
     lines = [
         f"[bold]scale[/]      {config.scale}, about {max(minutes, 0.5):.0f} min" if minutes >= 0.75
         else f"[bold]scale[/]      {config.scale}, under a minute",
-        f"[bold]world[/]      {config.world.name}, {config.world.size}×{config.world.size} {config.world.layout}, "
-        f"{config.world.turns} turns",
+        f"[bold]world[/]      {config.world.name}, {config.world.make()[0].describe()}",
         f"[bold]members[/]    {members}{grid}",
         f"[bold]parameters[/] {parameter_count(config):,} each, {members * parameter_count(config):,} in all",
         f"[bold]devices[/]    {len(devices)} × {kind}",

@@ -12,7 +12,7 @@ import numpy as np
 from agents.learning import rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs.config import Config
-from envs import base, maze, rendering
+from envs import base, rendering
 from envs.replay import Replay
 from ground import files, seeds
 
@@ -61,7 +61,6 @@ def record(
         fields = {
             "tiles": tiles,
             "tile_map": np.asarray(params.tile_map),
-            "positions": states.position,
             "actions": episode.actions,
             "rewards": episode.rewards,
             "probabilities": np.exp(log_probabilities),
@@ -71,11 +70,7 @@ def record(
             "prompt_length": world.prompt_length + world.plan_length,
             "observation_length": world.observation_length,
         }
-        if isinstance(world, maze.EmojiMaze):
-            midpoints = states.trail[-1][1::2]
-            midpoints = np.stack([midpoints // world.size, midpoints % world.size], axis=-1)
-            return Replay(midpoints=midpoints, winds=states.wind[1:], **fields)
-        return Replay.calm(sees_all=True, **fields).until(int(np.sum(episode.played)))
+        return world.replay(states, **fields).until(int(np.sum(episode.played)))
 
     return [replay(index) for index in range(len(keys))]
 

@@ -6,6 +6,7 @@ episodes again with the training forward: two forwards' worth of work in every e
 """
 
 import os
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class Maze:
     """EmojiMaze-v0, layout `scatter`, for a batch: the grid is stored, and tiles melt as they are reached."""
 
     def __init__(self, config: Config, batch: int):
-        world = config.world
+        world: Any = config.world
         self.batch, self.world = batch, world
         self.rows = torch.arange(batch)
         self.steps = torch.tensor(tokens.STEPS)

@@ -18,7 +18,7 @@ from agents.runs import Run
 from agents.runs.config import Config, Member
 from analysis import subject
 from analysis.figures import replays
-from envs import maze, sprites, tokens
+from envs import sprites, tokens
 from envs.replay import Replay, crop_together
 from ground import seeds
 from ground.files import RunError
@@ -69,7 +69,7 @@ def record(path: Path, episodes: int) -> Recording:
     returns = [[side[index] for index in look.kept] for side in _returns(run)[: len(names)]]
     _check_returns(run, returns)
     stored = [look.parameters(name) for name in names]
-    axes = projections.find(run) if isinstance(world, maze.EmojiMaze) and config.rl.updates else None
+    axes = projections.find(run) if config.rl.updates else None
 
     # The value head is trained by RL alone, and not by every algorithm.
     valued = {"after RL"} if config.rl.value_weight > 0 else set()
