@@ -1,7 +1,7 @@
 """TMaze-v0, the example of docs/extending.md: a corridor, a fork at its end, and a cue to be remembered until there.
 
 The prompt is the badge and the cue, ⏫ or ⏬: where the goal will be. A turn tells only what the last move met, so that
-who has forgotten the cue must guess. The other arm is Mold; either ends the episode.
+who has forgotten the cue must guess. The other arm is Mold, and a dead end.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class TMaze(base.World):
         return self.observe(key, state, action, params), state, reward, self.is_terminated(state, params), {}
 
     def is_terminated(self, state: TMazeState, params: base.WorldParams) -> jax.Array:
-        return state.position[0] != 1
+        return state.position[0] == state.cue  # the rows are 0, 1 and 2; North is 0 and South 2
 
     def prompt(self, state: TMazeState, params: base.WorldParams) -> jax.Array:
         return jnp.stack([params.badge, tokens.MOVES[0] + state.cue])
@@ -92,8 +92,7 @@ class TMaze(base.World):
 
     def tiles(self, state: TMazeState, params: base.WorldParams) -> jax.Array:
         board = jnp.full((3, self.length), tokens.WALL, jnp.int8).at[1].set(tokens.PATH)
-        goal, mold = state.cue, tokens.NORTH + tokens.SOUTH - state.cue  # rows 0 and 2, as North is 0 and South is 2
-        return board.at[goal, -1].set(tokens.GOAL).at[mold, -1].set(tokens.MOLD)
+        return board.at[state.cue, -1].set(tokens.GOAL).at[2 - state.cue, -1].set(tokens.MOLD)
 
     def neighbours(self, state: TMazeState, params: base.WorldParams) -> jax.Array:
         ringed = jnp.pad(self.tiles(state, params), 1, constant_values=tokens.WALL)
