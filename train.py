@@ -29,13 +29,12 @@ if __name__ == "__main__":
     devices.start("train.py")
 
 from agents import runs
-from agents.learning import algorithms, rollout
+from agents.learning import algorithms
 from agents.runs import bases, evaluation, joint, reporting, stages, worlds
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
 from analysis.figures import learning_curve, replays
-from envs import personas
-from ground import processes, signals, statistics, terminal
+from ground import processes, signals, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _train(run: runs.Run, console: Console, source: runs.Run | None, evaluate: b
                 with signals.catch(at_once=True):
                     summary = _identity(run, config)
                     if means is not None:
-                        summary |= _evaluate(run, config, before, means)
+                        summary |= evaluation.summary(run, before, means)
                     summary |= _speed(timings, begun, started)
                     if evaluate and figures:
                         written = _draw(run, config, summary, before, after)
@@ -193,44 +192,6 @@ def _identity(run: runs.Run, config: Config) -> dict:
         "population": [{"seed": member.seed, "values": member.values} for member in config.members],
         "diverged": {run.name_of(member): where for member, where in run.diverged().items()},
         "config_hash": run.config_hash,
-    }
-
-
-def _evaluate(run: runs.Run, config: Config, before: Any, means: np.ndarray) -> dict:
-    """What `summary.json` says of returns and badges, from `_member_returns`."""
-    policy, (world, params) = config.make_policy(), config.world.make()
-    episodes, traits = config.evaluation_episodes, config.pretrain.traits
-    played, exact = evaluation.script_episodes(world, params, traits, episodes)
-    lost = run.diverged()
-
-    base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-    speakers = jnp.array([personas.SCRIPTS.index(name) for name in personas.PERSONAS])
-    sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
-    divergence = np.asarray(evaluation.badge_divergence(policy, base, world, *sample))
-    rows = dict(zip(personas.PERSONAS, divergence, strict=True))
-    names = list(personas.PERSONAS)
-
-    def described(of_scripts: np.ndarray, of_members: np.ndarray) -> dict:
-        """Means of scripts [S] and of members before and after [2, M] as the summary names them."""
-        scripts = dict(zip(personas.SCRIPTS, of_scripts.tolist(), strict=True))
-        after = of_members[1].copy()
-        after[list(lost)] = np.nan
-        low, high = statistics.bootstrap_interval(after[np.isfinite(after)], statistic=np.mean)
-        return {
-            "random": scripts["random"],
-            "personas": {name: scripts[name] for name in names},
-            "greedy": scripts["greedy"],
-            "before_rl": of_members[0].tolist(),
-            "after_rl": after.tolist(),
-            "after_rl_interval": [float(low), float(high)],
-        }
-
-    succeeded = np.asarray(rollout.succeeded(world, played)).mean(axis=1)
-    return {
-        "return": described(np.asarray(played.returns).mean(axis=1), means[:, 0]),
-        **({"success": described(succeeded, means[:, 1])} if world.has_goal else {}),
-        "badge_kl": {name: float(rows[name][i + 1]) for i, name in enumerate(names)},
-        "null_badge_kl": {name: float(rows[name][0]) for name in names},
     }
 
 

@@ -1,9 +1,10 @@
-"""Evaluation: returns and badge fidelity over fixed mazes that no training ever draws.
+"""Evaluation: what members, scripts and badges earn over fixed mazes that no training ever draws.
 
 Its keys are a branch of their own (`ground.seeds`), and every policy meets the same mazes and the same weather.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from jax.sharding import Mesh
 
 from agents.learning import learner, rl, rollout
 from agents.policies import Parameters, Policy
+from agents.runs.config import Config, Member
+from agents.runs.run import Run
 from envs import base, personas, tokens
 from envs.personas import SCRIPTS, Traits
-from ground import seeds
+from ground import seeds, statistics
 
 EPISODES = 4096
 """Default number of evaluation episodes; the standard error of a return is then about 0.6."""
@@ -158,3 +161,75 @@ def badge_divergence(
     scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
     pairs = jax.tree.map(lambda x: jnp.repeat(x, len(badges), axis=0), (played.tokens, exact, played.played))
     return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))
+
+
+def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
+    """What `summary.json` says of returns, successes and badges.
+
+    Every script plays in the world of every member, and with its traits. Where something is swept, the scripts'
+    numbers are means over the members, and `points` has those of each point of the grid.
+
+    Args:
+        run: trained.
+        before: parameters before RL, axis 0 the member.
+        means: mean return and share of successes of members before and after RL, float[2, 2, M].
+    """
+    config, lost = run.config, list(run.diverged())
+    scores, speakers = {}, jnp.array([SCRIPTS.index(name) for name in personas.PERSONAS])
+    # The first base's own world comes first: there its badges are compared with its personas.
+    for player in (config.base(config.members[0]), *config.members):
+        if _scripted(player) in scores:
+            continue
+        stacked = (config.world_params([player]), config.per_member("pretrain", [player]))
+        params, pretrain = jax.tree.map(lambda x: x[0], stacked)
+        played, exact = script_episodes(run.world, params, pretrain.traits, config.evaluation_episodes)
+        if not scores:
+            base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
+            sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
+            divergence = np.asarray(badge_divergence(run.policy, base, run.world, *sample)).tolist()
+        kinds = (played.returns, rollout.succeeded(run.world, played))
+        scores[_scripted(player)] = np.stack([np.asarray(kind).mean(axis=1) for kind in kinds])
+    of_scripts = np.stack([scores[_scripted(member)] for member in config.members], axis=-1)
+    of_members = means.astype(np.float64)
+    of_members[:, 1, lost] = np.nan
+
+    def described(kind: int) -> dict[str, Any]:
+        scripts, (start, end) = of_scripts[kind], of_members[kind]
+        low, high = statistics.bootstrap_interval(end[np.isfinite(end)], statistic=np.mean)
+        told = _named(scripts.mean(axis=-1))
+        told |= {"before_rl": start.tolist(), "after_rl": end.tolist(), "after_rl_interval": [float(low), float(high)]}
+        return told | ({"points": _points(config, scripts, start, end)} if config.population.sweep else {})
+
+    return {
+        "return": described(0),
+        **({"success": described(1)} if run.world.has_goal else {}),
+        "badge_kl": {name: divergence[i][i + 1] for i, name in enumerate(personas.PERSONAS)},
+        "null_badge_kl": {name: divergence[i][0] for i, name in enumerate(personas.PERSONAS)},
+    }
+
+
+def _points(config: Config, scripts: np.ndarray, start: np.ndarray, end: np.ndarray) -> list[dict[str, Any]]:
+    """Every point of the grid: its values, its scripts, means of its members; from [S, M] and twice [M]."""
+    told = []
+    for point in config.members[:: config.population.seeds]:
+        mine = np.array([member.values == point.values for member in config.members])
+        finite = end[mine & np.isfinite(end)]
+        sides = {"before_rl": float(start[mine].mean()), "after_rl": float(finite.mean()) if finite.size else None}
+        told.append({"values": point.values, **_named(scripts[:, mine].mean(axis=-1)), **sides})
+    return told
+
+
+def _scripted(member: Member) -> tuple:
+    """All that is swept of what a script does and meets."""
+    traits = ("pretrain.slip", "pretrain.plan_following", "pretrain.skill")
+    return tuple((path, x) for path, x in member.values.items() if path.startswith("world.") or path in traits)
+
+
+def _named(scripts: np.ndarray) -> dict[str, Any]:
+    """Numbers of all scripts as the summary names them."""
+    value = dict(zip(SCRIPTS, scripts.tolist(), strict=True))
+    return {
+        "random": value["random"],
+        "personas": {name: value[name] for name in personas.PERSONAS},
+        "greedy": value["greedy"],
+    }

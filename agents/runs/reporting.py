@@ -92,10 +92,11 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
     table.add_column("policy")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval over members", justify="right")
-    table.add_row("random", show(found["random"]), "")
-    for name, value in found["personas"].items():
-        table.add_row(f"{name} (persona)", show(value), "")
-    table.add_row("greedy planner", show(found["greedy"]), "")
+    for scripts, point in _scripts(found):
+        table.add_row(f"random{point}", show(scripts["random"]), "")
+        for name, value in scripts["personas"].items():
+            table.add_row(f"{name} (persona){point}", show(value), "")
+        table.add_row(f"greedy planner{point}", show(scripts["greedy"]), "")
     before = found["before_rl"]
     trained = found["after_rl"] != before
     if trained:
@@ -114,6 +115,14 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
         shown = f"{show(float(low))} to {show(float(high))}" if len(values) > 1 else ""
         table.add_row(f"[bold]{label}[/]", f"[bold]{show(float(np.mean(values)))}[/]", shown)
     return table
+
+
+def _scripts(found: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    """Numbers of the scripts, and the point of the grid in whose world they play, where worlds differ."""
+    points = found.get("points", [])
+    if all((one["random"], one["personas"]) == (points[0]["random"], points[0]["personas"]) for one in points):
+        return [(found, "")]
+    return [(one, f", {Member(0, one['values']).label}") for one in points]
 
 
 def diverged(console: Console, found: Mapping[str, str]) -> None:
