@@ -65,7 +65,7 @@ class Options:
     """
 
     name: str = ""
-    """Registered name of the world. It decides which options there are, and their defaults."""
+    """Registered name of the world; a wrong one lists them. It decides which options there are, and their defaults."""
     turns: int = 1
     """Turns of an episode."""
     turn_reward: float = 0.0

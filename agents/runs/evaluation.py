@@ -175,20 +175,26 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
         means: mean return and share of successes of members before and after RL, float[2, 2, M].
     """
     config, lost = run.config, list(run.diverged())
-    scores, speakers = {}, jnp.array([SCRIPTS.index(name) for name in personas.PERSONAS])
-    # The first base's own world comes first: there its badges are compared with its personas.
-    for player in (config.base(config.members[0]), *config.members):
-        if _scripted(player) in scores:
-            continue
+
+    def play(player: Member) -> tuple[rollout.Episodes, jax.Array]:
         stacked = (config.world_params([player]), config.per_member("pretrain", [player]))
         params, pretrain = jax.tree.map(lambda x: x[0], stacked)
-        played, exact = script_episodes(run.world, params, pretrain.traits, config.evaluation_episodes)
-        if not scores:
-            base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-            sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
-            divergence = np.asarray(badge_divergence(run.policy, base, run.world, *sample)).tolist()
+        return script_episodes(run.world, params, pretrain.traits, config.evaluation_episodes)
+
+    def score(played: rollout.Episodes) -> np.ndarray:
         kinds = (played.returns, rollout.succeeded(run.world, played))
-        scores[_scripted(player)] = np.stack([np.asarray(kind).mean(axis=1) for kind in kinds])
+        return np.stack([np.asarray(kind).mean(axis=1, dtype=np.float64) for kind in kinds])
+
+    # Badges are compared with their personas where the first base has met them.
+    player, speakers = config.base(config.members[0]), np.arange(len(personas.BASELINES), len(SCRIPTS))
+    played, exact = play(player)
+    sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
+    base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
+    divergence = np.asarray(badge_divergence(run.policy, base, run.world, *sample)).tolist()
+    scores = {_scripted(player): score(played)}
+    for member in config.members:
+        if _scripted(member) not in scores:
+            scores[_scripted(member)] = score(play(member)[0])
     of_scripts = np.stack([scores[_scripted(member)] for member in config.members], axis=-1)
     of_members = means.astype(np.float64)
     of_members[:, 1, lost] = np.nan

@@ -1,0 +1,83 @@
+"""What the summary of a run says of its scripts: each plays in the world of every member, and with its traits."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import envs
+from agents import runs
+from agents.runs import config as configs
+from agents.runs import evaluation, reporting
+from envs import personas
+from tests import tiny
+
+
+def told(tmp_path, **population) -> dict:
+    """The summary of a run that has not been trained; members return their number before RL, and tenfold after."""
+    config = tiny.changed(**population)
+    count = len(config.members)
+    run = runs.create(tmp_path / "run", configs.to_dict(config), members=count)
+    base = config.make_policy().init(jax.random.key(0))
+    means = np.stack([np.outer([1.0, 10.0], np.arange(count)), np.zeros((2, count))])
+    return evaluation.summary(run, jax.tree.map(lambda x: np.asarray(x)[None], base), means)
+
+
+def test_scripts_play_every_world_of_a_sweep(tmp_path):
+    rewards = (-20.0, 1.0, 20.0)
+    sweep = ("world.gold_reward=-20,1,20",)
+    found = told(tmp_path, population={"seeds": 2, "sweep": sweep})["return"]
+    points = found["points"]
+    assert [point["values"] for point in points] == [{"world.gold_reward": reward} for reward in rewards]
+    assert [point["before_rl"] for point in points] == [0.5, 2.5, 4.5]
+    assert [point["after_rl"] for point in points] == [5.0, 25.0, 45.0]
+
+    # Whom rewards do not move meets the same tiles in each world, so that returns are linear in what Gold pays.
+    def slopes(of):
+        returns = np.array([of(point) for point in points])
+        return np.diff(returns) / np.diff(rewards)
+
+    for of in (lambda point: point["random"], *(lambda p, name=name: p["personas"][name] for name in ("Larry", "Bob"))):
+        np.testing.assert_allclose(slopes(of), slopes(of)[0], rtol=1e-3)
+    # The planner and Alice know what Gold pays: they shun it in one world and seek it in another.
+    world, params = envs.make("EmojiMaze-v0", size=11, turns=4, gold_reward=20.0)
+    played, _ = evaluation.script_episodes(world, params, tiny.CONFIG.pretrain.traits, 1024)
+    returns = dict(zip(personas.SCRIPTS, np.asarray(played.returns, np.float64).mean(axis=1), strict=True))
+    assert points[2]["greedy"] == pytest.approx(returns["greedy"], rel=1e-6)
+    assert points[2]["personas"]["Alice"] == pytest.approx(returns["Alice"], rel=1e-6)
+    assert points[0]["personas"]["Larry"] < -10 < points[0]["personas"]["Alice"]
+
+    # The contract's numbers are means over the members.
+    assert found["random"] == pytest.approx(np.mean([point["random"] for point in points]))
+    assert found["personas"]["Alice"] == pytest.approx(np.mean([point["personas"]["Alice"] for point in points]))
+    assert len(found["before_rl"]) == 6
+
+
+def test_scripts_have_the_traits_that_are_swept(tmp_path):
+    summary = told(tmp_path, population={"seeds": 1, "sweep": ("pretrain.slip=0,1",)}, pretrain={"shared": False})
+    steady, slipping = summary["return"]["points"]
+    assert steady["random"] == slipping["random"]
+    assert abs(slipping["personas"]["Alice"] - slipping["random"]) < 4
+    assert steady["personas"]["Alice"] - steady["random"] > 10
+
+
+def test_without_a_sweep_there_are_no_points_and_one_row_a_script(tmp_path):
+    summary = told(tmp_path)
+    assert "points" not in summary["return"]
+    assert set(summary["badge_kl"]) == set(personas.PERSONAS)
+
+
+@pytest.mark.parametrize("random", [(-3.0, -3.0), (-3.0, -4.0)])
+def test_the_table_has_a_row_for_each_point_whose_scripts_differ(random):
+    scripts = {"personas": {"Larry": 0.0}, "greedy": 1.0}
+    points = [{"values": {"world.gold_reward": 5.0 * i}, "random": x, **scripts} for i, x in enumerate(random)]
+    found = {"random": np.mean(random), **scripts, "points": points, "before_rl": [0.0] * 2, "after_rl": [1.0, 2.0]}
+    population = [{"seed": 0, "values": point["values"]} for point in points]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(reporting._outcomes({"return": found, "population": population}, "return", "", "{:.1f}".format))
+    rows = [line.split("│")[1].strip() for line in console.export_text().splitlines() if "random" in line]
+    assert rows == (
+        ["random"] if len(set(random)) == 1 else ["random, world.gold_reward=0", "random, world.gold_reward=5"]
+    )
