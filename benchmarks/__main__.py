@@ -19,10 +19,11 @@ if __name__ == "__main__":
 
 import tyro
 from rich.console import Console
+from rich.markdown import Markdown
 
 from agents.runs.config import ConfigError
-from benchmarks import ceilings, measure, peers, tables
-from benchmarks.cases import CASES
+from benchmarks import machine, measure, peers, tables
+from benchmarks.cases import BENCHMARKS
 from ground import terminal
 
 
@@ -67,32 +68,34 @@ def check(command: Command) -> None:
         raise ConfigError(f"--only={command.only}: {error}; use a regular expression") from None
     if command.json and not command.json.parent.is_dir():
         raise ConfigError(f"--json={command.json}: no such folder; make it first")
-    if command.peers:
-        if command.what not in ("env", "train"):
-            raise ConfigError(f"--peers: {command.what} has no peers; use env or train")
-        absent = peers.missing() if command.what == "env" else peers.torch_missing()
-        if absent:
-            raise ConfigError(absent)
+    if command.peers and (remedy := peers.missing(command.what)):
+        raise ConfigError(f"--peers: {remedy}")
 
 
 def document(command: Command, console: Console) -> dict[str, Any]:
-    """Measure; → what `--json` writes. Ceilings are measured before and after, and the higher counts."""
-    with console.status("measuring the ceilings"):
-        before = ceilings.measured()
-    with console.status("measuring"):
-        report = CASES[command.what](measure.Options(command.repeats, command.peers, command.only))
-    if not report.results:
+    """Measure; → what `--json` writes. Ceilings are measured before and after, and the higher counts.
+
+    Raises:
+        ConfigError: `--only` leaves nothing to measure.
+    """
+    groups, ratios = BENCHMARKS[command.what](command.peers)
+    groups = [group for group in groups if any(re.search(command.only, case.name) for case in group)]
+    if not groups:
         raise ConfigError(f"--only={command.only}: no case of {command.what} has such a name")
+    with console.status("measuring the ceilings"):
+        before = machine.ceilings()
+    with console.status("measuring"):
+        results = [result for group in groups for result in measure.measure(group, command.repeats)]
     with console.status("measuring the ceilings again"):
-        limits = ceilings.higher(before, ceilings.measured())
+        after = machine.ceilings()
+    limits = {name: max(before[name], after[name]) for name in before}
     return {
         "schema": tables.SCHEMA,
         "what": command.what,
-        "machine": measure.machine(),
-        "commit": measure.commit(),
+        **machine.about(),
         "ceilings": limits,
-        "results": [result.to_dict(limits) for result in report.results],
-        "ratios": report.ratios,
+        "results": [result.to_dict(limits) for result in results],
+        "ratios": measure.compared(ratios, results),
     }
 
 
@@ -101,22 +104,22 @@ def main(arguments: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         if arguments[:1] == ["report"]:
-            command = terminal.read(ReportCommand, arguments[1:], prog="benchmarks report")
-            found = tables.merged([tables.read(path) for path in command.files])
-            if command.into:
-                tables.write(command.into, found)
+            report = terminal.read(ReportCommand, arguments[1:], prog="benchmarks report")
+            documents = tables.merged([tables.read(path) for path in report.files])
+            if report.into:
+                tables.write(report.into, documents)
             else:
-                print("\n\n".join(tables.sections(found).values()))
+                print("\n\n".join(tables.sections(documents).values()))
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks")
         check(command)
-        found = document(command, console)
+        measured = document(command, console)
     except ConfigError as error:
         terminal.complain("benchmarks", error)
         return 2
-    tables.show(console, found)
+    console.print(Markdown("\n\n".join(tables.sections(tables.merged([measured])).values())))
     if command.json:
-        command.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        command.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -17,7 +17,7 @@ Cached decoding reads every token once and compares it with the whole cache: as 
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -58,59 +58,52 @@ def forward(
     return float((config.layers - 1) * layer(length) + last + predictions * 2 * width * (logits + 1))
 
 
-def training(config: PolicyConfig, length: int, *, backward: bool = True) -> Work:
-    """One token of next-token prediction at every position of a sequence."""
-    passes = 3 if backward else 1
-    flops, causal = (passes * forward(config, length, length, causal=half) / length for half in (False, True))
-    return Work(flops=flops, causal_flops=causal, precision=config.compute_dtype, in_cache=False)
+def reading(config: PolicyConfig, lengths: Sequence[int], predictions: int, *, passes: int = 1, **how: Any) -> Work:
+    """Sequences of these lengths, each read `passes` times over; `how` is said to `forward`."""
+    full, half = (
+        passes * sum(forward(config, length, predictions, causal=causal, **how) for length in lengths)
+        for causal in (False, True)
+    )
+    return Work(flops=full, causal_flops=half, precision=config.compute_dtype, in_cache=False)
+
+
+def shared(work: Work, units: float) -> Work:
+    """The work of one of so many units that share it."""
+    costs = ("flops", "causal_flops", "operations", "bytes")
+    return dataclasses.replace(work, **{name: getattr(work, name) / units for name in costs})
+
+
+def scoring(config: PolicyConfig, world: base.World, *, passes: int = 1, sparing: bool = True) -> Work:
+    """One token of an episode whose four moves are predicted before every action; its last token is not read."""
+    length = world.episode_length()
+    work = reading(config, [length - 1], world.turns, passes=passes, logits=len(tokens.MOVES), sparing=sparing)
+    return shared(work, length)
 
 
 def decoding(config: PolicyConfig, world: base.World) -> Work:
     """One token of an episode played with a cache, which is read once a turn and written once."""
-    work = _reading(config, world, passes=1, predictions=world.turns, sparing=True)
     length, turns = world.episode_length() - 1, world.turns
     item = 2 if config.compute_dtype == "bfloat16" else 4
     # Before turn t the cache holds t / T of the episode: on average half of it is read.
     cache = config.layers * 2 * config.width * item * (turns * length / 2 + length)
-    return dataclasses.replace(work, bytes=cache / world.episode_length())
+    return dataclasses.replace(scoring(config, world), bytes=cache / world.episode_length())
 
 
-def stage(config: Config, name: str, *, scoring: bool = True, sparing: bool = True) -> Work:
+def stage(config: Config, name: str, *, scored: bool = True, sparing: bool = True) -> Work:
     """One token of a whole update of `pretrain` or `rl`.
 
     Args:
         config: of the run.
         name: of the stage.
-        scoring: whether episodes are read again before learning.
+        scored: whether episodes are read again before learning.
         sparing: whether the last block computes only what RL needs.
     """
     world, _ = config.world.make()
     if name == "pretrain":
-        return _reading(config.policy, world, passes=3, predictions=world.episode_length() - 1, logits=tokens.SIZE)
+        length = world.episode_length()
+        return shared(reading(config.policy, [length - 1], length - 1, passes=3), length)
     # Playing, scoring, and in every epoch a forward and a backward pass.
-    passes = 1 + scoring + 3 * config.rl.epochs
-    return _reading(config.policy, world, passes, predictions=world.turns, sparing=sparing)
-
-
-def reading(config: PolicyConfig, world: base.World) -> Work:
-    """One token of scoring whole episodes: a forward pass, with action log-probabilities before every action."""
-    return _reading(config, world, passes=1, predictions=world.turns, sparing=True)
-
-
-def _reading(
-    config: PolicyConfig,
-    world: base.World,
-    passes: int,
-    predictions: int,
-    logits: int = 4,
-    *,
-    sparing: bool = False,
-) -> Work:
-    """`passes` forward passes over an episode, per token; the last token is not read. RL needs the four moves."""
-    length = world.episode_length() - 1
-    counted = (forward(config, length, predictions, logits, causal=half, sparing=sparing) for half in (False, True))
-    full, half = (passes * flops / world.episode_length() for flops in counted)
-    return Work(flops=full, causal_flops=half, precision=config.compute_dtype, in_cache=False)
+    return scoring(config.policy, world, passes=1 + scored + 3 * config.rl.epochs, sparing=sparing)
 
 
 def stepping(world: base.World, params: Any) -> Work:
@@ -125,12 +118,12 @@ def stepping(world: base.World, params: Any) -> Work:
     reset = jax.make_jaxpr(world.reset_env)(key, params)
     step = jax.make_jaxpr(world.step_env)(key, state, jax.ShapeDtypeStruct((), "int32"), params)
     size = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    seen, *after = step.jaxpr.outvars[: len(size) + 1]
+    observation, *after = step.jaxpr.outvars[: len(size) + 1]
     changed = [variable not in step.jaxpr.invars for variable in after]
     moved = sum(2 * bytes if new else bytes / world.turns for bytes, new in zip(size, changed, strict=True))
     return Work(
         operations=operations(step.jaxpr) + operations(reset.jaxpr) / world.turns,
-        bytes=moved + seen.aval.size * seen.aval.dtype.itemsize,
+        bytes=moved + observation.aval.size * observation.aval.dtype.itemsize,
     )
 
 

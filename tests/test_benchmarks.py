@@ -14,9 +14,10 @@ from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
 from agents.runs.config import ConfigError
 from benchmarks import __main__ as command
-from benchmarks import ceilings, counts, measure, stepping, tables
+from benchmarks import counts, machine, measure, tables
+from benchmarks.cases import env
 
-CEILINGS = dict.fromkeys(ceilings.LABELS, 1e9)
+CEILINGS = dict.fromkeys(machine.CEILINGS, 1e9)
 
 SMALL = PolicyConfig(width=64, layers=2, heads=4, hidden=256)
 
@@ -67,9 +68,9 @@ def test_a_stage_counts_every_pass():
     length = world.episode_length()
     once = counts.forward(config.policy, length - 1, world.turns, 4, sparing=True) / length
     assert counts.stage(config, "rl").flops == pytest.approx((2 + 3 * config.rl.epochs) * once)
-    assert counts.stage(config, "rl", scoring=False).flops == pytest.approx((1 + 3 * config.rl.epochs) * once)
+    assert counts.stage(config, "rl", scored=False).flops == pytest.approx((1 + 3 * config.rl.epochs) * once)
     whole = counts.forward(config.policy, length - 1, world.turns, 4) / length
-    theirs = counts.stage(config, "rl", scoring=False, sparing=False)
+    theirs = counts.stage(config, "rl", scored=False, sparing=False)
     assert theirs.flops == pytest.approx((1 + 3 * config.rl.epochs) * whole)
     every = counts.forward(config.policy, length - 1, length - 1) / length
     assert counts.stage(config, "pretrain").flops == pytest.approx(3 * every)
@@ -94,14 +95,16 @@ def test_bytes_are_of_what_a_step_changes():
 def test_the_limit_is_the_tightest_one():
     limits = CEILINGS | {"copy_out_of_cache": 1e6, "copy_in_cache": 1e8}
     work = measure.Work(flops=100.0, bytes=1.0, in_cache=False)
-    assert measure.roofline(work, limits) == (1e6, "copy_out_of_cache")
-    assert measure.roofline(dataclasses.replace(work, in_cache=True), limits) == (1e7, "matmul_float32")
-    assert measure.roofline(measure.Work(), limits) == (None, None)
+    assert work.limit(limits) == (1e6, "copy_out_of_cache")
+    assert dataclasses.replace(work, in_cache=True).limit(limits) == (1e7, "matmul_float32")
+    assert measure.Work().limit(limits) == (None, None)
 
 
 def test_our_maze_is_stepped_and_timed():
-    case = stepping.ours("scatter", 8, devices=2)
+    case = env.case(env.maze("scatter"), 8, devices=2)
     (result,) = measure.measure([case], repeats=2)
+    assert result.case == "EmojiMaze scatter 100x100, 8, 2 devices"
+    assert case.count == 8 * 8 * 15
     assert len(result.rates) == 2
     assert result.median > 0
     found = result.to_dict(CEILINGS)
@@ -116,21 +119,32 @@ def test_a_peer_keeps_its_states_and_its_observations_count():
     def step(key, state, action):
         return state + 1, jnp.stack([state, action]), jnp.float32(key.shape == (2,))
 
-    peer = stepping.Peer("counter", lambda key: jnp.int32(0), step, actions=1)
-    call, _ = stepping.theirs(peer, 4, 2).prepare()
-    for first in (0, stepping.STEPS):
-        np.testing.assert_allclose(call().sum(), 4 * sum(range(first, first + stepping.STEPS)) + 4 * stepping.STEPS)
+    peer = env.Stepped("counter", lambda key: jnp.int32(0), step, actions=1)
+    program = env.case(peer, 4, devices=2).prepare()
+    for first in (0, env.STEPS):
+        shown, paid = 4 * sum(range(first, first + env.STEPS)), 4 * env.STEPS
+        np.testing.assert_allclose(program.call().sum(), shown + paid)
 
 
 def test_peak_memory_is_of_the_timed_calls():
-    measure.reset_peak()
-    before = measure.peak()
+    measure.forget_peak()
+    before = measure.memory("VmHWM")
     block = np.ones(2**23)
-    assert measure.peak() - before > 0.9 * block.nbytes
+    assert measure.memory("VmHWM") - before > 0.9 * block.nbytes
     del block
-    measure.reset_peak()
+    measure.forget_peak()
     if Path("/proc/self/clear_refs").exists():
-        assert measure.peak() - before < 2**25
+        assert measure.memory("VmHWM") - before < 2**25
+
+
+def test_ratios_compare_the_fastest_of_each_side():
+    results = [
+        measure.Result(name, "steps", measure.Work(), 0.0, [rate])
+        for name, rate in (("ours, 1 device", 2.0), ("ours, 2 devices", 6.0), ("theirs, 1", 3.0), ("theirs, 2", 1.0))
+    ]
+    ratios = [measure.Ratio("ours / theirs", "ours", "theirs"), measure.Ratio("left out", "ours", "nobody")]
+    (found,) = measure.compared(ratios, results)
+    assert found == {"what": "ours / theirs", "ratio": 2.0, "of": ["ours, 2 devices", "theirs, 1"]}
 
 
 @pytest.fixture
@@ -141,7 +155,8 @@ def saved(tmp_path):
 
     def document(rate, names, copied):
         results = [
-            measure.Result(name, "turns", 1.5, [rate, rate * 3, rate * 2], work).to_dict(CEILINGS) for name in names
+            measure.Result(name, "turns", work, 1.5, [rate, rate * 3, rate * 2], 3 * 2**20).to_dict(CEILINGS)
+            for name in names
         ]
         machine = {"processor": "P", "cores": 2, "device": "cpu", "devices": 2, "python": "3", "jax": "0"}
         ratios = [{"what": "a / b", "ratio": rate / 1e6, "of": ["a", "b"]}]
@@ -164,11 +179,11 @@ def test_a_report_is_made_of_the_files(saved, tmp_path):
     for _ in range(2):  # writing again changes nothing
         assert command.main(["report", *map(str, saved), "--into", str(page)]) == 0
         text = page.read_text(encoding="utf-8")
-        assert "| a | 2.00 M turns | 1.00 M | 3.00 M | 0.4 % of elementwise int32 | 1.5 |  |" in text
-        assert "| b | 10.0 M turns | 5.00 M | 15.0 M | 2.0 % of elementwise int32 | 1.5 |  |" in text
+        assert "| a | 2.00 M turns | 1.00 M | 3.00 M | 0.4 % of elementwise int32 | 1.5 | 3 MiB |" in text
+        assert "| b | 10.0 M turns | 5.00 M | 15.0 M | 2.0 % of elementwise int32 | 1.5 | 3 MiB |" in text
         assert text.count("| b |") == 1
         assert "| a / b | 5.00 |" in text
-        assert "| copy, out of cache, read + write | 1 to 4 GB/s |" in text
+        assert "| copy, out of cache, read + write | 1.00 GB/s to 4.00 GB/s |" in text
     assert re.sub(r"<!-- benchmarks: (?!end).*?end -->", "", text, flags=re.DOTALL) == words
 
 

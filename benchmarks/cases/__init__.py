@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from benchmarks.cases import analysis, env, policy, population, train
-from benchmarks.measure import Options, Report
+from benchmarks.measure import Benchmark
 
-CASES: dict[str, Callable[[Options], Report]] = {
-    "env": env.run,
-    "policy": policy.run,
-    "train": train.run,
-    "population": population.run,
-    "analysis": analysis.run,
+BENCHMARKS: dict[str, Callable[[bool], Benchmark]] = {
+    "env": env.benchmark,
+    "policy": policy.benchmark,
+    "train": train.benchmark,
+    "population": population.benchmark,
+    "analysis": analysis.benchmark,
 }
-"""Benchmarks by name."""
+"""Whether to measure peers, too → the benchmark, by its name."""

@@ -1,23 +1,22 @@
-"""Other libraries' mazes and rooms, each behind the same four fields, and a plain PyTorch PPO on our maze."""
+"""Other libraries' mazes and rooms, and a plain PyTorch PPO on our maze."""
 
 import importlib.util
 
-from benchmarks.peers.libraries import LIBRARIES, environments
+NEEDED = {
+    "env": (("navix", "xminigrid", "jumanji", "jaxued", "gymnax"), "`uv run --extra peers -m benchmarks … --peers`"),
+    # No part of the extra: its package for Linux brings gigabytes of CUDA.
+    "train": (("torch",), "`uv pip install torch` (its CPU build will do), then `uv run --no-sync …`"),
+}
+"""Word on the command line → the packages of its peers, and what installs them."""
 
 
-def missing() -> str | None:
-    """One line that says which peers are not installed and how to install them; None if all are."""
-    absent = [name for name in LIBRARIES if not _imports(name)]
-    if absent:
-        return f"--peers: {', '.join(absent)} not installed; use `uv run --extra peers -m benchmarks … --peers`"
-    return None
-
-
-def torch_missing() -> str | None:
-    """The same for PyTorch, which is no part of the extra: its package for Linux brings gigabytes of CUDA."""
-    if _imports("torch"):
-        return None
-    return "--peers: torch not installed; `uv pip install torch` (its CPU build will do), then `uv run --no-sync …`"
+def missing(what: str) -> str | None:
+    """One line that says what there is to install before peers can be measured; None if nothing is."""
+    if what not in NEEDED:
+        return f"{what} has no peers; use {' or '.join(NEEDED)}"
+    packages, remedy = NEEDED[what]
+    absent = [name for name in packages if not _imports(name)]
+    return f"{', '.join(absent)} not installed; use {remedy}" if absent else None
 
 
 def _imports(name: str) -> bool:
@@ -25,6 +24,3 @@ def _imports(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-__all__ = ["environments", "missing", "torch_missing"]

@@ -1,30 +1,25 @@
 """Mazes and rooms of other JAX libraries, with each library's own auto-reset and its default sizes."""
 
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from benchmarks.stepping import Peer
-
-LIBRARIES = ("navix", "xminigrid", "jumanji", "jaxued", "gymnax")
-"""Packages of the extra `peers`, and gymnax, which we need ourselves."""
+from benchmarks.cases.env import Stepped
 
 
-def environments() -> Iterator[Peer]:
-    """All peers, built one at a time."""
-    for name in ("Navix-Empty-8x8-v0", "Navix-FourRooms-v0"):
-        yield _navix(name)
-    for name in ("MiniGrid-Empty-8x8", "MiniGrid-FourRooms", "XLand-MiniGrid-R1-9x9"):
-        yield _xland(name)
-    yield _jumanji("Maze-v0")
-    yield from (_jaxued(replay) for replay in (False, True))
-    for name in ("FourRooms-misc", "MetaMaze-misc"):
-        yield _gymnax(name)
+def environments() -> list[Stepped]:
+    """All of them."""
+    return [
+        *map(_navix, ("Navix-Empty-8x8-v0", "Navix-FourRooms-v0")),
+        *map(_xland, ("MiniGrid-Empty-8x8", "MiniGrid-FourRooms", "XLand-MiniGrid-R1-9x9")),
+        _jumanji("Maze-v0"),
+        *map(_jaxued, ("new levels", "one level again")),
+        *map(_gymnax, ("FourRooms-misc", "MetaMaze-misc")),
+    ]
 
 
-def _navix(name: str) -> Peer:
+def _navix(name: str) -> Stepped:
     import navix
 
     world = navix.make(name)
@@ -33,10 +28,10 @@ def _navix(name: str) -> Peer:
         timestep = world.step(timestep, action)
         return timestep, timestep.observation, timestep.reward
 
-    return Peer(name, world.reset, step, len(world.action_set), keyed=False)
+    return Stepped(name, world.reset, step, len(world.action_set), keyed=False)
 
 
-def _xland(name: str) -> Peer:
+def _xland(name: str) -> Stepped:
     import xminigrid
     from xminigrid.wrappers import GymAutoResetWrapper
 
@@ -48,10 +43,10 @@ def _xland(name: str) -> Peer:
         return timestep, timestep.observation, timestep.reward
 
     label = name if name.startswith("XLand") else f"XLand-{name}"
-    return Peer(label, lambda key: world.reset(params, key), step, world.num_actions(params), keyed=False)
+    return Stepped(label, lambda key: world.reset(params, key), step, world.num_actions(params), keyed=False)
 
 
-def _jumanji(name: str) -> Peer:
+def _jumanji(name: str) -> Stepped:
     import jumanji
     from jumanji.wrappers import AutoResetWrapper
 
@@ -61,10 +56,10 @@ def _jumanji(name: str) -> Peer:
         state, timestep = world.step(state, action)
         return state, timestep.observation, timestep.reward
 
-    return Peer(f"Jumanji {name}", lambda key: world.reset(key)[0], step, 4, keyed=False)
+    return Stepped(f"Jumanji {name}", lambda key: world.reset(key)[0], step, 4, keyed=False)
 
 
-def _jaxued(replay: bool) -> Peer:
+def _jaxued(levels: str) -> Stepped:
     """The 13×13 maze with 25 walls of JaxUED's examples: a new level after every episode, or the same again."""
     from jaxued import wrappers
     from jaxued.environments.maze import Maze, make_level_generator
@@ -74,18 +69,14 @@ def _jaxued(replay: bool) -> Peer:
         setattr(module, "jax", _OldJax("jax"))  # noqa: B010
     sample: Any = make_level_generator(13, 13, 25)
     inner = Maze()
-    world = wrappers.AutoReplayWrapper(inner) if replay else wrappers.AutoResetWrapper(inner, sample)
-    params = inner.default_params
+    fresh = levels == "new levels"
+    world = wrappers.AutoResetWrapper(inner, sample) if fresh else wrappers.AutoReplayWrapper(inner)
 
     def reset(key):
         level_key, reset_key = jax.random.split(key)
-        return world.reset_to_level(reset_key, sample(level_key), params)[1]
+        return world.reset_to_level(reset_key, sample(level_key), inner.default_params)[1]
 
-    def step(key, state, action):
-        observation, state, reward, _, _ = world.step(key, state, action, params)
-        return state, observation, reward
-
-    return Peer(f"JaxUED Maze-13x13, {'one level again' if replay else 'new levels'}", reset, step, 3)
+    return Stepped(f"JaxUED Maze-13x13, {levels}", reset, _gym_step(world, inner.default_params), 3)
 
 
 class _OldJax(types.ModuleType):
@@ -95,13 +86,19 @@ class _OldJax(types.ModuleType):
         return jax.tree.map if name == "tree_map" else getattr(jax, name)
 
 
-def _gymnax(name: str) -> Peer:
+def _gymnax(name: str) -> Stepped:
     import gymnax
 
     world, params = gymnax.make(name)
+    step = _gym_step(world, params)
+    return Stepped(f"gymnax {name}", lambda key: world.reset(key, params)[1], step, world.num_actions)
+
+
+def _gym_step(world: Any, params: Any):
+    """The step of worlds that return (observation, state, reward, …)."""
 
     def step(key, state, action):
         observation, state, reward, *_ = world.step(key, state, action, params)
         return state, observation, reward
 
-    return Peer(f"gymnax {name}", lambda key: world.reset(key, params)[1], step, world.num_actions)
+    return step

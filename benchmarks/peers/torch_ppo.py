@@ -15,7 +15,8 @@ from torch import nn
 from agents.policies import PolicyConfig
 from agents.runs.config import Config
 from benchmarks import counts
-from benchmarks.measure import Case
+from benchmarks.cases import train
+from benchmarks.measure import Case, Program
 from envs import tokens
 
 
@@ -26,16 +27,14 @@ class Maze:
         world: Any = config.world
         self.batch, self.world = batch, world
         self.rows = torch.arange(batch)
-        self.steps = torch.tensor(tokens.STEPS)
-        self.tile_map = torch.tensor(tokens.TILE_MAP)
+        self.steps, self.tile_map = torch.tensor(tokens.STEPS), torch.tensor(tokens.TILE_MAP)
         self.winds = torch.tensor([tokens.CALM, *tokens.GUSTS])
         self.rewards = torch.tensor([0.0, world.gold_reward, world.mold_reward])
 
     def reset(self) -> torch.Tensor:
         """Fresh mazes; → the first observation, int64[B, 6]."""
         size, batch = self.world.size, self.batch
-        draws = torch.rand(batch, size, size)
-        mold = 0.1 + 0.4 * torch.rand(batch, 1, 1)
+        draws, mold = torch.rand(batch, size, size), 0.1 + 0.4 * torch.rand(batch, 1, 1)
         gold = draws < mold * (1 + self.world.gold_ratio)
         self.grid = torch.where(draws < mold, tokens.MOLD, torch.where(gold, tokens.GOLD, tokens.PATH)).to(torch.int8)
         for edge in (0, -1):
@@ -47,8 +46,7 @@ class Maze:
     def step(self, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Move, be paid, perhaps be blown on; → observation int64[B, 6], reward float32[B]."""
         reward = self.world.turn_reward + self._push(action, torch.ones(self.batch, dtype=torch.bool))
-        blows = torch.rand(self.batch) < self.world.wind_probability
-        gust = torch.randint(4, (self.batch,))
+        blows, gust = torch.rand(self.batch) < self.world.wind_probability, torch.randint(4, (self.batch,))
         reward = reward + self._push(gust, blows)
         return self._observe(torch.where(blows, gust + 1, 0)), reward
 
@@ -91,16 +89,21 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
-        if cache is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
+        query, key, visible = _rotate(query, rotation), _rotate(key, rotation), None
+        if cache is not None:
             end = start + length
             cache[0][:, :, start:end], cache[1][:, :, start:end] = key, value
+            key, value = (kept[:, :, :end] for kept in cache)
             visible = torch.arange(end) <= torch.arange(start, end)[:, None]
-            mixed = F.scaled_dot_product_attention(query, cache[0][:, :, :end], cache[1][:, :, :end], visible)
+        mixed = F.scaled_dot_product_attention(query, key, value, visible, is_causal=cache is None)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return x + self.down(torch.square(F.relu(self.up(self.mlp_norm(x)))))
+
+
+def _rotate(x, rotation):
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 class Policy(nn.Module):
@@ -108,13 +111,12 @@ class Policy(nn.Module):
 
     def __init__(self, config: PolicyConfig, length: int):
         super().__init__()
-        self.config = config
+        self.config, head = config, config.width // config.heads
         self.embedding = nn.Parameter(torch.randn(tokens.SIZE, config.width) * config.width**-0.5)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.value = nn.Linear(config.width, 1, bias=False)
         nn.init.zeros_(self.value.weight)
-        head = config.width // config.heads
         angles = torch.outer(torch.arange(length).float(), 10_000.0 ** (-torch.arange(0, head, 2) / head))
         self.cosine, self.sine = angles.cos(), angles.sin()
 
@@ -129,17 +131,6 @@ class Policy(nn.Module):
         logits = x @ self.embedding[tokens.MOVES[0] : tokens.MOVES[0] + 4].T
         return logits.log_softmax(-1), self.value(x)[..., 0]
 
-    def caches(self, batch, length):
-        """Empty keys and values of every layer."""
-        shape = (batch, self.config.heads, length, self.config.width // self.config.heads)
-        return [(torch.empty(shape), torch.empty(shape)) for _ in self.blocks]
-
-
-def _rotate(x, rotation):
-    cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-
 
 class Trainer:
     """PPO of one policy, from scratch; `update` plays a batch and learns from it."""
@@ -147,48 +138,43 @@ class Trainer:
     def __init__(self, config: Config, seed: int = 0):
         torch.manual_seed(seed)
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        self.config, self.world = config, config.world.make()[0]
-        self.maze = Maze(config, config.rl.episodes)
+        self.rl, (self.world, _) = config.rl, config.world.make()
+        self.maze = Maze(config, self.rl.episodes)
         self.policy = Policy(config.policy, self.world.episode_length())
-        self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.rl.learning_rate, fused=True)
-        steps = config.rl.updates * config.rl.epochs * config.rl.minibatches
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimiser, steps, config.rl.learning_rate * config.rl.final_learning_rate
-        )
+        self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=self.rl.learning_rate, fused=True)
+        steps = self.rl.updates * self.rl.epochs * self.rl.minibatches
+        last = self.rl.learning_rate * self.rl.final_learning_rate
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, steps, last)
 
     @torch.no_grad()
     def play(self) -> dict[str, torch.Tensor]:
         """A batch of episodes, with the log-probabilities and values of the policy that played."""
-        batch, length = self.config.rl.episodes, self.world.episode_length()
-        observation = self.maze.reset()
-        caches = self.policy.caches(batch, length - 1)
-        said = torch.full((batch, 1), tokens.NULL_BADGE)
+        batch, config = self.rl.episodes, self.policy.config
+        shape = (batch, config.heads, self.world.episode_length() - 1, config.width // config.heads)
+        caches = [(torch.empty(shape), torch.empty(shape)) for _ in range(config.layers)]
+        observation, said = self.maze.reset(), torch.full((batch, 1), tokens.NULL_BADGE)
         spoken, turns = [said], []
         for index in range(self.world.turns):
             chunk = torch.cat([said, observation], dim=1)
-            every, value = self.policy(chunk, caches, index * chunk.shape[1], at=slice(-1, None))
-            every, value = every[:, 0], value[:, 0]
-            action = torch.multinomial(every.exp(), 1)
-            around = self.maze.neighbours()
-            following, reward = self.maze.step(action[:, 0])
+            choices, values = self.policy(chunk, caches, index * chunk.shape[1], at=slice(-1, None))
+            action = torch.multinomial(choices[:, 0].exp(), 1)
+            taken, around = choices[:, 0].gather(1, action), self.maze.neighbours()
+            observation, reward = self.maze.step(action[:, 0])
             said = action + tokens.MOVES[0]
-            spoken += [observation, said]
-            turns.append((action[:, 0], every.gather(1, action)[:, 0], value, reward, around))
-            observation = following
+            spoken += [chunk[:, 1:], said]
+            turns.append((action[:, 0], taken[:, 0], values[:, 0], reward, around))
         names = ("actions", "log_probabilities", "values", "rewards", "neighbours")
         stacked = {name: torch.stack(part, dim=1) for name, part in zip(names, zip(*turns, strict=True), strict=True)}
         return stacked | {"tokens": torch.cat(spoken, dim=1)}
 
     def update(self) -> float:
         """One PPO update; → mean return of the episodes played."""
-        rl, batch = self.config.rl, self.play()
+        rl, batch = self.rl, self.play()
         advantages, running = torch.zeros_like(batch["values"]), 0.0
         following = torch.zeros_like(batch["values"][:, 0])
         for turn in reversed(range(self.world.turns)):
-            value = batch["values"][:, turn]
-            running = batch["rewards"][:, turn] * rl.reward_scale + rl.discount * following - value + (
-                rl.discount * rl.trace_decay * running
-            )  # fmt: skip
+            value, reward = batch["values"][:, turn], batch["rewards"][:, turn] * rl.reward_scale
+            running = reward + rl.discount * (following + rl.trace_decay * running) - value
             advantages[:, turn], following = running, value
         batch["targets"] = advantages + batch["values"]
         batch["advantages"] = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -203,14 +189,14 @@ class Trainer:
         return batch["rewards"].sum(dim=1).mean().item()
 
     def _loss(self, part, at):
-        rl = self.config.rl
-        every, values = self.policy(part["tokens"][:, :-1], at=at)
-        ratio = (every.gather(-1, part["actions"][..., None])[..., 0] - part["log_probabilities"]).exp()
+        rl = self.rl
+        choices, values = self.policy(part["tokens"][:, :-1], at=at)
+        ratio = (choices.gather(-1, part["actions"][..., None])[..., 0] - part["log_probabilities"]).exp()
         clipped = ratio.clamp(1 - rl.clip_low, 1 + rl.clip_high)
         surrogate = torch.minimum(ratio * part["advantages"], clipped * part["advantages"]).mean()
         value_loss = 0.5 * (values - part["targets"]).square().mean()
         same = part["neighbours"][..., None, :] == torch.arange(3)[:, None]
-        within = torch.where(same, every[..., None, :], -1e30).log_softmax(-1)
+        within = torch.where(same, choices[..., None, :], -1e30).log_softmax(-1)
         entropy = -torch.where(same, within.exp() * within, 0.0).sum(-1)
         equalized = torch.where(same.sum(-1) >= 2, entropy, 0.0).sum(-1).mean()
         return rl.value_weight * value_loss - surrogate - rl.equalized_entropy_weight * equalized
@@ -218,17 +204,7 @@ class Trainer:
 
 def case(config: Config) -> Case:
     """One update a call, at the sizes of the config."""
-
-    def prepare():
-        trainer = Trainer(config)
-        return trainer.update, None
-
     count = config.rl.episodes * config.world.make()[0].episode_length()
-    sizes = f"width {config.policy.width}, {config.policy.layers} layers"
-    return Case(
-        f"PPO end to end, {sizes}, plain PyTorch",
-        "tokens",
-        count,
-        prepare,
-        counts.stage(config, "rl", scoring=False, sparing=False),
-    )
+    work = counts.stage(config, "rl", scored=False, sparing=False)
+    name = f"PPO end to end, {train.sizes(config)}, plain PyTorch"
+    return Case(name, "tokens", count, lambda: Program(Trainer(config).update), work)
