@@ -1,15 +1,11 @@
-"""Runs and analyses that studies share, found again by what they are and not by what they are called.
+"""Runs that studies share, found again by what they are and not by what they are called.
 
-A run lies under the hash of its whole config, so that a changed config never meets a stale run, and a pretrained base
-under the hash of what pretraining depends on, so that it is trained once for all. What was interrupted goes on.
+A run lies under the hash of its whole config, so that a changed config never meets a stale run. The bases that it
+starts from are taken from any run that has them, and else trained in one of their own. What was interrupted goes on.
 """
 
 import dataclasses
-import hashlib
-import importlib
-import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,8 +15,9 @@ from agents.learning import algorithms
 from agents.learning.sft import SFTConfig
 from agents.runs import bases
 from agents.runs import config as configs
-from agents.runs.config import Config, ConfigError, PopulationConfig
+from agents.runs.config import Config, PopulationConfig
 from ground import files
+from ground.terminal import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +26,9 @@ class Store:
 
     folder: Path
     console: Console
-    """Where training and analyses report."""
+    """Where training reports."""
     figures: bool = True
-    """Whether they draw."""
+    """Whether runs draw."""
 
     def path(self, config: Config) -> Path:
         """Where the run of a config lies."""
@@ -59,58 +56,41 @@ class Store:
                 raise ConfigError(f"{path}: holds another config than its name says; move it away")
             if not evaluate or "return" in run.summary():
                 return run
-        pretrained = base_of(config)
         started = (path / "config.json").exists()
-        base = None
-        if pretrained != config and config.pretrain.updates and not (started and _has_base(path)):
-            # The runs that start from it tell how well it plays.
-            base = self._run(pretrained, evaluate=False).path
+        source = None
+        has_bases = started and bases.STAGE in runs.open(path).ended()
+        if only_bases(config) != config and config.pretrain.updates and not has_bases:
+            source = self._bases(config)
         if started:
-            return train.resume(path, self.console, base, evaluate=evaluate, figures=self.figures)
-        return train.train(config, path, self.console, base, evaluate=evaluate, figures=self.figures)
+            return train.resume(path, self.console, source, evaluate=evaluate, figures=self.figures)
+        return train.train(config, path, self.console, source, evaluate=evaluate, figures=self.figures)
 
-    def analysis(self, run: runs.Run, name: str, **options: Any) -> dict[str, Any]:
-        """The document of `analysis NAME` with these options on a run: found, or made.
-
-        Its table is beside it under the same name, with the ending .parquet; see `table`.
-        """
-        kept = self._analysis_path(run, name, options)
-        if not kept.exists():
-            module = importlib.import_module(f"analysis.commands.{name}")
-            module.run(module.Command(run=run.path, figures=self.figures, **options), self.console)
-            # The document last: where it is, all is.
-            for ending in (".parquet", ".json"):
-                files.write(kept.with_suffix(ending), run.analysis(f"{name}{ending}").read_bytes())
-        return files.read_json(kept)
-
-    def table(self, run: runs.Run, name: str, **options: Any) -> Path:
-        """The Parquet table that `analysis` made with the same options."""
-        return self._analysis_path(run, name, options).with_suffix(".parquet")
-
-    def _analysis_path(self, run: runs.Run, name: str, options: dict[str, Any]) -> Path:
-        text = json.dumps({key: str(value) for key, value in options.items()}, sort_keys=True)
-        digits = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return run.analysis(f"{name}-{digits}.json")
+    def _bases(self, config: Config) -> Path:
+        """A run that has the bases of a config: any in the folder, or one trained for them alone."""
+        own = only_bases(config)
+        for entry in sorted(files.entries(self.folder)) if self.folder.exists() else []:
+            if entry.name.startswith("base-") and (entry / "summary.json").exists():
+                held = runs.open(entry).config
+                if held.pretraining == own.pretraining and set(map(str, own.bases)) <= set(map(str, held.bases)):
+                    return entry
+        return self._run(own, evaluate=False).path  # the runs that start from them tell how well they play
 
 
-def _has_base(path: Path) -> bool:
-    return bases.STAGE in runs.open(path).ended()
-
-
-def base_of(config: Config) -> Config:
-    """The run that pretrains the base of a config and does nothing else; equal for all that share it."""
-    population = PopulationConfig(seeds=1, microbatch=config.population.microbatch)
-    if not config.pretrain.shared:
-        population = dataclasses.replace(config.population, at_once=0)
+def only_bases(config: Config) -> Config:
+    """The run that pretrains the bases of a config and does nothing else; equal for all that need the same."""
+    shared = config.pretrain.shared
+    sweep = tuple(text for text in config.population.sweep if text.startswith(("pretrain.", "world.")))
+    seeds = 1 if shared else config.population.seeds
     return Config(
         scale=config.scale,
-        algorithm="ppo",
-        seed=0 if config.pretrain.shared else config.seed,
+        seed=0 if shared else config.seed,
         world=config.world,
         policy=config.policy,
         pretrain=config.pretrain,
         sft=SFTConfig(),
         rl=algorithms.RLConfig(updates=0),
-        population=population,
+        population=PopulationConfig(
+            seeds=seeds, sweep=() if shared else sweep, microbatch=config.population.microbatch
+        ),
         evaluation_episodes=1024,
     )

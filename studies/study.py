@@ -1,47 +1,69 @@
-"""What a study is, and how it is run: train or find its runs, measure, draw, judge, write."""
+"""What a study is, and how it is run: train or find its populations, measure, judge, draw, write."""
 
-import csv
 import dataclasses
 import datetime
-import io
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import numpy as np
+import xarray as xr
 from rich.console import Console
 
 from agents import runs
+from agents.runs import Run, reporting
 from agents.runs import config as configs
-from agents.runs import reporting
 from agents.runs.config import Config
+from analysis import estimates
+from analysis.estimates import by_base as by_base
+from analysis.figures import panels
+from analysis.figures.panels import Panel
 from ground import files
-from studies import claims, store
-from studies.claims import Estimate, Question
+from ground.estimates import Estimate
+from studies import populations, questions, store
+from studies.populations import SCALES as SCALES
+from studies.populations import Scale
+from studies.questions import Question
+from studies.questions import ask as ask
 from studies.store import Store
 
-Scale = Literal["smoke", "laptop", "paper"]
-SCALES: tuple[Scale, ...] = get_args(Scale)
-SCHEMA = 1
+SCHEMA = 2
 """Version of `verdict.json`."""
 VERDICT = "verdict.json"
+TAKEAWAYS = Path(__file__).with_name("takeaways.toml")
+"""What was learnt, in words: by study and scale, with the verdict for which it was written."""
 
-Table = Mapping[str, Sequence[Any]]
-"""Column name → values."""
+Options = Mapping[str, Mapping[str, Any]]
+"""Of measurements, by their names."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
+class Results:
     """What a study has measured."""
 
-    estimates: Mapping[str, Estimate]
+    estimates: dict[str, Estimate]
     """By name; criteria and controls refer to these names."""
-    tables: Mapping[str, Table]
-    """The data behind the figure, by file name without an ending; written as CSV."""
-    alt: str
-    """What the figure shows, for those who do not see it."""
+    panels: list[Panel]
+    """Of its figure."""
+    meaning: str
+    """One line that says how to read the figure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A number of a paper beside ours."""
+
+    what: str
+    paper: str
+    """The paper's number, with its place."""
+    ours: str
+    """Name of an estimate."""
+    differs: str
+    """What differs: sizes, rates, steps, temperature."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +82,44 @@ class Study:
     limits: tuple[str, ...]
     """What it cannot show, a sentence each."""
     questions: tuple[Question, ...]
-    arms: Callable[[Scale], dict[str, Config]]
-    """The runs it needs at a scale, by the name that its report calls them."""
-    measure: Callable[[Store, Mapping[str, runs.Run], Scale], Findings]
-    """From finished runs to numbers."""
-    draw: Callable[[Findings, str, Path, str], list[Path]]
-    """Findings, headline, path without an ending, small print → the figure's files, the PNG first."""
+    arms: Mapping[str, str]
+    """What it calls its arms → populations of the catalogue."""
+    options: Mapping[Scale, Options]
+    """Of its measurements, at each scale."""
+    measure: Callable[[Mapping[str, Run], Options], Results]
+    """From finished runs by arm to estimates and panels."""
+    skip: Mapping[Scale, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Arms that a scale leaves out."""
+    compared: tuple[Comparison, ...] = ()
+
+    def configs(self, scale: Scale, seed: int = 0) -> dict[str, Config]:
+        """What its arms train."""
+        left_out = self.skip.get(scale, ())
+        names = {arm: name for arm, name in self.arms.items() if arm not in left_out}
+        return {arm: populations.of(name).config(scale, seed) for arm, name in names.items()}
+
+    def titles(self) -> dict[str, str]:
+        """What figures call its arms."""
+        return {arm: populations.of(name).title for arm, name in self.arms.items()}
 
 
-def minutes(study: Study, scale: Scale) -> float:
+def of(array: xr.DataArray, meaning: str, control: str = "") -> Estimate:
+    """The mean over bases of an array over members, or over members and mazes, with its interval.
+
+    Args:
+        array: float[member] or float[member, maze]; see `by_base`, which makes arms of any sizes and sweeps pair.
+        meaning: what it is, with its unit.
+        control: name of the estimate to read beside it.
+    """
+    return estimates.of(by_base(array), meaning, control, units="base")
+
+
+def minutes(arms: Mapping[str, Config], scale: Scale) -> float:
     """A rough forecast of training on this machine, or for `paper` on one GPU; what several arms share counts once."""
     needed: dict[str, Config] = {}
-    for config in study.arms(scale).values():
+    for config in arms.values():
         alone = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, updates=0))
-        for part in (alone, store.base_of(config)):
+        for part in (alone, store.only_bases(config)):
             needed[runs.config_hash(configs.to_dict(part))] = part
     devices, platform = len(jax.devices()), jax.default_backend()
     if scale == "paper" and platform == "cpu":
@@ -81,12 +127,12 @@ def minutes(study: Study, scale: Scale) -> float:
     return sum(reporting.expected_minutes(config, devices, platform) for config in needed.values())
 
 
-def directory(out: Path, study: Study, scale: Scale) -> Path:
-    """Where the results of a study lie."""
-    return out / study.name / scale
+def directory(out: Path, study: Study, scale: Scale, seed: int = 0) -> Path:
+    """Where the results of a study lie; those of other seeds lie beside them."""
+    return out / study.name / (f"{scale}-seed-{seed}" if seed else scale)
 
 
-def run(study: Study, scale: Scale, out: Path, console: Console) -> dict[str, Any]:
+def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) -> dict[str, Any]:
     """Run a study to its verdict; what was done before is found again.
 
     Args:
@@ -94,6 +140,7 @@ def run(study: Study, scale: Scale, out: Path, console: Console) -> dict[str, An
         scale: how large.
         out: folder of all studies; runs lie in its `runs`.
         console: where to report.
+        seed: of the first member and base of every arm.
 
     Returns:
         What `verdict.json` holds.
@@ -103,76 +150,109 @@ def run(study: Study, scale: Scale, out: Path, console: Console) -> dict[str, An
     """
     started = time.perf_counter()
     shelf = Store(out / "runs", console, figures=scale != "smoke")
-    arms = study.arms(scale)
-    made = {}
-    for number, (name, config) in enumerate(arms.items(), start=1):
+    trained: dict[str, Run] = {}
+    arms = study.configs(scale, seed)
+    for number, (arm, config) in enumerate(arms.items(), start=1):
         known = " (found)" if shelf.finished(config) else ""
-        console.print(f"[bold]{study.name}[/], arm {number} of {len(arms)}: {name}{known}", highlight=False)
-        made[name] = shelf.run(config)
-        if lost := made[name].summary().get("diverged"):
-            # Arms are compared member by member.
+        console.print(f"{study.name}, arm {number} of {len(arms)}: {arm}{known}", highlight=False, markup=False)
+        trained[arm] = shelf.run(config)
+        if lost := trained[arm].diverged():
+            # Arms are compared base by base.
+            who = "; ".join(f"{trained[arm].name_of(member)} diverged in {where}" for member, where in lost.items())
             raise runs.RunError(
-                f"{made[name].path}: {'; '.join(f'{who} diverged in {where}' for who, where in lost.items())}; a study "
-                "needs every member of every arm: lower the learning rate in the study's file"
+                f"{trained[arm].path}: {who}; a study needs every member of every arm: lower the learning rate in "
+                "studies/populations.py"
             )
-    findings = study.measure(shelf, made, scale)
-    judged = claims.judge(study.questions, findings.estimates)
-
-    folder = directory(out, study, scale)
+    with console.status("measuring"):
+        results = study.measure(trained, study.options[scale])
+    document = verdict(study, results, scale, seed)
+    folder = directory(out, study, scale, seed)
     with files.reporting(folder, "make"):
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-    identity = runs.config_hash({name: configs.to_dict(config) for name, config in arms.items()})
-    members = max(run.members for run in made.values())
-    footer = f"{study.name}, scale {scale}, {members} members, configs {identity}"
-    figures = study.draw(findings, f"{study.title}: {judged['verdict']}", folder / study.name, footer)
-    for name, table in findings.tables.items():
-        files.write(folder / "data" / f"{name}.csv", _csv(table).encode())
-    document = {
-        "schema": SCHEMA,
-        "study": study.name,
-        "title": study.title,
-        "claim": study.claim,
-        "source": study.source,
-        "method": study.method,
-        "scale": scale,
-        "members": members,
-        **judged,
-        "estimates": {name: _plain(each) for name, each in findings.estimates.items()},
-        "limits": study.limits,
-        "figure": figures[0].name,
-        "alt": findings.alt,
-        "data": [f"data/{name}.csv" for name in findings.tables],
-        "runs": {
-            name: {
-                "path": str(each.path.relative_to(out)),
-                "config_hash": each.config_hash,
-                "members": each.members,
-                "git": files.read_json(each.path / "config.json").get("git"),
-            }
-            for name, each in made.items()
-        },
+        folder.mkdir(parents=True, exist_ok=True)
+    identity = runs.config_hash({arm: configs.to_dict(config) for arm, config in arms.items()})
+    headline = f"{study.title}: {document['words']}"
+    footer = f"{study.name}, scale {scale}, {document['bases']} bases, configs {identity}"
+    figure = panels.draw(results.panels, width=11.0, title=headline, meaning=results.meaning, footer=footer)
+    paths = panels.save(figure, folder / study.name, results.panels, headline, results.meaning, footer)
+    document |= {
+        "figure": f"{study.name}.png",
+        "files": [path.name for path in paths],
+        "runs": {arm: _described(one, out) for arm, one in trained.items()},
         "config_hash": identity,
-        "command": f"uv run -m studies run {study.name} --scale {scale}",
+        "command": f"uv run -m studies run {study.name} --scale {scale}" + (f" --seed {seed}" if seed else ""),
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
-        "seconds_of_runs": sum(each.summary()["seconds"]["total"] for each in made.values()),
+        "seconds_of_runs": sum(one.summary()["seconds"]["total"] for one in trained.values()),
         **runs.provenance(),
     }
     files.write_json(folder / VERDICT, document)
     return document
 
 
+def verdict(study: Study, results: Results, scale: Scale, seed: int = 0) -> dict[str, Any]:
+    """What follows from the estimates, and what was asked, as plain values."""
+    judged = questions.judge(study.questions, results.estimates)
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        **{name: getattr(study, name) for name in ("title", "claim", "source", "method", "limits")},
+        "scale": scale,
+        "seed": seed,
+        "bases": max((estimate.members for estimate in results.estimates.values()), default=0),
+        **judged,
+        "takeaway": takeaway(study, scale, judged["verdict"]),
+        "criteria": stated(study),
+        "estimates": {name: _plain(estimate) for name, estimate in results.estimates.items()},
+        "compared": [dataclasses.asdict(comparison) for comparison in study.compared],
+        "meaning": results.meaning,
+        "alt": alternative(results),
+    }
+
+
+def takeaway(study: Study, scale: Scale, answer: str) -> str | None:
+    """The sentence of what was learnt, if one was written for this verdict."""
+    written = tomllib.loads(TAKEAWAYS.read_text(encoding="utf-8")).get(study.name, {}).get(scale, {})
+    return written.get("text") if written.get("verdict") == answer else None
+
+
+def stated(study: Study) -> dict[str, Any]:
+    """When the criteria were last changed: the commit of the study's file, its date, and whether it differs now."""
+    file = Path(__file__).with_name(f"{study.name}.py")
+
+    def ask_git(*arguments: str) -> str:
+        try:
+            answer = subprocess.run(
+                ["git", "--no-optional-locks", "-C", file.parent, *arguments, "--", file.name],
+                capture_output=True, text=True, timeout=10,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    commit, _, date = ask_git("log", "-1", "--format=%H %cI").partition(" ")
+    return {"file": f"studies/{file.name}", "commit": commit, "date": date, "dirty": bool(ask_git("status", "--short"))}
+
+
+def alternative(results: Results) -> str:
+    """What the figure shows, for those who do not see it."""
+    shown = [f"{name}: {estimate.mean:.3g}" for name, estimate in results.estimates.items()]
+    labels = [getattr(panel, "label", None) or getattr(panel, "y", None) or "" for panel in results.panels]
+    return f"{len(results.panels)} panels: {'; '.join(filter(None, labels))}. {'; '.join(shown[:12])}."
+
+
+def _described(run: Run, out: Path) -> dict[str, Any]:
+    document = files.read_json(run.path / "config.json")
+    return {
+        "path": str(run.path.relative_to(out)),
+        "config_hash": run.config_hash,
+        "members": run.members,
+        "git": document.get("git"),
+        "created": document.get("created"),
+    }
+
+
 def _plain(estimate: Estimate) -> dict[str, Any]:
     """An estimate as JSON values."""
-    found = dataclasses.asdict(estimate)
-    low, high = found.pop("low"), found.pop("high")
-    return found | {"interval": [low, high] if np.isfinite([low, high]).all() else None}
-
-
-def _csv(table: Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    for row in zip(*table.values(), strict=True):
-        writer.writerow([f"{value:.7g}" if isinstance(value, (float, np.floating)) else value for value in row])
-    return text.getvalue()
+    values = dataclasses.asdict(estimate)
+    low, high = values.pop("low"), values.pop("high")
+    return values | {"interval": [low, high] if np.isfinite([low, high]).all() else None}

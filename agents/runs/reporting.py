@@ -28,12 +28,13 @@ def expected_minutes(config: Config, devices: int, platform: str) -> float:
     """A rough forecast from the operations that training and evaluation need."""
     world, _ = config.world.make()
     members = len(config.members)
-    bases = 1 if config.pretrain.shared else members
+    bases, starts = len(config.bases), len(set(config.starts.tolist()))
     forward = 2 * parameter_count(config) * world.episode_length()
     episodes = bases * config.pretrain.updates * config.pretrain.episodes * 3
+    episodes += members * config.sft.updates * config.sft.episodes * 3
     # Playing and scoring cost a forward pass each, and an epoch costs three.
     episodes += members * config.rl.updates * config.rl.episodes * (2 + 3 * config.rl.epochs)
-    episodes += (members + bases) * config.evaluation_episodes
+    episodes += (members + starts) * config.evaluation_episodes
     return (forward * episodes / (_SUSTAINED_FLOPS.get(platform, 1e12) * devices) + 30) / 60
 
 
