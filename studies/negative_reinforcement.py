@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 
 from agents.runs import Run
-from analysis import measures, passes
+from analysis import measures
 from analysis.figures.panels import Curve, Curves, Rows
+from analysis.measures.attempts import per_maze
 from studies.study import Comparison, Options, Results, Study, ask, by_base, of
 
 ARMS = {name: f"labyrinth/{name}" for name in ("ppo", "grpo", "reinforce", "lite_ppo", "psr", "nsr", "w_reinforce")}
@@ -17,35 +17,40 @@ LEARNERS = ("PPO", "GRPO", "REINFORCE", "Lite PPO")
 def measure(runs: Mapping[str, Run], options: Options) -> Results:
     """Success before and after, and pass@k of every arm on the same held-out mazes."""
     titles, samples = STUDY.titles(), options["attempts"]["samples"]
-    ks = passes.powers(samples)
     each, solved, success = {}, {}, {}
     for arm, run in runs.items():
         title = titles[arm]
         earned = measures.returns(run, **options["returns"])["success"]
-        tried = measures.attempts(run, **options["attempts"])["successes"]
+        tried = measures.attempts(run, **options["attempts"])
         for stage, name in enumerate(("the base", title)):
-            success.setdefault(name, earned.isel(checkpoint=stage))
-            counts = tried.isel(checkpoint=stage).transpose("member", "maze")
-            share = passes.pass_at_k(counts.values, samples, ks)
-            solved.setdefault(name, xr.DataArray(share, dims=("member", "maze", "k"), coords=counts.coords))
-        words = f"share of mazes whose goal {title} reaches at one attempt"
-        each[f"success after {title}"] = of(success[title], words, "success of the base")
-        gain = by_base(success[title]) - by_base(earned.isel(checkpoint=0))
-        each[f"success gained by {title}"] = of(gain, f"success after {title} less success of the base")
-        many = by_base(solved[title]).isel(k=-1) - by_base(solved["the base"]).isel(k=-1)
-        each[f"solved in many attempts, gained by {title}"] = of(many, f"pass@{samples} after {title} less the base's")
-    each["success of the base"] = of(success["the base"], "share of mazes whose goal the base reaches at one attempt")
-    between = (by_base(solved["PSR"]) - by_base(solved["NSR"])).isel(k=-1)
-    each["solved in many attempts, PSR less NSR"] = of(between, f"pass@{samples} after PSR less pass@{samples} after NSR")
-    floor = next(iter(runs.values())).summary()["success"]
-    marks = {"random player": floor["random"], "base": each["success of the base"].mean}
-    names = [titles[arm] for arm in runs]
-    curves = {name: Curve(ks, by_base(share).mean("maze").transpose("k", "member").values) for name, share in solved.items()}
+            success.setdefault(name, by_base(earned.isel(checkpoint=stage)))
+            solved.setdefault(name, tried.isel(checkpoint=stage))
+        each[f"success after {title}"] = of(success[title], control="success of the base")
+        each[f"success gained by {title}"] = of(success[title] - by_base(earned.isel(checkpoint=0)))
+        gained = _many(solved[title], samples) - _many(solved["the base"], samples)
+        each[f"solved in many attempts, gained by {title}"] = of(
+            gained, f"pass@{samples} after {title} less the base's"
+        )
+    each["success of the base"] = of(success["the base"])
+    between = _many(solved["PSR"], samples) - _many(solved["NSR"], samples)
+    each["solved in many attempts, PSR less NSR"] = of(between, f"pass@{samples} after PSR less that after NSR")
+    floor = float(next(iter(runs.values())).summary()["success"]["random"])
+    marks = {"random player": floor, "base": each["success of the base"].mean}
+    rows = {titles[arm]: each[f"success after {titles[arm]}"] for arm in runs}
+    lines = {name: by_base(one["pass_at_k"]).transpose("k", "member") for name, one in solved.items()}
+    chance = solved["the base"]["random_pass_at_k"]
+    curves = {name: Curve(line["k"].values, line.values) for name, line in lines.items()}
+    curves["random player"] = Curve(chance["k"].values, chance.values)
     panels = [
-        Rows({name: each[f"success after {name}"] for name in names}, "success at one attempt (%)", marks, percent=True),
+        Rows(rows, "success at one attempt (%)", marks, percent=True),
         Curves(curves, "attempts at a maze", "mazes solved (%)", percent=True, log_x=True),
     ]
-    return Results(each, panels, "one base for each dot, trained further in several ways; bars and bands: 95 % intervals")
+    return Results(each, panels, "dots: bases, trained further in several ways; bars and bands: 95 % intervals")
+
+
+def _many(tried: xr.Dataset, samples: int) -> xr.DataArray:
+    """Whether a maze is solved in as many attempts as were made, of each base and maze."""
+    return by_base(per_maze(tried, samples))
 
 
 STUDY = Study(
@@ -54,13 +59,13 @@ STUDY = Study(
     claim="Learning from failures alone keeps or raises pass@k at every k, while learning from successes alone narrows "
     "what a policy still tries.",
     source="arXiv 2506.01347; arXiv 2504.13837",
-    method="Bases pretrained on three personas of EmojiLabyrinth-v0, 7 × 7 cells, are trained further by each algorithm "
-    "with the same number of episodes; every member then makes up to 256 attempts at each of the same held-out mazes.",
+    method="Bases pretrained on three personas of EmojiLabyrinth-v0, 7 × 7 cells, are trained further by each "
+    "algorithm with as many episodes; every member then makes up to 256 attempts at each of the same held-out mazes.",
     limits=(
         "A model of some hundred thousand parameters that speaks of mazes is no language model that does mathematics.",
         "Every algorithm runs at its own defaults, untuned; a ranking at one setting is no ranking of the algorithms. "
         "At this learning rate NSR's entropy rises at once, and at a tenth of it the picture is another.",
-        "A uniform random player solves most of these mazes in 256 attempts: the last point of the curve measures luck.",
+        "A uniform random player solves most of these mazes in 256 attempts: the curve's last point measures luck.",
     ),
     questions=(
         ask(
@@ -123,4 +128,3 @@ STUDY = Study(
         ),
     ),
 )
-

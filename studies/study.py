@@ -103,15 +103,15 @@ class Study:
         return {arm: populations.of(name).title for arm, name in self.arms.items()}
 
 
-def of(array: xr.DataArray, meaning: str, control: str = "") -> Estimate:
+def of(array: xr.DataArray, meaning: str = "", control: str = "") -> Estimate:
     """The mean over bases of an array over members, or over members and mazes, with its interval.
 
     Args:
         array: float[member] or float[member, maze]; see `by_base`, which makes arms of any sizes and sweeps pair.
-        meaning: what it is, with its unit.
+        meaning: what it is, with its unit, where its name in the study does not say it.
         control: name of the estimate to read beside it.
     """
-    return estimates.of(by_base(array), meaning, control, units="base")
+    return estimates.of(by_base(array), meaning or " ", control, units="base")
 
 
 def minutes(arms: Mapping[str, Config], scale: Scale) -> float:
@@ -202,7 +202,7 @@ def verdict(study: Study, results: Results, scale: Scale, seed: int = 0) -> dict
         **judged,
         "takeaway": takeaway(study, scale, judged["verdict"]),
         "criteria": stated(study),
-        "estimates": {name: _plain(estimate) for name, estimate in results.estimates.items()},
+        "estimates": {name: _plain(name, estimate) for name, estimate in results.estimates.items()},
         "compared": [dataclasses.asdict(comparison) for comparison in study.compared],
         "meaning": results.meaning,
         "alt": alternative(results),
@@ -251,8 +251,8 @@ def _described(run: Run, out: Path) -> dict[str, Any]:
     }
 
 
-def _plain(estimate: Estimate) -> dict[str, Any]:
+def _plain(name: str, estimate: Estimate) -> dict[str, Any]:
     """An estimate as JSON values."""
-    values = dataclasses.asdict(estimate)
+    values = dataclasses.asdict(estimate) | {"meaning": estimate.meaning.strip() or name}
     low, high = values.pop("low"), values.pop("high")
     return values | {"interval": [low, high] if np.isfinite([low, high]).all() else None}
