@@ -229,9 +229,15 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: one line that names the option, its value and the remedy.
     """
-    for section, least in (("pretrain", 0), ("sft", 0), ("rl", 0)):
+    for section in (None, "policy", *SECTIONS[1:], "population"):
+        part = config if section is None else getattr(config, section)
+        for field in dataclasses.fields(part):
+            path, value = f"{section}.{field.name}" if section else field.name, getattr(part, field.name)
+            if type(value) is int:
+                _require(-(2**31) <= value < 2**31, config, path, "use a 32-bit integer")
+    for section in SECTIONS[1:]:
         stage = getattr(config, section)
-        for name, minimum in (("updates", least), ("chunk", 1), ("episodes", 1)):
+        for name, minimum in (("updates", 0), ("chunk", 1), ("episodes", 1)):
             _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
         _require(
             stage.updates % stage.chunk == 0, config, f"{section}.updates",
@@ -260,8 +266,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
     _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
     _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
-    _require(-(2**31) <= config.seed < 2**31, config, "seed", "use a 32-bit integer")
+    _require(config.pretrain.seed >= 0, config, "pretrain.seed", "use 0 or more")
     _require(config.population.seeds >= 1, config, "population.seeds", "use at least 1")
+    last = 2**31 - config.population.seeds
+    _require(config.seed <= last, config, "seed", f"members have the seeds from there on; use at most {last}")
+    _check_grid(config)
     _require(config.population.at_once >= 0, config, "population.at_once", "use 0 (choose) or more")
     _require(config.population.microbatch >= 0, config, "population.microbatch", "use 0 (choose) or more")
     members = config.members
@@ -288,7 +297,28 @@ _PROBABILITIES = {
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
 }
 _LARGEST = float(np.finfo(np.float32).max)
-_POSITIVE = {"temperature", "max_gradient_norm", "reward_scale"}
+_POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e20), "reward_scale": (1e-20, 1e20)}
+"""Divisors, and what the quotients can bear in 32 bits."""
+MOST_MEMBERS = 2**16
+"""Members of a population at most; more would fill the memory with their names alone."""
+
+
+def _check_grid(config: Config) -> None:
+    """Refuse a grid that is too large, or in which two points are the same."""
+    grid, size = {}, config.population.seeds
+    for text in config.population.sweep:
+        path, values = parse_sweep(config, text)
+        option = f"--population.sweep {text}"
+        if path in grid:
+            raise ConfigError(f"{option}: {path} is swept already; give all of its values at once")
+        if len({float(np.float32(value)) for value in values}) < len(values):
+            raise ConfigError(f"{option}: two values are the same number of 32 bits; give each once")
+        grid[path] = values
+        size *= len(values)
+    if size > MOST_MEMBERS:
+        raise ConfigError(
+            f"--population.seeds={config.population.seeds}: {size:,} members; use at most {MOST_MEMBERS:,}"
+        )
 
 
 def _check_range(path: str, value: float) -> None:
@@ -297,10 +327,13 @@ def _check_range(path: str, value: float) -> None:
         raise ConfigError(f"--{path}={value:g}: use a finite number of 32 bits")
     if name in _PROBABILITIES and not 0 <= value <= 1:
         raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
-    if name in _POSITIVE and value <= 0:
-        raise ConfigError(f"--{path}={value:g}: use a value above 0")
-    if value < 0:
-        raise ConfigError(f"--{path}={value:g}: use 0 or more")
+    low, high = _POSITIVE.get(name, (0.0, _LARGEST))
+    if value < low:
+        raise ConfigError(f"--{path}={value:g}: use {low:g} or more")
+    if value > high:
+        raise ConfigError(f"--{path}={value:g}: use {high:g} at most")
+    if 0 < value < np.finfo(np.float32).tiny:
+        raise ConfigError(f"--{path}={value:g}: too small for 32 bits, which make 0 of it; use 0 or a larger number")
 
 
 def _require(condition: bool, config: Config, path: str, remedy: str) -> None:
