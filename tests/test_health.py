@@ -9,7 +9,6 @@ import train
 from agents import runs
 from agents.learning import learner
 from agents.runs import stages
-from ground import statistics
 from tests import tiny
 
 SICK = tiny.changed(population={"seeds": 1, "sweep": ("rl.learning_rate=1e-3,1e30,2e-3",)})
@@ -47,9 +46,8 @@ def test_a_run_names_who_has_diverged_and_leaves_it_out(run):
     assert summary["diverged"] == {"member 1 (seed 0, rl.learning_rate=1e+30)": "update 1 of rl"}
     after = summary["return"]["after_rl"]
     assert after[1] is None
-    others = np.array([after[0], after[2]])
-    expected = [float(end) for end in statistics.bootstrap_interval(others, statistic=np.mean)]
-    assert summary["return"]["after_rl_interval"] == expected
+    assert [point["after_rl_interval"] for point in summary["return"]["points"]] == [None] * 3
+    assert [point["after_rl"] for point in summary["return"]["points"]] == after
     assert run.diverged() == {1: "update 1 of rl"}
     for before, frozen in zip(*(jax.tree.leaves(run.parameters(x)) for x in ("pretrain", "rl")), strict=True):
         np.testing.assert_array_equal(before[1], frozen[1])

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from agents.runs import reporting
 from agents.runs.config import SCALES
+from ground.estimates import Estimate
 from tests import tiny
 
 
@@ -31,9 +32,9 @@ def summary(population, after):
 
 
 def test_a_swept_population_gets_a_row_per_point_of_the_grid():
-    config = tiny.changed(population={"seeds": 2, "sweep": ("rl.learning_rate=1e-4,0.5",)})
+    config = tiny.changed(population={"seeds": 4, "sweep": ("rl.learning_rate=1e-4,0.5",)})
     population = [{"seed": member.seed, "values": member.values} for member in config.members]
-    text = told(reporting.results, summary(population, [1.0, 3.0, 20.0, 40.0]))
+    text = told(reporting.results, summary(population, [1.0, 1.5, 2.5, 3.0, 20.0, 25.0, 35.0, 40.0]))
     rows = {line.split("│")[1].strip(): line.split("│")[2:4] for line in text.splitlines() if "after RL" in line}
     assert list(rows) == [
         "model after RL, rl.learning_rate=0.0001",
@@ -41,12 +42,16 @@ def test_a_swept_population_gets_a_row_per_point_of_the_grid():
     ]
     means = [float(cells[0]) for cells in rows.values()]
     assert means == [2.0, 30.0]
-    assert [cell.strip() for cell in rows["model after RL, rl.learning_rate=0.5"]][1] == "+20.0 to +40.0"
+    expected = Estimate.of([20.0, 25.0, 35.0, 40.0])
+    ends = f"{expected.low:+.1f} to {expected.high:+.1f}"
+    assert [cell.strip() for cell in rows["model after RL, rl.learning_rate=0.5"]][1] == ends
 
 
-def test_one_member_has_no_interval():
-    text = told(reporting.results, summary([{"seed": 0, "values": {}}], [5.0]))
-    assert "+5.0" in text
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_few_members_have_no_interval(members):
+    population = [{"seed": seed, "values": {}} for seed in range(members)]
+    text = told(reporting.results, summary(population, [4.0 + seed for seed in range(members)]))
+    assert f"{3.5 + members / 2:+.1f}" in text
     assert " to " not in text.split("model after RL")[1].splitlines()[0]
 
 

@@ -17,7 +17,8 @@ from agents.runs.config import Config, Member
 from agents.runs.run import Run
 from envs import base, personas, tokens
 from envs.personas import SCRIPTS, Traits
-from ground import seeds, statistics
+from ground import seeds
+from ground.estimates import Estimate
 
 EPISODES = 4096
 """Default number of evaluation episodes; the standard error of a return is then about 0.6."""
@@ -201,10 +202,10 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
 
     def described(kind: int) -> dict[str, Any]:
         scripts, (start, end) = of_scripts[kind], of_members[kind]
-        low, high = statistics.bootstrap_interval(end[np.isfinite(end)], statistic=np.mean)
-        told = _named(scripts.mean(axis=-1))
-        told |= {"before_rl": start.tolist(), "after_rl": end.tolist(), "after_rl_interval": [float(low), float(high)]}
-        return told | ({"points": _points(config, scripts, start, end)} if config.population.sweep else {})
+        told = _named(scripts.mean(axis=-1)) | {"before_rl": start.tolist(), "after_rl": end.tolist()}
+        if config.population.sweep:  # points of a grid are no sample of one population
+            return told | {"points": _points(config, scripts, start, end)}
+        return told | {"after_rl_interval": _interval(end)}
 
     return {
         "return": described(0),
@@ -221,8 +222,15 @@ def _points(config: Config, scripts: np.ndarray, start: np.ndarray, end: np.ndar
         mine = np.array([member.values == point.values for member in config.members])
         finite = end[mine & np.isfinite(end)]
         sides = {"before_rl": float(start[mine].mean()), "after_rl": float(finite.mean()) if finite.size else None}
+        sides["after_rl_interval"] = _interval(end[mine])
         told.append({"values": point.values, **_named(scripts[:, mine].mean(axis=-1)), **sides})
     return told
+
+
+def _interval(values: np.ndarray) -> list[float] | None:
+    """95 % interval of the mean over members that are finite; None where there are too few."""
+    estimate = Estimate.of(values)
+    return [estimate.low, estimate.high] if np.isfinite([estimate.low, estimate.high]).all() else None
 
 
 def _scripted(member: Member) -> tuple:

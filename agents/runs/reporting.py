@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agents.runs.config import Config, Member
-from ground import statistics
+from ground.estimates import Estimate
 
 # Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
 _SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
@@ -108,13 +108,12 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
         point = Member(**member).label
         points.setdefault(f"{model}, {point}" if point else model, []).append(value)
     for label, every in points.items():
-        values = [value for value in every if np.isfinite(value)]
-        if not values:
+        estimate = Estimate.of([np.nan if value is None else value for value in every])
+        if not estimate.members:
             table.add_row(f"[bold]{label}[/]", "diverged", "")
             continue
-        low, high = statistics.bootstrap_interval(np.asarray(values), statistic=np.mean)
-        shown = f"{show(float(low))} to {show(float(high))}" if len(values) > 1 else ""
-        table.add_row(f"[bold]{label}[/]", f"[bold]{show(float(np.mean(values)))}[/]", shown)
+        shown = f"{show(estimate.low)} to {show(estimate.high)}" if np.isfinite(estimate.low) else ""
+        table.add_row(f"[bold]{label}[/]", f"[bold]{show(estimate.mean)}[/]", shown)
     return table
 
 
