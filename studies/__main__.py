@@ -1,15 +1,17 @@
 """Claims from the literature, each tried by one command.
 
     uv run -m studies list                         every study, its claim, how long it takes, its last verdict
-    uv run -m studies run NAME --scale laptop      train or find what it needs, analyse, draw, judge
+    uv run -m studies run NAME --scale laptop      train or find what it needs, measure, judge, draw
+    uv run -m studies run all                      all of them, the cheapest first
     uv run -m studies report                       one site of everything that has been run, to open from disk
-    uv run -m studies report --into README.md      the verdicts as a table, between the file's markers
+    uv run -m studies report --into docs/results   what must last: the table of verdicts, data and figures
 
 `--out DIR` says where results lie; by default runs/studies.
 """
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -24,17 +26,18 @@ if __name__ == "__main__":
 import jax
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from agents import runs
 from agents.runs import reporting, stages
-from agents.runs.config import ConfigError
-from analysis.figures import learning_curve
-from ground import files, signals, terminal
+from ground import signals, terminal
+from ground.files import RunError
+from ground.terminal import ConfigError
 from studies import study as frame
-from studies import tables
-from studies.report import site
-from studies.study import Scale, Study
+from studies.populations import Scale
+from studies.report import results, site
+from studies.store import Store
+from studies.study import Study
 
 NAMES = ("functional_welfare", "negative_reinforcement", "sparse_updates")
 """The studies; each is a module of `studies` with a `STUDY`."""
@@ -55,9 +58,11 @@ class Run:
     """Run a study to its verdict. What it has trained before is found again."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """Which study."""
+    """Which study, or `all`."""
     scale: Scale = "laptop"
     """`smoke` takes two minutes and decides little, `laptop` up to an hour on 2 CPU cores, `paper` one large GPU."""
+    seed: int = 0
+    """Of the first member and base; another one replicates the claim on other seeds and bases."""
     out: Path = OUT
     """Where results lie."""
 
@@ -71,7 +76,7 @@ class Report:
     episodes: int = 3
     """Mazes that every member of every run replays."""
     into: Path | None = None
-    """Write the verdicts as a table into this Markdown file instead, between its markers."""
+    """Instead, copy verdicts, data and figures into this folder, and write the table into its README.md."""
 
 
 def find(name: str) -> Study:
@@ -87,67 +92,97 @@ def find(name: str) -> Study:
     return importlib.import_module(f"studies.{name}").STUDY
 
 
-def show_list(command: List, console: Console) -> None:
+def show_list(command: List, console: Console) -> int:
     """Print every study."""
+    verdicts = results.by_study(results.find(command.out)) if command.out.exists() else {}
     for name in NAMES:
         study = find(name)
-        forecast = ", ".join(f"{scale} {max(frame.minutes(study, scale), 1):.0f}" for scale in frame.SCALES)
-        verdicts = []
-        for scale in frame.SCALES:
-            path = frame.directory(command.out, study, scale) / frame.VERDICT
-            if path.exists():
-                found = str(files.read_json(path).get("verdict"))
-                verdicts.append(f"{scale} [{_COLOURS.get(found, 'white')}]{found}[/]")
-        console.print(f"[bold]{name}[/]  {study.source}", highlight=False)
-        console.print(f"  {study.claim}", highlight=False)
-        console.print(
-            f"  minutes: {forecast} (a guess, on one GPU); last verdict: {', '.join(verdicts) or 'none'}\n",
-            highlight=False,
-        )
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        say(f"[bold]{name}[/]  {study.source}")
+        for result in verdicts.get(name, []):
+            document = result.document
+            number = results.shown(result.deciding[2]) if result.deciding[2] else "–"
+            words = f"[{_COLOURS[document['verdict']]}]{document['words']}[/]. {escape(document['takeaway'] or '')}"
+            say(f"  {result.variant}: {words} ({escape(result.deciding[1]['words'])}: {number})")
+        if name not in verdicts:
+            say("  not run yet")
+        forecasts = {scale: max(frame.minutes(study.configs(scale), scale), 1) for scale in frame.SCALES}
+        say(f"  {study.claim}")
+        say(f"  minutes: {', '.join(f'{scale} {x:.0f}' for scale, x in forecasts.items())} (a guess, on one GPU)\n")
+    return 0
 
 
-def show_run(command: Run, console: Console) -> None:
-    """Run a study and print its verdict."""
-    study = find(command.name)
+def show_run(command: Run, console: Console) -> int:
+    """Run a study and print its verdict; or all of them, the cheapest first."""
+    if command.seed < 0:
+        raise ConfigError(f"--seed={command.seed}: use 0 or more")
+    studies = [find(name) for name in (NAMES if command.name == "all" else (command.name,))]
     if command.scale == "smoke":  # compiling is most of it
         jax.config.update("jax_disable_most_optimizations", True)
-    document = frame.run(study, command.scale, command.out, console)
-    console.print(f"\n[bold]{study.title}[/]\n{study.claim} ({study.source})", highlight=False)
+    if len(studies) == 1:
+        _run(studies[0], command, console)
+        return 0
+    failed: list[str] = []
+    while studies:
+        left = {one.name: one.configs(command.scale, command.seed) for one in studies}
+        shelf = Store(command.out / "runs", console)
+        missing = {
+            name: {arm: config for arm, config in arms.items() if not shelf.finished(config)}
+            for name, arms in left.items()
+        }
+        studies.sort(key=lambda one: frame.minutes(missing[one.name], command.scale))
+        together = {f"{name}/{arm}": config for name, arms in missing.items() for arm, config in arms.items()}
+        minutes = frame.minutes(together, command.scale)
+        console.print(f"{len(studies)} studies left, about {minutes:.0f} minutes of training", highlight=False)
+        study = studies.pop(0)
+        try:
+            _run(study, command, console)
+        except (ConfigError, RunError, stages.Diverged) as error:
+            terminal.complain(f"studies run {study.name}", error)
+            failed.append(study.name)
+    if failed:
+        terminal.complain("studies run all", f"{', '.join(failed)} failed; the others have their verdicts")
+    return 1 if failed else 0
+
+
+def _run(study: Study, command: Run, console: Console) -> None:
+    document = frame.run(study, command.scale, command.out, console, command.seed)
+    console.print(f"\n{study.title}\n{study.claim} ({study.source})", highlight=False, markup=False)
     table = Table(show_lines=True)
-    for column in ("question", "estimate", "asked", "95 % interval", "verdict"):
+    for column in ("question", "asked", "mean and 95 % interval", "verdict"):
         table.add_column(column, overflow="fold")
     for question in document["questions"]:
         for index, criterion in enumerate(question["criteria"]):
             estimate = document["estimates"].get(criterion["estimate"])
-            mean, interval = "–", "–"
-            if estimate and estimate["members"]:
-                mean = learning_curve.signed(estimate["mean"], "+.3g")
-                if estimate["interval"]:
-                    interval = " to ".join(learning_curve.signed(end, "+.3g") for end in estimate["interval"])
-            answer = criterion["verdict"]
+            text = "" if index else escape(question["text"])
             table.add_row(
-                "" if index else ("[bold]" if question["leading"] else "") + question["text"],
-                f"{criterion['estimate'].replace('_', ' ')} {mean}",
-                f"{criterion['side']} {criterion['bound']:g}",
-                interval,
-                f"[{_COLOURS[answer]}]{answer}[/]",
+                f"[bold]{text}[/]" if question["leading"] else text,
+                escape(criterion["words"]),
+                results.shown(estimate) if estimate else "–",
+                f"[{_COLOURS[criterion['verdict']]}]{criterion['verdict']}[/]",
             )
     console.print(table)
     verdict = document["verdict"]
-    console.print(f"verdict: [bold {_COLOURS[verdict]}]{verdict}[/], by the questions in bold", highlight=False)
-    folder = frame.directory(command.out, study, command.scale)
+    console.print(
+        f"verdict: [bold {_COLOURS[verdict]}]{document['words']}[/] ({verdict}), by the questions in bold together, "
+        f"over {document['bases']} bases",
+        highlight=False,
+    )
+    folder = frame.directory(command.out, study, command.scale, command.seed)
     reporting.written(console, [folder / frame.VERDICT, folder / document["figure"]])
 
 
-def show_report(command: Report, console: Console) -> None:
-    """Write the site and print the path of its first page; or the table."""
+def show_report(command: Report, console: Console) -> int:
+    """Write the site and print the path of its first page; or keep what must last."""
     studies = [find(name) for name in NAMES]
     if command.into:
-        tables.write(command.into, command.out, studies)
-        reporting.written(console, [command.into])
-        return
-    index = site.build(command.out, command.episodes, console, studies)
-    reporting.written(console, [index])
+        written, notes = results.keep(command.out, command.into, studies)
+        for note in notes:
+            console.print(note, highlight=False, markup=False)
+        reporting.written(console, written)
+        return 0
+    reporting.written(console, [site.build(command.out, command.episodes, console, studies)])
+    return 0
 
 
 COMMANDS = {"list": (List, show_list), "run": (Run, show_run), "report": (Report, show_report)}
@@ -167,14 +202,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
         with signals.catch(at_once=True):
-            show(command, Console())
-    except (ConfigError, runs.RunError, stages.Diverged) as error:
+            return show(command, Console())
+    except (ConfigError, RunError, stages.Diverged) as error:
         terminal.complain(f"studies {name}", error)
         return 1 if isinstance(error, stages.Diverged) else 2
     except signals.Interrupted as error:
         terminal.complain(f"studies {name}", f"{error}; the same command goes on from there")
         return error.exit_status
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -12,14 +13,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis import concepts
 from analysis.figures import replays
 from envs import tokens
 from envs.replay import Replay
 from ground import seeds
 from ground.files import RunError
 from studies import __main__ as command
-from studies.report import documents, markup, numbers, projections, site
+from studies.report import results, site
 from tests import tiny, verdicts
 
 HOSTILE = "</script></title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
@@ -37,7 +37,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        if tag not in markup.VOID | {"meta"}:
+        if tag not in {"img", "input", "link", "meta"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -58,22 +58,21 @@ def build(out, **options):
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """A folder with a run whose concepts have been analysed, and the verdict of a study of it."""
+    """A folder with a run, and the verdict of a study of it."""
     out = tmp_path_factory.mktemp("studies")
     run = verdicts.write_run(out / "runs" / "ppo-1")
-    vectors = verdicts.write_concepts(run, tiny.CONFIG.policy.width, tiny.CONFIG.policy.layers)
-    lost = {"path": "runs/lost", "config_hash": "0" * 12, "members": 2, "git": None}
+    lost = verdicts.arm(out, run) | {"path": "runs/lost"}
     verdicts.write(out, runs={"PPO (ours)": verdicts.arm(out, run), "lost": lost})
-    return out, run, vectors, build(out)
+    return out, run, build(out)
 
 
 def recorded(out):
     """The recording that the page loads, as its script holds it."""
-    text = (out / "report" / "replays" / "replay-gains-smoke-ppo-ours.js").read_text()
+    text = (out / "report" / "replays" / "replay-gains-smoke-0-ppo-ours.js").read_text()
     found = re.fullmatch(r".*\)\[(\".*?\")\] = (\{.*\});\n", text)
     assert found is not None
     key, document = found.groups()
-    assert json.loads(key) == "gains-smoke-ppo-ours"
+    assert json.loads(key) == "gains-smoke-0-ppo-ours"
     return json.loads(document)
 
 
@@ -83,8 +82,8 @@ def test_pages_tell_what_the_verdict_holds(tmp_path, verdict):
     pages = build(tmp_path)
     assert set(pages) == {"index.html", "gains-smoke.html"}
     document = verdicts.document(verdict)
-    told = pages["gains-smoke.html"].text
-    for key in ("title", "claim", "method", "rule", "command", "config_hash", "platform"):
+    told = " ".join(pages["gains-smoke.html"].text.split())
+    for key in ("title", "claim", "method", "rule", "command", "config_hash", "platform", "takeaway"):
         assert document[key] in told
     for question in document["questions"]:
         for key in ("text", "prediction", "refutation"):
@@ -94,28 +93,30 @@ def test_pages_tell_what_the_verdict_holds(tmp_path, verdict):
     for name, estimate in document["estimates"].items():
         assert name in told
         assert estimate["meaning"] in told
-        assert numbers.interval(estimate) in told
+        assert results.shown(estimate) in told
+    for comparison in document["compared"]:
+        assert comparison["paper"] in told
+        assert comparison["differs"] in told
+    first = " ".join(pages["index.html"].text.split())
+    assert first.index(document["questions"][0]["text"]) < first.index(document["takeaway"])
+    assert first.index(document["takeaway"]) < first.index(document["claim"])
     for page in pages.values():
         badges = [attributes["class"] for attributes in page.all("span") if "badge" in attributes.get("class", "")]
         assert f"badge {verdict}" in badges
-        assert verdict in page.text
-        assert document["claim"] in page.text
+        assert document["words"] in page.text
         assert document["command"] in page.text
 
 
-def test_why_a_criterion_was_decided():
-    def say(low, high, bound, side, members=8):
-        estimate = {"mean": (low + high) / 2, "interval": [low, high], "members": members}
-        sides = (low > bound, high < bound) if side == "above" else (high < bound, low > bound)
-        verdict = "supported" if sides[0] else "refuted" if sides[1] else "inconclusive"
-        return numbers.reason({"side": side, "bound": bound, "verdict": verdict}, estimate)
-
-    assert say(0.1, 0.2, 0.0, "above") == "The interval +0.1 to +0.2 lies wholly above 0, as predicted."
-    assert say(-0.2, -0.1, 0.0, "above") == "The interval −0.2 to −0.1 lies wholly below 0, where above was predicted."
-    assert say(-0.2, -0.1, 0.5, "below") == "The interval −0.2 to −0.1 lies wholly below +0.5, as predicted."
-    assert say(-0.2, 0.1, 0.0, "below") == "The interval −0.2 to +0.1 holds the bound 0."
-    assert say(0.1, 0.2, 0.0, "above", 3) == "Measured over 3 members; fewer than 4 decide nothing."
-    assert "not measured" in numbers.reason({"side": "above", "bound": 0.0, "verdict": "inconclusive"}, None)
+def test_the_pages_say_whether_criteria_came_before_runs(tmp_path):
+    run = verdicts.write_run(tmp_path / "runs" / "one")
+    for number, (created, words) in enumerate(
+        (("2026-11-21T10:00:00+01:00", "stated before the first run began"),
+         ("2026-11-20T09:30:00+01:00", "changed after the first run began"),
+         (None, "whether before the runs is not known"))
+    ):  # fmt: skip
+        arm = verdicts.arm(tmp_path, run) | {"created": created, "path": "runs/lost"}
+        verdicts.write(tmp_path / str(number), runs={"one": arm})
+        assert words in build(tmp_path / str(number))["gains-smoke.html"].text
 
 
 def test_no_text_becomes_markup(tmp_path):
@@ -127,13 +128,13 @@ def test_no_text_becomes_markup(tmp_path):
         assert HOSTILE in page.text
         assert not page.all("script")
         assert all("onerror" not in attributes for _, attributes in page.elements)
-        assert {image["alt"] for image in page.all("img")} <= {verdicts.ALTERNATIVE + HOSTILE}
+        assert {image["alt"] for image in page.all("img")} <= {verdicts.document(words=HOSTILE)["alt"]}
         for anchor in page.all("a"):
             assert anchor["href"].startswith(("#", "https://arxiv.org/abs/2", "gains", "index", "figures/", "data/"))
 
 
 def test_everything_on_the_pages_is_there_and_can_be_used_by_all(studied):
-    out, _, _, pages = studied
+    out, _, pages = studied
     folder = out / "report"
     for page in pages.values():
         identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -175,7 +176,7 @@ def sides(out, run):
 
 
 def test_recordings_hold_what_was_played(studied):
-    out, run, _, _ = studied
+    out, run, _ = studied
     document = recorded(out)
     assert document["sides"] == ["before RL", "after RL"]
     assert [member["returns"] for member in document["members"]] == [[-1, 0], [-1, 1]]
@@ -209,37 +210,8 @@ def test_recordings_hold_what_was_played(studied):
             np.testing.assert_allclose(episode["sides"][1]["values"], pair[1].values, atol=6e-4)
 
 
-def test_projections_are_those_of_the_stream_on_the_axis(studied):
-    out, run, vectors, _ = studied
-    config = tiny.CONFIG
-    policy, (world, _) = config.make_policy(), config.world.make()
-    moves, layers = tuple(int(at) for at in world.action_positions()), config.policy.layers
-    read = jax.jit(lambda p, x: policy.forward(p, x, capture=moves, capture_layers=(layers,)).residual)
-    for member, played in enumerate(sides(out, run)):
-        for index, arm in enumerate(projections.ARMS):
-            parameters = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), run.parameters(("pretrain", "rl")[index]))
-            sequence = jnp.asarray(np.stack([pair[index].tokens for pair in played]))
-            stream = np.asarray(read(parameters, sequence), np.float64)[:, :, 0]
-            own = vectors[arm][member if arm == "after RL" else 0][layers - 1]
-            axis = own[tokens.GOLD].astype(np.float64) - own[tokens.MOLD]
-            along = stream @ axis / np.linalg.norm(axis) / (np.linalg.norm(axis) / 3)
-            episodes = recorded(out)["members"][member]["episodes"]
-            found = [episode["sides"][index]["projection"] for episode in episodes]
-            np.testing.assert_allclose(found, along - along.mean(), atol=2e-3)
-
-
-def test_the_unit_of_a_projection_is_half_the_way_from_mold_to_gold():
-    rng = np.random.default_rng(0)
-    means = jnp.asarray(rng.normal(size=(3, 1, 8)), jnp.float32)
-    vectors = concepts.vectors(means - means.mean(axis=0)[None])
-    axis = np.asarray(vectors[tokens.GOLD] - vectors[tokens.MOLD])[0]
-    gap = np.asarray(means[tokens.GOLD] - means[tokens.MOLD])[0]
-    scale = 3 / float(axis @ axis)
-    np.testing.assert_allclose(scale * gap @ axis, 2.0, rtol=1e-5)
-
-
 def test_what_is_missing_is_said(studied):
-    _, _, _, pages = studied
+    _, _, pages = studied
     assert "lost: its run is no longer there" in pages["gains-smoke.html"].text
 
 
@@ -248,15 +220,19 @@ def test_a_figure_that_is_missing_is_told_in_words(tmp_path):
     (path.parent / "gains.png").unlink()
     for page in build(tmp_path).values():
         assert not page.all("img")
-        assert verdicts.ALTERNATIVE in page.text
+        assert verdicts.document()["alt"] in page.text
 
 
 def test_a_verdict_reaches_no_file_outside_its_folder(tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
-    outside = {"path": "..", "config_hash": "", "members": 1, "git": None}
+    outside = {"path": "..", "config_hash": "", "members": 1, "git": None, "created": None}
     out = tmp_path / "studies"
-    changes = {"figure": "../../../secret.png", "data": ["../../../secret.csv", "\0"], "runs": {"x": outside}}
+    changes = {
+        "figure": "../../../secret.png",
+        "files": ["../../../secret.csv", "../../secret.csv"],
+        "runs": {"x": outside},
+    }
     (tmp_path / "secret.csv").write_bytes(b"secret")
     verdicts.write(out, **changes)
     pages = build(out)
@@ -268,15 +244,16 @@ def test_a_verdict_reaches_no_file_outside_its_folder(tmp_path):
 
 def test_the_largest_scale_has_the_card_and_links_to_the_others(tmp_path):
     verdicts.write(tmp_path, scale="smoke", verdict="inconclusive")
+    verdicts.write(tmp_path, scale="laptop", verdict="refuted", seed=100)
     verdicts.write(tmp_path, scale="laptop", verdict="refuted")
     page = build(tmp_path)["index.html"]
     assert len(page.all("article")) == 1
-    links = [anchor["href"] for anchor in page.all("a")]
-    assert links.index("gains-laptop.html") < links.index("gains-smoke.html")
+    links = [anchor["href"] for anchor in page.all("a") if anchor["href"].startswith("gains")]
+    assert links == ["gains-laptop.html", "gains-laptop-seed-100.html", "gains-smoke.html"]
 
 
 def test_the_site_keeps_its_size_and_says_what_it_left_out(studied):
-    out, _, _, _ = studied
+    out, _, _ = studied
     assets = sum(path.stat().st_size for path in (out / "report" / "assets").iterdir())
     limit = 2 * site.PAGE + assets + 2000
     page = build(out, limit=limit)["gains-smoke.html"]
@@ -296,15 +273,54 @@ def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
     assert kept.read_text() == "years of work"
 
 
-@pytest.mark.parametrize("key", documents.SHAPE)
-def test_a_damaged_verdict_is_named_with_what_is_wrong(tmp_path, key):
+@pytest.mark.parametrize("key", sorted(set(verdicts.document()) - {"study", "bases"}))
+def test_a_verdict_that_lacks_something_is_named(tmp_path, key):
     path = verdicts.write(tmp_path)
-    whole = json.loads(path.read_text())
-    without = {name: value for name, value in whole.items() if name != key}
-    for wrong in (whole | {key: [[]]}, *([] if key == "git" else [without])):  # outside a repository there is no commit
-        path.write_text(json.dumps(wrong))
-        with pytest.raises(RunError, match=rf"verdict.json: {key}.* is missing or wrong"):
-            documents.read(path)
+    told = json.loads(path.read_text())
+    del told["crc32"], told[key]
+    path.write_text(json.dumps(told))
+    with pytest.raises(RunError, match=r"verdict.json: .*run the study again, or move it away") as caught:
+        build(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsys):
+    out, into = tmp_path / "out", tmp_path / "docs"
+    into.mkdir()
+    keep = ["report", "--out", str(out), "--into", str(into)]
+    verdicts.write(out, scale="laptop", verdict="refuted")
+    assert command.main(keep) == 2
+    assert "has no README.md" in capsys.readouterr().err
+    (into / "README.md").write_text("# ours\nnothing\n")
+    assert command.main(keep) == 2
+    assert "has no lines <!-- studies: begin -->" in capsys.readouterr().err
+    (into / "README.md").write_text(f"# ours\n{results.BEGIN}\nold\n{results.END}\nkept\n")
+    assert command.main(keep) == 0
+    text = (into / "README.md").read_text()
+    assert text.startswith(f"# ours\n{results.BEGIN}\n| study | verdict |")
+    assert text.endswith(f"{results.END}\nkept\n")
+    assert "old" not in text
+    kept = into / "gains" / "laptop"
+    assert {path.name for path in kept.iterdir()} == {"verdict.json", "gains.png", "gains.csv"}
+
+    shutil.rmtree(out)
+    verdicts.write(out, scale="smoke", verdict="supported")
+    assert command.main(keep) == 0
+    assert "gains: laptop is kept there; smoke is smaller and left out" in " ".join(capsys.readouterr().out.split())
+    assert not (into / "gains" / "smoke").exists()
+    assert json.loads((kept / "verdict.json").read_text())["verdict"] == "refuted"
+    shutil.rmtree(out)
+    verdicts.write(out, scale="paper", verdict="supported")
+    assert command.main(keep) == 0
+    assert [path.name for path in (into / "gains").iterdir()] == ["paper"]
+
+
+def test_the_list_tells_what_was_learnt(tmp_path, capsys):
+    verdicts.write(tmp_path, name="negative_reinforcement", verdict="refuted")
+    assert command.main(["list", "--out", str(tmp_path)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "smoke: does not replicate in this regime. It gains. (gain above 0: −0.300" in told
+    assert told.count("not run yet") == len(command.NAMES) - 1
 
 
 def test_the_command_prints_the_first_page(tmp_path, capsys):
@@ -313,7 +329,7 @@ def test_the_command_prints_the_first_page(tmp_path, capsys):
     assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 2}', "{}", '{"estimates": {"x": {"interval": [1]}}}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 2}', "{}", '{"schema": 2, "scale": "smoke", "seed": 0}'])
 def test_a_damaged_verdict_ends_the_command_in_a_line(tmp_path, capsys, damage):
     path = verdicts.write(tmp_path)
     path.write_text(damage)

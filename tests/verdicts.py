@@ -1,23 +1,21 @@
-"""A folder of studies as `studies run` leaves it, made by hand: verdicts, figures, data, and runs of no training."""
+"""A folder of studies as `studies run` leaves it: real verdicts of made-up estimates, figures, runs of no training."""
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from agents import runs
 from agents.runs import Run
 from agents.runs import config as configs
-from envs import tokens
-from studies import claims
-from studies.claims import Criterion, Estimate, Question
+from analysis.figures.panels import Rows
+from ground import files
+from ground.estimates import Estimate
+from studies import study
+from studies.study import Comparison, Results, Study, ask
 from tests import tiny
 
-ALTERNATIVE = "One line rises from left to right."
 MEANS = {"supported": 0.3, "refuted": -0.3, "inconclusive": 0.0}
 """Means of the leading estimate that lead to each verdict."""
 
@@ -35,79 +33,58 @@ def write_run(folder: Path, config=tiny.CONFIG, seed: int = 0) -> Run:
     return run
 
 
-def write_concepts(run: Run, width: int, layers: int, seed: int = 0) -> dict:
-    """An analysis of concepts with vectors drawn at random; returns them by arm, [member][layer][concept] → vector."""
-    rng = np.random.default_rng(seed)
-    rows = {name: [] for name in ("run", "arm", "member", "layer", "concept", "vector")}
-    found = {}
-    for arm, members in (("before RL", 1), ("after RL", run.members)):
-        found[arm] = rng.normal(size=(members, layers, 3, width)).astype(np.float32)
-        for member, layer, role in np.ndindex(members, layers, 3):
-            name = tokens.ROLES[role].lower()
-            for column, value in zip(rows.values(), ("", arm, member, layer + 1, name), strict=False):
-                column.append(value)
-            rows["vector"].append(found[arm][member, layer, role])
-    arms = {arm: {"rule_layer": [layers] * len(vectors)} for arm, vectors in found.items()}
-    document = {"schema": 1, "extraction": {"episodes": 120}, "arms": arms}
-    run.analysis("concepts-0123abcd.json").write_text(json.dumps(document))
-    pq.write_table(pa.table(rows), run.analysis("concepts-0123abcd.parquet"))
-    return found
-
-
-def document(verdict: str = "supported", words: str = "", **changes) -> dict:
+def document(
+    verdict: str = "supported", words: str = "", scale: study.Scale = "smoke", seed: int = 0, **changes
+) -> dict:
     """What `verdict.json` holds; `words` are put into every text."""
-    shift = MEANS[verdict]
+    gains = MEANS[verdict] + np.linspace(-0.05, 0.05, 6)
     estimates = {
-        f"gain{words}": Estimate.of(shift + np.linspace(-0.05, 0.05, 6), f"success gained{words}", f"base{words}"),
+        f"gain{words}": Estimate.of(gains, f"what it gains{words}", f"base{words}"),
         f"base{words}": Estimate.of([0.4], f"success of the base{words}"),
         "nothing": Estimate.of([np.nan], "what could not be measured"),
     }
-    questions = [
-        Question(
-            f"first{words}", f"Is there a gain?{words}", f"Yes.{words}", f"No.{words}",
-            (Criterion(f"gain{words}", "above", 0.0),), leading=True,
+    questions = (
+        ask(
+            "first", f"Is there a gain?{words}", f"Yes.{words}", f"No.{words}", f"gain{words} > 0", smallest=0.0,
+            primary=True,
         ),
-        Question(f"second{words}", f"Is it small?{words}", f"Yes.{words}", f"No.{words}",
-                 (Criterion(f"gain{words}", "below", 1.0), Criterion("never_made", "below", 0.0))),
-    ]  # fmt: skip
-    judged = claims.judge(questions, estimates)
+        ask("second", f"Is it small?{words}", f"Yes.{words}", f"No.{words}", f"gain{words} < 1", "never made < 0"),
+    )  # fmt: skip
+    one = Study(
+        name="gains", title=f"RL gains{words}", claim=f"RL gains something.{words}", source=f"arXiv 2506.01347{words}",
+        method=f"It is tried.{words}", limits=(f"It is small.{words}",), questions=questions, arms={}, options={},
+        measure=lambda runs, options: Results(estimates, [], ""),
+        compared=(Comparison(f"gain{words}", f"0.5{words}", f"gain{words}", f"size{words}"),),
+    )  # fmt: skip
+    results = Results(estimates, [Rows({}, f"gain{words}")], f"dots: bases{words}")
+    judged = study.verdict(one, results, scale, seed)
     assert judged["verdict"] == verdict
-    plain = {}
-    for name, each in estimates.items():
-        ends = [each.low, each.high]
-        plain[name] = {
-            "mean": each.mean if np.isfinite(each.mean) else None,
-            "interval": ends if np.isfinite(ends).all() else None,
-            "members": each.members,
-            "meaning": each.meaning,
-            "values": [value if np.isfinite(value) else None for value in each.values],
-            "control": each.control,
-        }
-    made = {
-        "schema": 1, "study": f"gains{words}", "title": f"RL gains{words}", "claim": f"RL gains something.{words}",
-        "source": f"arXiv 2506.01347{words}", "method": f"It is tried.{words}", "scale": "smoke", "members": 6,
-        **judged, "estimates": plain, "limits": [f"It is small.{words}"], "figure": "gains.png",
-        "alt": f"{ALTERNATIVE}{words}", "data": ["data/gains.csv"], "runs": {}, "config_hash": f"0123456789ab{words}",
-        "command": f"uv run -m studies run gains{words}", "created": "2026-11-22T10:00:00+01:00", "seconds": 3.5,
-        "seconds_of_runs": 7200.0, "git": {"commit": f"abcdef012345{words}", "dirty": True}, "python": f"3.12.1{words}",
-        "platform": f"Linux{words}", "packages": {f"jax{words}": f"0.11.2{words}", "gone": None},
+    return judged | {
+        "takeaway": f"It gains.{words}", "figure": "gains.png", "files": ["gains.png", "gains.csv"], "runs": {},
+        "criteria": {
+            "file": f"studies/gains.py{words}", "commit": f"abcdef012345{words}", "date": "2026-11-20T10:00:00+01:00",
+            "dirty": False,
+        },
+        "config_hash": f"0123456789ab{words}", "command": f"uv run -m studies run gains{words}",
+        "created": "2026-11-22T10:00:00+01:00", "seconds": 3.5, "seconds_of_runs": 7200.0,
+        "git": {"commit": f"abcdef012345{words}", "dirty": True}, "python": f"3.12.1{words}",
+        "platform": f"Linux{words}", "packages": {f"jax{words}": f"0.11.2{words}"},
         "device": {"platform": "cpu", "kind": f"cpu{words}", "devices": 1, "processes": 1},
-    }  # fmt: skip
-    return made | changes
+    } | changes  # fmt: skip
 
 
-def write(out: Path, name: str = "gains", scale: str = "smoke", **options) -> Path:
+def write(out: Path, name: str = "gains", **options) -> Path:
     """Write a study's folder; returns the path of its verdict. `options` as for `document`."""
-    folder = out / name / scale
-    (folder / "data").mkdir(parents=True)
+    told = document(**options)
+    folder = out / name / (f"{told['scale']}-seed-{told['seed']}" if told["seed"] else told["scale"])
+    folder.mkdir(parents=True)
     Image.new("RGB", (40, 20), "white").save(folder / "gains.png")
-    (folder / "data" / "gains.csv").write_text("member,gain\n0,0.3\n")
-    path = folder / "verdict.json"
-    path.write_text(json.dumps(document(**options)))
-    return path
+    (folder / "gains.csv").write_text("member,gain\n0,0.3\n")
+    files.write_json(folder / "verdict.json", told)
+    return folder / "verdict.json"
 
 
-def arm(out: Path, run: Run) -> dict:
+def arm(out: Path, run: Run, created: str = "2026-11-21T10:00:00+01:00") -> dict:
     """A run as a verdict names it."""
     path = str(run.path.relative_to(out))
-    return {"path": path, "config_hash": run.config_hash, "members": run.members, "git": None}
+    return {"path": path, "config_hash": run.config_hash, "members": run.members, "git": None, "created": created}

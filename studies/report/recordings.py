@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agents import runs
 from agents.runs import Run
 from agents.runs.config import Config, Member
-from analysis import subject
 from analysis.figures import replays
 from envs import sprites, tokens
 from envs.replay import Replay, crop_together
 from ground import seeds
 from ground.files import RunError
-from studies.report import projections
 
 SCHEMA = 1
 """Version of the recordings; the player and this file change together."""
@@ -45,8 +44,6 @@ class Recording:
     """By member, episode and side; sides of an episode share a maze, and are not cropped yet."""
     returns: list[list[float]]
     """Mean return over all evaluation mazes, by side and member."""
-    projections: list[list[np.ndarray]] | None
-    """By member and side, float64[N, T]; None without an analysis of concepts."""
 
 
 def record(path: Path, episodes: int) -> Recording:
@@ -59,57 +56,42 @@ def record(path: Path, episodes: int) -> Recording:
     Raises:
         RunError, ConfigError: a checkpoint or the config cannot be read.
     """
-    look = subject.open(path)
-    run, config, policy, world = look.run, look.config, look.policy, look.world
+    run = runs.open(path)
+    config = run.config
     keys = jax.random.split(seeds.held_out("report"), episodes)
     # Without updates of RL there is but one policy to see.
     names = (config.before_rl, "rl") if config.rl.updates else (config.before_rl,)
-    sides = projections.ARMS if config.rl.updates else ("the base",)
+    sides = ("before RL", "after RL") if config.rl.updates else ("the base",)
     # What may be missing is asked for before anything is played.
-    returns = [[side[index] for index in look.kept] for side in _returns(run)[: len(names)]]
-    _check_returns(run, returns)
-    stored = [look.parameters(name) for name in names]
-    axes = projections.find(run) if config.rl.updates else None
-
+    returns = [[side[index] for index in run.kept] for side in _returns(run)[: len(names)]]
+    if not all(isinstance(value, (int, float)) for side in returns for value in side):
+        raise _no_returns(run)
+    stored = [run.kept_parameters(name) for name in names]
     # The value head is trained by RL alone, and not by every algorithm.
     valued = {"after RL"} if config.rl.value_weight > 0 else set()
     played: list[list[list[Replay]]] = []
-    found: list[list[np.ndarray]] = []
     for side, name, parameters in zip(sides, names, stored, strict=True):
-        distinct = (look.members if config.starts.any() else 1) if name == config.before_rl else look.members
-        of_side, projected = [], []
-        for member in range(distinct):
-            own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, look.params))
-            made = replays.record(config, own, at, keys, side)
+        twins = config.starts[run.kept] if name == config.before_rl else run.kept
+        first, copies = np.unique(twins, return_index=True, return_inverse=True)[1:]
+        of_side = []
+        for member in first:
+            own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, run.params))
+            shown = replays.record(config, own, at, keys, side)
             if side not in valued:
-                made = [dataclasses.replace(replay, values=None) for replay in made]
-            of_side.append(made)
-            if axes is not None:
-                sequence = np.stack([replay.tokens for replay in of_side[-1]])
-                axis = axes[side]
-                projected.append(
-                    projections.project(policy, own, world, sequence, axis.directions[member], axis.layers[member])
-                )
-        shared = [member if distinct > 1 else 0 for member in range(look.members)]
-        played.append([of_side[index] for index in shared])
-        found.append([projected[index] for index in shared] if projected else [])
+                shown = [dataclasses.replace(replay, values=None) for replay in shown]
+            of_side.append(shown)
+        played.append([of_side[index] for index in copies])
     pairs = [[tuple(pair) for pair in zip(*sides_of, strict=True)] for sides_of in zip(*played, strict=True)]
-    by_member = [list(each) for each in zip(*found, strict=True)]
-    return Recording(config, look.population, tuple(sides), pairs, returns, by_member or None)
+    return Recording(config, run.population, tuple(sides), pairs, returns)
 
 
 def _returns(run: Run) -> list[list[float]]:
     """Mean returns of all members, before RL and after."""
     told = run.summary().get("return")
-    found = [told.get(key) for key in ("before_rl", "after_rl")] if isinstance(told, dict) else [None]
-    if not all(isinstance(each, list) and len(each) == run.members for each in found):
+    means = [told.get(key) for key in ("before_rl", "after_rl")] if isinstance(told, dict) else [None]
+    if not all(isinstance(side, list) and len(side) == run.members for side in means):
         raise _no_returns(run)
-    return found  # pyright: ignore[reportReturnType]
-
-
-def _check_returns(run: Run, returns: list[list[float]]) -> None:
-    if not all(isinstance(value, (int, float)) for side in returns for value in side):
-        raise _no_returns(run)
+    return means  # pyright: ignore[reportReturnType]
 
 
 def _no_returns(run: Run) -> RunError:
@@ -130,19 +112,14 @@ def document(recording: Recording) -> dict[str, Any]:
             {
                 "label": f"seed {member.seed}" + (f", {member.label}" if member.label else ""),
                 "returns": [round(side[index], 4) for side in recording.returns],
-                "episodes": [
-                    _episode(pair, world.prompt_length, [x[number] for x in recording.projections[index]])
-                    if recording.projections
-                    else _episode(pair, world.prompt_length, [])
-                    for number, pair in enumerate(recording.replays[index])
-                ],
+                "episodes": [_episode(pair, world.prompt_length) for pair in recording.replays[index]],
             }
             for index, member in enumerate(recording.population)
         ],
     }
 
 
-def _episode(pair: tuple[Replay, ...], prompt_length: int, along: list[np.ndarray]) -> dict[str, Any]:
+def _episode(pair: tuple[Replay, ...], prompt_length: int) -> dict[str, Any]:
     """The sides of an episode in the one window that holds all of their ways; all of a maze that is seen whole."""
     cropped = pair if pair[0].sees_all else crop_together(pair, MARGIN, SMALLEST)
     height, width = cropped[0].tiles.shape[1:]
@@ -151,19 +128,17 @@ def _episode(pair: tuple[Replay, ...], prompt_length: int, along: list[np.ndarra
         "width": int(width),
         "tileMap": cropped[0].tile_map.tolist(),
         "seesAll": cropped[0].sees_all,
-        "sides": [
-            _side(replay, prompt_length, along[index] if along else None) for index, replay in enumerate(cropped)
-        ],
+        "sides": [_side(replay, prompt_length) for replay in cropped],
     }
 
 
-def _side(replay: Replay, prompt_length: int, along: np.ndarray | None) -> dict[str, Any]:
+def _side(replay: Replay, prompt_length: int) -> dict[str, Any]:
     flat = replay.tiles.reshape(replay.turns + 1, -1)
     changes = []
     for before, after in itertools.pairwise(flat):
         at = np.flatnonzero(before != after)
         changes.append(np.stack([at, after[at]], axis=1).ravel().tolist())
-    side = {
+    return {
         "board": _digits(flat[0]),
         "changes": changes,
         "positions": replay.positions.ravel().tolist(),
@@ -176,7 +151,6 @@ def _side(replay: Replay, prompt_length: int, along: np.ndarray | None) -> dict[
         "observations": [token for turn in range(replay.turns) for token in replay.observation(turn)],
         "plan": replay.prompt[prompt_length:],
     }
-    return side if along is None else side | {"projection": _rounded(along[: replay.turns], 3)}
 
 
 def _digits(values: np.ndarray) -> str:

@@ -1,20 +1,27 @@
-"""Builds the site: pages, style and scripts, and copies of figures, data and recordings, within a fixed size."""
+"""Builds the site: pages from templates, style and scripts, copies of figures, data and recordings, in a fixed size.
+
+A study's texts come from files that anybody may have written: the templates escape all of them.
+"""
 
 import dataclasses
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import jinja2
+import markupsafe
 from rich.console import Console
 
-from agents.runs.config import ConfigError
 from envs import sprites
-from ground import files
+from ground import files, numbers
 from ground.files import RunError
-from studies.report import documents, index, pages, parts, player, recordings
-from studies.report.documents import Result
-from studies.report.recordings import Recording
+from ground.terminal import ConfigError
+from studies import questions
+from studies.report import recordings, results
+from studies.report.results import Result
 from studies.study import Study
 
 FOLDER = "report"
@@ -23,9 +30,10 @@ LIMIT = 20 * 2**20
 """Bytes of the whole site; what no longer fits is left out, and the page says so."""
 PAGE = 2**17
 """Bytes of it that are kept free for each page."""
-ASSETS = ("style.css", "board.js", "player.js")
+_HERE = Path(__file__).parent
 _OURS = "assets/vocabulary.js"
 """A file by which an older report is known, so that nobody's folder is cleared by mistake."""
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 
 @dataclasses.dataclass
@@ -45,22 +53,25 @@ class Shelf:
         files.write(path, data)
         self.filled += len(data)
 
-    def offer(self, name: str, data: bytes) -> bool:
-        """Write a file if it still fits; returns whether it does."""
-        fits = self.filled + len(data) <= self.limit
-        if fits:
-            self.write(name, data)
-        return fits
+    def offer(self, name: str, path: Path | None = None, data: bytes = b"") -> str | None:
+        """Write data, or a copy of a file, if it still fits; the name where it does."""
+        if path is not None:
+            with files.reporting(path, "read"):
+                data = path.read_bytes()
+        if not data or self.filled + len(data) > self.limit:
+            return None
+        self.write(name, data)
+        return name
 
 
-def build(out: Path, episodes: int, console: Console, missing: Sequence[Study] = (), limit: int = LIMIT) -> Path:
+def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] = (), limit: int = LIMIT) -> Path:
     """Write the site of everything that has been run.
 
     Args:
         out: folder of all studies; the site is its `report`, made anew.
         episodes: mazes that every member replays.
         console: where to say what is being done.
-        missing: studies that have not been run, for the first page.
+        studies: all there are; the first page names those that have not been run.
         limit: bytes of the whole site.
 
     Returns:
@@ -71,8 +82,8 @@ def build(out: Path, episodes: int, console: Console, missing: Sequence[Study] =
     """
     if episodes < 1:
         raise ConfigError(f"--episodes={episodes}: use at least 1")
-    results = documents.find(out)
-    if not results:
+    found = results.find(out)
+    if not found:
         raise RunError(f"{out}: no study has been run yet; begin with uv run -m studies run NAME")
     folder = out / FOLDER
     if files.entries(folder) and not (folder / _OURS).exists():
@@ -80,56 +91,80 @@ def build(out: Path, episodes: int, console: Console, missing: Sequence[Study] =
     with files.reporting(folder, "clear"):
         if folder.exists():
             shutil.rmtree(folder)
-    shelf = Shelf(folder, limit, PAGE * (len(results) + 1))
-    for name in ASSETS:
-        shelf.write(f"assets/{name}", (parts.ASSETS / name).read_bytes())
+    shelf = Shelf(folder, limit, PAGE * (len(found) + 1))
+    for path in sorted((_HERE / "assets").iterdir()):
+        shelf.write(f"assets/{path.name}", path.read_bytes())
     shelf.write(_OURS, recordings.vocabulary())
     shelf.write("assets/emoji.png", sprites.ATLAS.read_bytes())
 
     # What matters most comes first: figures, then replays of the largest scales, then data.
-    figures = {result.stem: _figure(shelf, result) for result in results}
-    played: dict[Path, Recording | str] = {}
-    replays = {result.stem: _replays(shelf, result, episodes, played, console) for result in results}
-    for result in results:
+    figures = {
+        result.stem: shelf.offer(f"figures/{result.stem}.png", result.inside(str(result.document["figure"])))
+        for result in found
+    }
+    played: dict[Path, recordings.Recording | str] = {}
+    replays = {result.stem: _replays(shelf, result, episodes, played, console) for result in found}
+    groups = results.by_study(found)
+    for result in found:
+        held = {
+            path.name: shelf.offer(f"data/{result.stem}/{path.name}", path)
+            for path in map(result.inside, map(str, result.document["files"]))
+            if path is not None
+        }
         arms, notes = replays[result.stem]
-        held = pages.Files(figures[result.stem], _data(shelf, result), arms, notes)
-        shelf.write(f"{result.stem}.html", pages.page(result, held))
-    done = {result.name for result in results}
-    waiting = [study for study in missing if study.name not in done]
-    shelf.write("index.html", index.page(results, figures, waiting))
+        others = [other for other in groups[result.name] if other is not result]
+        page = {"figure": figures[result.stem], "data": held, "arms": arms, "notes": notes, "others": others}
+        shelf.write(f"{result.stem}.html", _page("study.html", result, **page))
+    waiting = [study for study in studies if study.name not in groups]
+    shelf.write("index.html", _page("index.html", None, groups=groups, figures=figures, waiting=waiting))
     return folder / "index.html"
 
 
-def _figure(shelf: Shelf, result: Result) -> str | None:
-    path = result.inside(result.document["figure"])
-    if path is None or path.suffix != ".png":
-        return None
-    name = f"figures/{result.stem}.png"
-    with files.reporting(path, "read"):
-        return name if shelf.offer(name, path.read_bytes()) else None
+def _page(template: str, result: Result | None, **content: Any) -> bytes:
+    """A page; raises RunError where a verdict lacks what it should have."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "shown": results.shown, "source": _source, "number": lambda value: numbers.number(value, 3), "link": quote,
+        "duration": _duration, "commit": _commit,
+    }  # fmt: skip
+    try:
+        text = environment.get_template(template).render(
+            r=result, words=questions.WORDS, rule=questions.RULE, **content
+        )
+    except (jinja2.TemplateError, KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
+        where = result.folder / "verdict.json" if result else "a verdict"
+        raise RunError(f"{where}: lacks something ({error}); run the study again, or move it away") from error
+    return text.encode()
 
 
-def _data(shelf: Shelf, result: Result) -> dict[str, tuple[str, int]]:
-    """Copies of the data files; what no longer fits is linked where it lies."""
-    held = {}
-    for given in result.document["data"]:
-        path = result.inside(given)
-        if path is None or path.suffix != ".csv":
-            continue
-        with files.reporting(path, "read"):
-            data = path.read_bytes()
-        name = f"data/{result.stem}/{path.name}"
-        if not shelf.offer(name, data):
-            name = f"../{result.name}/{result.scale}/{path.relative_to(result.folder.resolve())}"
-        held[path.name] = (name, len(data))
-    return held
+def _source(text: str) -> markupsafe.Markup:
+    """A source, its arXiv numbers as links."""
+    parts = _ARXIV.split(str(text))  # text, number, text, …
+    link = markupsafe.Markup('<a href="https://arxiv.org/abs/{0}" rel="noreferrer">arXiv {0}</a>')
+    return markupsafe.Markup("").join(link.format(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _commit(git: dict[str, Any] | None) -> str:
+    if not git or not git.get("commit"):
+        return "unknown"
+    return f"{str(git['commit'])[:12]}{', files changed' if git.get('dirty') else ''}"
 
 
 def _replays(
-    shelf: Shelf, result: Result, episodes: int, played: dict[Path, Recording | str], console: Console
-) -> tuple[list[player.Arm], list[str]]:
+    shelf: Shelf, result: Result, episodes: int, played: dict[Path, recordings.Recording | str], console: Console
+) -> tuple[list[dict[str, str]], list[str]]:
     """Recordings of the arms of a study, and why some are not there."""
-    arms, notes, taken = [], [], set()
+    arms: list[dict[str, str]] = []
+    notes: list[str] = []
     for number, label in enumerate(result.document["runs"]):
         path = result.run_path(label)
         if path is None:
@@ -137,26 +172,17 @@ def _replays(
             continue
         if path not in played:
             console.print(f"{result.stem}: playing {label}", highlight=False, markup=False)
-            played[path] = _record(path, episodes)
+            try:
+                played[path] = recordings.record(path, episodes)
+            except (RunError, ConfigError) as error:
+                played[path] = str(error).replace(str(path), path.name)  # the site may travel
         recording = played[path]
         if isinstance(recording, str):
             notes.append(f"{label} cannot be replayed. {recording}")
             continue
-        slug = re.sub(r"[^a-z0-9_]+", "-", label.lower()).strip("-")[:60] or str(number)
-        slug = slug if slug not in taken else f"{slug}-{number}"
-        taken.add(slug)
-        key = f"{result.stem}-{slug}"
-        name = f"replays/replay-{key}.js"
-        if shelf.offer(name, recordings.script(key, recording)):
-            arms.append(player.Arm(key, label, name))
+        key = f"{result.stem}-{number}-{re.sub(r'[^a-z0-9_]+', '-', label.lower()).strip('-')[:60]}"
+        if name := shelf.offer(f"replays/replay-{key}.js", data=recordings.script(key, recording)):
+            arms.append({"key": key, "label": label, "path": name})
         else:
-            notes.append(f"{label}: its replay is left out, so that the report stays below {parts.size(shelf.limit)}.")
+            notes.append(f"{label}: its replay is left out, so that the report stays below its size.")
     return arms, notes
-
-
-def _record(path: Path, episodes: int) -> Recording | str:
-    """The recording of a run, or why there is none."""
-    try:
-        return recordings.record(path, episodes)
-    except (RunError, ConfigError) as error:
-        return str(error).replace(str(path), path.name)  # the site may travel

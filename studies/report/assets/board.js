@@ -200,9 +200,6 @@
       var value = side.side.values;
       facts.push(["Value: the return it expects", !value ? "not trained yet" : over ? "–" : signed(value[turn])]);
     }
-    if (side.side.projection) {
-      facts.push(["Welfare projection", over ? "–" : signed(side.side.projection[turn], 2)]);
-    }
     list.replaceChildren();
     facts.forEach(function (fact) {
       var group = make("div");

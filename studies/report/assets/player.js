@@ -82,7 +82,6 @@
 
   function show() {
     var returns = range(sides.map(function (side) { return side.returns; }));
-    var projected = sides[0].side.projection ? range(sides.map(function (side) { return side.side.projection; })) : null;
     var valued = sides.some(function (side) { return side.side.values; });
     sides.forEach(function (side, index) {
       var panel = panels[index], board = part("board", panel), charts = part("charts", panel);
@@ -91,13 +90,6 @@
       draw.chances(part("chances", panel), side, turn);
       draw.fortune(part("fortune", panel), side, turn, valued);
       charts.replaceChildren(draw.chart("Return so far", side.returns, returns, turns, turn, ""));
-      if (projected) {
-        charts.appendChild(draw.chart(
-          "Welfare projection", side.side.projection, projected, turns, turn,
-          "on the axis from Mold to Gold, read at each move; 1 is half the distance between the two, " +
-          "0 the mean of this policy's episodes here"
-        ));
-      }
     });
     choice("turn").value = turn;
     choice("turn").setAttribute("aria-valuetext", when());

@@ -1,0 +1,179 @@
+"""Verdicts on disk: found, checked where they come from files that anybody may have written, and kept for good."""
+
+import dataclasses
+import datetime
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ground import files, numbers
+from ground.files import RunError
+from ground.terminal import ConfigError
+from studies.study import SCALES, SCHEMA, VERDICT, Study
+
+BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
+"""Between these lines of a Markdown file the table of verdicts stands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A study that has been run, at one scale and seed."""
+
+    folder: Path
+    document: dict[str, Any]
+    """What `verdict.json` holds."""
+
+    @property
+    def name(self) -> str:
+        """The study's."""
+        return self.folder.parent.name
+
+    @property
+    def variant(self) -> str:
+        """Scale, and seed where it is another than 0."""
+        return self.folder.name
+
+    @property
+    def stem(self) -> str:
+        """Of its files in the site."""
+        return f"{self.name}-{self.variant}"
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Larger scales first, and the first seed before its replications."""
+        return (-SCALES.index(self.document["scale"]), self.document["seed"])
+
+    @property
+    def deciding(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+        """The primary question, its first criterion, and the estimate that it bounds."""
+        questions = self.document["questions"]
+        question = next((one for one in questions if one["primary"]), questions[0])
+        criterion = question["criteria"][0]
+        return question, criterion, self.document["estimates"].get(criterion["estimate"])
+
+    @property
+    def stated_first(self) -> bool | None:
+        """Whether the criteria were committed before the first run began; None where that is not known."""
+        criteria, created = self.document["criteria"], [run.get("created") for run in self.document["runs"].values()]
+        if not criteria["date"] or not all(created):
+            return None
+        return not criteria["dirty"] and _utc(criteria["date"]) < min(map(_utc, created))
+
+    def inside(self, name: str) -> Path | None:
+        """A file of its folder; None where there is none of that name, or it lies elsewhere."""
+        path = (self.folder / name).resolve()
+        return path if path.is_file() and path.parent == self.folder.resolve() else None
+
+    def run_path(self, arm: str) -> Path | None:
+        """The run of an arm; None where it is gone, or lies outside the folder of all studies."""
+        out = self.folder.parent.parent.resolve()
+        path = (out / str(self.document["runs"][arm]["path"])).resolve()
+        return path if path.is_relative_to(out) and (path / "config.json").is_file() else None
+
+
+def _utc(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+
+
+def find(out: Path) -> list[Result]:
+    """Every verdict below a folder, study by study, the largest scale first.
+
+    Raises:
+        RunError: a verdict is damaged, or of another version.
+    """
+    results = []
+    for path in sorted(out.glob(f"*/*/{VERDICT}")):
+        document = files.read_json(path)
+        scale, seed = document.get("scale"), document.get("seed")
+        if document.get("schema") != SCHEMA or scale not in SCALES or type(seed) is not int:
+            raise RunError(f"{path}: no verdict of this version; run the study again, or move it away")
+        results.append(Result(path.parent, document))
+    return sorted(results, key=lambda result: (result.name, *result.rank))
+
+
+def by_study(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each study, the one that counts first."""
+    return {name: list(group) for name, group in itertools.groupby(results, key=lambda result: result.name)}
+
+
+def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], list[str]]:
+    """Copy what must last into a folder, and write the table of verdicts into its README.md.
+
+    A study's results are never replaced by those of a smaller scale.
+
+    Args:
+        out: folder of all studies.
+        into: such as docs/results; its README.md has the lines `BEGIN` and `END`.
+        studies: whose table.
+
+    Returns:
+        What was written, and a line for everything that was left as it is.
+
+    Raises:
+        ConfigError: there is no such file or it lacks the lines, or nothing has been run.
+        RunError: a file cannot be read or written.
+    """
+    page = into / "README.md"
+    if not page.is_file():
+        raise ConfigError(f"--into={into}: has no README.md; make one with the lines {BEGIN} and {END}")
+    with files.reporting(page, "read"):
+        text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"--into={into}: README.md has no lines {BEGIN} and {END}; write them where the table goes")
+    fresh = by_study(find(out))
+    if not fresh:
+        raise ConfigError(f"--out={out}: holds no verdicts yet; run a study first")
+    kept, notes, written = by_study(find(into)), [], []
+    for name, results in fresh.items():
+        for result in results:
+            larger = [old for old in kept.get(name, []) if old.rank[0] < result.rank[0]]
+            if larger:
+                notes.append(f"{name}: {larger[0].variant} is kept there; {result.variant} is smaller and left out")
+                continue
+            target = into / name / result.variant
+            with files.reporting(target, "write"):
+                target.mkdir(parents=True, exist_ok=True)
+                for path in (result.folder / VERDICT, *map(result.inside, result.document["files"])):
+                    if path is not None:
+                        shutil.copyfile(path, target / path.name)
+                        written.append(target / path.name)
+            for old in kept.get(name, []):
+                if old.rank[0] > result.rank[0]:
+                    shutil.rmtree(old.folder, ignore_errors=True)
+    table = markdown([group[0] for group in by_study(find(into)).values()], studies)
+    files.write(page, f"{before}{BEGIN}\n{table}{END}{after}".encode())
+    return [page, *written], notes
+
+
+def markdown(results: Sequence[Result], studies: Sequence[Study]) -> str:
+    """The verdicts as a table; studies without one say so."""
+    rows = ["| study | verdict | deciding number | asked | what was learnt |", "|---|---|---|---|---|"]
+    told = {result.name: result for result in results}
+    for study in studies:
+        result = told.get(study.name)
+        if result is None:
+            rows.append(f"| {_cell(study.title)} | not run yet | | | |")
+            continue
+        _, criterion, estimate = result.deciding
+        document = result.document
+        about = (
+            f"{result.variant}, {document['bases']} bases, criteria {document['criteria']['commit'][:12] or 'unknown'}"
+        )
+        number = shown(estimate) if estimate else "–"
+        cells = (f"{document['title']} ({document['source']}; {about})", document["words"], number, criterion["words"])
+        rows.append(f"| {' | '.join(map(_cell, (*cells, document['takeaway'] or '')))} |")
+    return "\n".join(rows) + "\n"
+
+
+def shown(estimate: dict[str, Any]) -> str:
+    """The mean of an estimate and its interval."""
+    mean, ends = estimate["mean"], estimate["interval"] or (None, None)
+    return numbers.shown(*(float("nan") if value is None else float(value) for value in (mean, *ends)))
+
+
+def _cell(text: Any) -> str:
+    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
