@@ -273,7 +273,7 @@ def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
     assert kept.read_text() == "years of work"
 
 
-@pytest.mark.parametrize("key", sorted(set(verdicts.document()) - {"study", "bases"}))
+@pytest.mark.parametrize("key", sorted(set(verdicts.document()) - {"study", "figure"}))
 def test_a_verdict_that_lacks_something_is_named(tmp_path, key):
     path = verdicts.write(tmp_path)
     told = json.loads(path.read_text())

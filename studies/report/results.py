@@ -57,7 +57,7 @@ class Result:
     def stated_first(self) -> bool | None:
         """Whether the criteria were committed before the first run began; None where that is not known."""
         criteria, created = self.document["criteria"], [run.get("created") for run in self.document["runs"].values()]
-        if not criteria["date"] or not all(created):
+        if not criteria["date"] or not created or not all(created):
             return None
         return not criteria["dirty"] and _utc(criteria["date"]) < min(map(_utc, created))
 
@@ -87,7 +87,8 @@ def find(out: Path) -> list[Result]:
     for path in sorted(out.glob(f"*/*/{VERDICT}")):
         document = files.read_json(path)
         scale, seed = document.get("scale"), document.get("seed")
-        if document.get("schema") != SCHEMA or scale not in SCALES or type(seed) is not int:
+        lists = all(isinstance(document.get(key), kind) for key, kind in (("runs", dict), ("files", list)))
+        if document.get("schema") != SCHEMA or scale not in SCALES or type(seed) is not int or not lists:
             raise RunError(f"{path}: no verdict of this version; run the study again, or move it away")
         results.append(Result(path.parent, document))
     return sorted(results, key=lambda result: (result.name, *result.rank))

@@ -99,7 +99,7 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
 
     # What matters most comes first: figures, then replays of the largest scales, then data.
     figures = {
-        result.stem: shelf.offer(f"figures/{result.stem}.png", result.inside(str(result.document["figure"])))
+        result.stem: shelf.offer(f"figures/{result.stem}.png", result.inside(str(result.document.get("figure"))))
         for result in found
     }
     played: dict[Path, recordings.Recording | str] = {}
