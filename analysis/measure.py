@@ -126,9 +126,9 @@ class Measurement:
         identity = {"measurement": self.name, "version": self.version, "options": options, "checkpoint": checkpoint}
         text = json.dumps(files.plain(identity, self.name), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        path = run.analysis("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
-        if path.exists():
-            return _read(path)
+        name = "-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc"
+        if (run.path / "analysis" / name).exists():
+            return _read(run.path / "analysis" / name)
         tell(f"{run.path.name}: {self.name}{f' of {checkpoint}' if checkpoint else ''}")
         arguments = (run, checkpoint) if checkpoint else (run,)
         dataset = _labelled(run, self.function(*arguments, **options), checkpoint, self.name)
@@ -138,7 +138,7 @@ class Measurement:
             "commit": json.dumps(runs.provenance()["git"]),
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        _write(path, dataset)
+        _write(run.analysis(name), dataset)
         return dataset
 
 
@@ -158,6 +158,18 @@ def end(run: Run) -> list[str]:
 def arms(run: Run) -> list[str]:
     """The untrained parameters, what training set out from, and its end."""
     return ["init", *ends(run)]
+
+
+def twins(run: Run, checkpoint: str | None) -> np.ndarray:
+    """int[K], equal labels for kept members that are exact twins; without a checkpoint, of the run as a whole."""
+    trained = checkpoint is None or checkpoint.partition("-")[0] in ("sft", "rl")
+    return (np.arange(run.members) if trained else run.config.starts)[run.kept]
+
+
+def once(run: Run, checkpoint: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """One of each set of twins, int[U] among the kept members, and which of those every kept member equals, int[K]."""
+    _, first, copies = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+    return first, copies
 
 
 def measure(
@@ -195,13 +207,16 @@ def measure(
     return register
 
 
+def variable(dims: str, values: Any, long_name: str, units: str = "", **attributes: Any) -> tuple[Any, Any, Any]:
+    """A variable of a dataset: its dims by their names, blanks between; `table=0` leaves it out of the table."""
+    return dims.split(), values, {"long_name": long_name, "units": units, **attributes}
+
+
 def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) -> xr.Dataset:
     """With the labels of members and of the checkpoint."""
     if dataset.sizes.get("member") != len(run.kept):
         raise ValueError(f"{name}: {dict(dataset.sizes)} where the member axis must have {len(run.kept)}")
     config, population = run.config, run.population
-    trained = checkpoint is None or checkpoint.partition("-")[0] in ("sft", "rl")
-    twins = np.arange(run.members) if trained else config.starts
     labels: dict[str, Any] = {
         "member": run.kept.astype(np.int32),
         "seed": ("member", np.array([member.seed for member in population], np.int32)),
@@ -209,7 +224,7 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
         "point": ("member", np.array([member.label for member in population], np.str_)),
         **{path: ("member", np.array([member.values[path] for member in population])) for path in population[0].values},
     }
-    unit = twins[run.kept].astype(np.int32)
+    unit = twins(run, checkpoint).astype(np.int32)
     if checkpoint is None:
         return dataset.assign_coords(labels | {"unit": ("member", unit)})
     stage, _, update = checkpoint.partition("-")
