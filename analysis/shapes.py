@@ -22,18 +22,20 @@ DENSITY = 0.5
 """Share of a matrix in the principal mask and in the low-magnitude mask; what chance gives an overlap."""
 
 MEASURES = {
-    "rank_share": "numerical rank of the update / min(shape), torch.linalg.matrix_rank's tolerance in float32",
-    "rank_share_above_rounding": "the same, counting only singular values that rounding W' to its dtype cannot make",
-    "stable_rank": "‖Δ‖F² / ‖Δ‖₂²",
-    "effective_rank": "exponential of the entropy of σ(Δ) / Σσ(Δ)",
-    **{f"energy_top_{k}": f"share of ‖Δ‖F² in its {k} largest singular values" for k in TOP},
-    "normalised_spectral_shift": "‖σ(W') − σ(W)‖ / ‖σ(W)‖ (arXiv 2606.07082)",
-    "left_angle_largest": "largest principal angle between the leading left singular subspaces of W and W', degrees",
-    "left_angle_mean": "mean of those angles, degrees",
-    "right_angle_largest": "the same of the right singular subspaces, degrees",
-    "right_angle_mean": "mean of those angles, degrees",
+    # With the tolerance of torch.linalg.matrix_rank in float32, and above what rounding W' to its dtype can make.
+    "rank_share": "rank of Δ / full rank",
+    "rank_share_above_rounding": "rank of Δ above rounding / full rank",
+    "stable_rank": "stable rank of Δ, ‖Δ‖F² / ‖Δ‖₂²",
+    "effective_rank": "effective rank of Δ, exp H(σ / Σσ)",
+    **{f"energy_top_{k}": f"‖Δ‖F² in its {k} largest σ" for k in TOP},
+    "normalised_spectral_shift": "spectral shift, ‖σ(W') − σ(W)‖ / ‖σ(W)‖",  # arXiv 2606.07082
+    # Between the leading singular subspaces of W and W'.
+    "left_angle_largest": "largest angle of left subspaces",
+    "left_angle_mean": "mean angle of left subspaces",
+    "right_angle_largest": "largest angle of right subspaces",
+    "right_angle_mean": "mean angle of right subspaces",
 }
-"""What `shape` measures of one matrix."""
+"""What `shape` measures of one matrix; angles in degrees."""
 
 
 def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE) -> dict[str, np.ndarray]:
