@@ -6,7 +6,7 @@ import numpy as np
 
 from agents.runs import Run
 from analysis import measures
-from analysis.figures.panels import Rows
+from analysis.figures.panels import Panel, Rows
 from analysis.measure import end
 from ground.estimates import Estimate
 from studies.study import Comparison, Options, Results, Study, ask, by_base, of
@@ -55,7 +55,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     directions = tracking["ppo"].isel(checkpoint=-1)["control_d"].sel(control="random", **SITE)
     random = float(np.quantile(np.abs(directions), 0.975))
     each["tracking, PPO beyond random"] = of(d["PPO"] - random, "d less the 97.5 % quantile of random directions' |d|")
-    panels = [
+    panels: list[Panel] = [
         _rows(each, "cosine", places, "cosine of Gold's and Mold's vectors", {"unrelated": UNRELATED}),
         _rows(each, "tracking", places, "Cohen's d of the axis, Gold against Mold ahead", {"random 97.5 %": random}),
         _rows(each, "narrator", places, "cosine with the narrator's good − bad", {"unrelated": 0.0}),

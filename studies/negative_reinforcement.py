@@ -6,7 +6,7 @@ import xarray as xr
 
 from agents.runs import Run
 from analysis import measures
-from analysis.figures.panels import Curve, Curves, Rows
+from analysis.figures.panels import Curve, Curves, Panel, Rows
 from analysis.measures.attempts import per_maze
 from studies.study import Comparison, Options, Results, Study, ask, by_base, of
 
@@ -41,7 +41,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     chance = solved["the base"]["random_pass_at_k"]
     curves = {name: Curve(line["k"].values, line.values) for name, line in lines.items()}
     curves["random player"] = Curve(chance["k"].values, chance.values)
-    panels = [
+    panels: list[Panel] = [
         Rows(rows, "success at one attempt (%)", marks, percent=True),
         Curves(curves, "attempts at a maze", "mazes solved (%)", percent=True, log_x=True),
     ]

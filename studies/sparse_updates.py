@@ -41,7 +41,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         frozen = by_base(points["ppo_bfloat16", min(rates)][EXACT])
         each["changed, by storage"] = of(by_base(lowest[EXACT]) - frozen, "float32 less bfloat16, lowest learning rate")
     names = [name for name in runs["ppo"].checkpoints() if name.startswith("rl-")]
-    course = _measured(runs["ppo"], names, options | {"returns": options["course"]})
+    course = _measured(runs["ppo"], names, {**options, "returns": options["course"]})
     course = xr.concat([course, ends["ppo"]], "checkpoint", coords="minimal", compat="override", join="override")
     for by, words in (("kl", "KL from the base"), ("return", "return")):
         each[f"SFT less PPO at the same {words}"] = of(_matched(ends["sft"], course, by))
@@ -59,7 +59,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         )
     ]  # fmt: skip
     if "subnetwork" in options:
-        returns = measures.subnetwork(runs["ppo"], **options["subnetwork"])["return"]
+        returns = measures.subnetwork(runs["ppo"], **options["subnetwork"])["returns"]
         before, full, learned, random = (
             returns.sel(policy=name) for name in ("before RL", "full run", "learned", "random")
         )
