@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from ground import environment
+
+if __name__ == "__main__":
+    environment.start("train.py", together=True)
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-
-from ground import devices
-
-if __name__ == "__main__":
-    devices.start("train.py")
 
 from agents import runs
 from agents.learning import algorithms

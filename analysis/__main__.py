@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from ground import devices
+from ground import environment
 
 if __name__ == "__main__":
-    devices.start()
+    environment.start("analysis")
 
 import tyro
 from rich.console import Console

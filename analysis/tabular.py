@@ -23,6 +23,7 @@ from rich.table import Table as Printed
 from analysis import selection, tilting
 from envs import labyrinth, personas, tokens
 from envs.personas import Traits
+from ground import seeds
 
 HEADINGS = 5
 """A heading is -1, none, or a direction."""
@@ -201,7 +202,7 @@ def _tables(world: labyrinth.EmojiLabyrinth, states: labyrinth.LabyrinthState, p
 
         def act(action: jax.Array):
             # The key is for worlds with chance; this one has none after the reset.
-            _, after, reward, _, _ = world.step_env(jax.random.key(0), here, action, params)
+            _, after, reward, _, _ = world.step_env(seeds.key(0), here, action, params)
             return number(after), reward
 
         return *jax.vmap(act)(jnp.arange(4)), chances
@@ -255,7 +256,7 @@ def show(seed: int = 0, mazes: int = 40, console: Console | None = None) -> None
     """
     prior = np.full(len(personas.PERSONAS), 1 / len(personas.PERSONAS))
     for name, turn_reward in (("success", 0.0), ("success − .05 per step", -0.05)):
-        table = example(jax.random.key(seed), mazes=mazes, turn_reward=turn_reward)
+        table = example(seeds.key(seed), mazes=mazes, turn_reward=turn_reward)
         rows = curve(table, prior, SCALES)
         title = f"reward = {name}; η² = {correlation_ratio(table, prior):.3f}"
         printed = Printed("λ", *list(rows[0])[1:], title=title)

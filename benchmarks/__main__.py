@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ground import devices
+from ground import environment
 
 if __name__ == "__main__":
-    devices.start()
+    environment.start("benchmarks")
 
 import tyro
 from rich.console import Console

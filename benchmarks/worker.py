@@ -8,9 +8,9 @@ import sys
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, map(int, sys.argv[1:]))
-    from ground import devices
+    from ground import environment
 
-    devices.start()
+    environment.start("benchmarks.worker")
 
     import jax
 

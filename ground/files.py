@@ -1,11 +1,19 @@
-"""Files of a run: written whole or not at all, read with care, and every failure one clear line."""
+"""Files and folders: written whole or not at all, read with care, and every failure one clear line.
+
+What is being written lies beside its place under a hidden name, locked while its writer lives. So a kill leaves at
+most a hidden leftover, which the next `sweep` deletes.
+"""
 
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import math
 import os
+import secrets
+import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,8 +21,6 @@ from typing import Any
 
 import jax
 import numpy as np
-
-from ground import checkpoints
 
 _REMEDIES = {
     errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
@@ -68,44 +74,91 @@ def plain(value: Any, where: str, finite: bool = False) -> Any:
     raise RunError(f"{where} is of type {type(value).__name__}, which JSON lacks; use text, numbers, lists and dicts")
 
 
-def read_json(path: Path) -> dict:
-    """Read an object; raises RunError where the file holds anything else or was damaged. Nothing in it is executed."""
+def read_json(path: Path, *, sealed: bool = False) -> dict:
+    """Read an object; raises RunError where the file holds anything else or was damaged. Nothing in it is executed.
+
+    With `sealed`, one without a checksum is refused too.
+    """
     with reporting(path, "read"):
         data = path.read_bytes()
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path}: not readable as JSON ({checkpoints.one_line(error)}); restore it, or train again"
-        ) from error
+        raise RunError(f"{path}: not readable as JSON ({one_line(error)}); restore it, or train again") from error
     if not isinstance(value, dict):
         raise RunError(f"{path}: holds a {type(value).__name__}, not an object; restore it, or train again")
-    if SEAL in value and value.pop(SEAL) != _checksum(value):
+    if (sealed or SEAL in value) and value.pop(SEAL, None) != _checksum(value):
         raise RunError(f"{path}: has changed since it was written ({SEAL} does not fit); restore it, or train again")
     return value
 
 
 def write(path: Path, data: bytes) -> None:
     """Write a file so that it is never seen half-written, and flush it to the disk."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with reporting(path, "write"):
+    with reporting(path, "write"), replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A hidden file, or folder, to be filled: it is flushed and takes the place of `path`, or where that fails is gone.
+
+    Between an old folder and a new one a kill may leave none.
+    """
+    partial = _hidden(path)
+    partial.mkdir() if folder else partial.touch()
+    held = os.open(partial, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # what lies where nothing can be locked is never swept
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield partial
+        for written in (*partial.rglob("*"), partial):
+            _flush(written)
+        aside = path.rename(_hidden(path)) if folder and path.exists() else None
         try:
-            with partial.open("wb") as file:
-                checkpoints.hold(file.fileno())
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
+            partial.replace(path)
+        except OSError:
+            if aside:
+                aside.rename(path)
             raise
-        checkpoints.flush(path.parent)
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True) if folder else partial.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(held)
+    _flush(path.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder; a kill leaves it whole or gone."""
+    aside = folder.rename(_hidden(folder))
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written."""
-    with reporting(folder, "sweep"):
-        checkpoints.delete_abandoned(folder.glob(".*.partial"))
+    """Delete what killed processes left half-written in a folder, and not what a living process writes."""
+    for leftover in folder.glob(".*.partial*"):
+        with contextlib.suppress(OSError):
+            held = os.open(leftover, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            finally:
+                os.close(held)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _flush(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -115,31 +168,48 @@ def entries(folder: Path) -> list[Path]:
     return []
 
 
+def one_line(error: BaseException) -> str:
+    """The gist of an error as a single line of at most 200 characters."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
 @contextlib.contextmanager
 def reporting(path: Path, doing: str) -> Iterator[None]:
-    """Turn errors of the disk and of checkpoints into a RunError about `path`."""
+    """Turn errors of the disk into a RunError about `path`."""
     try:
         yield
-    except checkpoints.CheckpointError as error:
-        raise RunError(str(error)) from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another --run-dir")
-        raise RunError(f"{path}: cannot {doing} it ({checkpoints.one_line(error)}); {remedy}") from error
+        raise RunError(f"{path}: cannot {doing} it ({one_line(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process; a second holder gets a RunError. The kernel lets go of it at a kill."""
+    """Hold a directory for this process; a second holder gets a RunError. The kernel lets go of it at a kill.
+
+    Where the file system has no locks, a word on standard error has to do.
+    """
     with reporting(directory, "lock"):
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        with reporting(directory, "lock"):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{directory}: another process is using this run; wait for it to end, or choose another --run-dir"
-                ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{directory}: another process is using this run; wait for it to end, or choose another --run-dir"
+            ) from None
+        except OSError as error:
+            _warn_of_no_lock(directory, one_line(error))
         yield
     finally:
         os.close(descriptor)
+
+
+@functools.cache
+def _warn_of_no_lock(directory: Path, why: str) -> None:
+    """Said once per directory."""
+    print(
+        f"{directory}: cannot be locked on this file system ({why}); see to it that one process alone uses this run",
+        file=sys.stderr,
+    )

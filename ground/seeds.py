@@ -1,7 +1,7 @@
 """Where chance comes from: a tree of keys with one branch for every purpose, so that no two ever draw the same.
 
 Training takes the branches 0 to 3 of each seed, everything that measures a branch of its own; `tests/test_seeds.py`
-holds that nothing else makes keys.
+holds that nothing else makes keys. Every key names its generator, so that no setting of JAX's default changes a draw.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 Held = Literal[
     "evaluation", "inference", "pass-at-k", "divergence", "concepts", "steering", "tokens", "replay", "report"
 ]
+GENERATOR = "threefry2x32"
 TRAINED = {"pretrain": 0, "rl": 1, "init": 2, "sft": 3}
 """Branches from which training draws; "init" draws the parameters."""
 HELD: dict[Held, int] = {
@@ -30,13 +31,23 @@ HELD: dict[Held, int] = {
 assert len({*TRAINED.values(), *HELD.values()}) == len(TRAINED) + len(HELD)
 
 
+def key(seed: int | jax.Array) -> jax.Array:
+    """The root of a tree of keys: of a seed of 32 bits, key[]."""
+    return jax.random.key(seed, impl=GENERATOR)
+
+
+def stored(data: jax.Array) -> jax.Array:
+    """The key whose `jax.random.key_data` this is, key[] of uint32[2]."""
+    return jax.random.wrap_key_data(data, impl=GENERATOR)
+
+
 def training(seeds: Sequence[int], purpose: str, salt: int) -> jax.Array:
     """A key for each seed, key[len(seeds)]; other purposes (of `TRAINED`) and other salts give unrelated keys."""
-    of_seed = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.int32))
+    of_seed = jax.vmap(key)(jnp.array(seeds, jnp.int32))
     branch = TRAINED[purpose]
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, branch), salt))(of_seed)
+    return jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(one, branch), salt))(of_seed)
 
 
 def held_out(purpose: Held, seed: int = 0) -> jax.Array:
     """The key of something that measures; whatever the seed, no training has it."""
-    return jax.random.fold_in(jax.random.key(seed), HELD[purpose])
+    return jax.random.fold_in(key(seed), HELD[purpose])

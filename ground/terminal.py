@@ -1,14 +1,16 @@
-"""Command lines: typed options by tyro, and errors of one line."""
+"""Command lines: typed options by tyro, errors of one line, and output that never ends the work."""
 
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
+from tyro import _errors  # private, so tyro's version is bounded; the alternative is to read the boxes that it draws
 
 Command = TypeVar("Command")
 
@@ -25,15 +27,35 @@ def read(
     Raises:
         ConfigError: one line that says what is wrong and what would do.
     """
-    errors = io.StringIO()
     extra: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(command, prog=prog, args=list(arguments), **extra)
-    except SystemExit as stop:
-        if stop.code == 0:
-            raise
-        raise ConfigError(_one_line(errors.getvalue())) from None
+
+    def refuse(event: _errors.ParseErrorEvent) -> NoReturn:
+        with contextlib.redirect_stdout(io.StringIO()) as help_text, contextlib.suppress(SystemExit):
+            tyro.cli(command, args=["--help"], **extra)
+        raise ConfigError(_one_line(event, re.findall(r"--[a-z][\w.-]*", help_text.getvalue())))
+
+    with _errors.on_parse_error(refuse):
+        return tyro.cli(command, prog=prog, args=list(arguments), **extra)
+
+
+def _one_line(event: _errors.ParseErrorEvent, options: list[str]) -> str:
+    """What is wrong with a command line, and what would do."""
+    match event:
+        case _errors.UnrecognizedArgs(tokens=tokens):
+            name = next((token.partition("=")[0] for token in tokens if token.startswith("--")), "")
+            close = difflib.get_close_matches(name, options, 1)
+            return f"Unrecognized options: {' '.join(tokens)}; " + (
+                f"did you mean {close[0]}?" if close else "see --help"
+            )
+        case _errors.InvalidChoice(argument=argument, value=value, choices=choices):
+            return f"{argument.display_name()} {value}: choose one of {', '.join(choices)}"
+        case _errors.InstantiationFailure(argument=argument, message=message) if argument:
+            return f"{argument.display_name()}: {message}; see --help"
+        case _errors.BadValue(argument=argument):
+            return f"{argument.display_name()}: its value is missing; see --help"
+        case _errors.MissingArgs(missing_arguments=missing):
+            return f"{', '.join(one.arg.display_name() for one in missing)}: missing; see --help"
+    return "unreadable command line; see --help"
 
 
 def complain(command: str, message: object) -> None:
@@ -41,14 +63,43 @@ def complain(command: str, message: object) -> None:
     print(" ".join(f"{command}: {message}".splitlines()), file=sys.stderr)
 
 
-def _one_line(message: str) -> str:
-    """Tyro's boxed message as one line: what is wrong, and the nearest suggestion."""
-    sections = re.split(r"^.*[-─]{5,}.*$", message, flags=re.MULTILINE)
-    sections = [" ".join(re.sub(r"[│╭╮╰╯]", " ", section).split()) for section in sections]
-    problem = next((text for text in sections[1:] if text), "unreadable command line")
-    close = next((text for text in sections if text.startswith("Perhaps you meant")), "")
-    typed = re.search(r"--[\w.-]+", problem)
-    suggestions = re.findall(r"--[\w.-]+", close)
-    if typed:
-        suggestions = difflib.get_close_matches(typed[0], suggestions, 1, 0.0)
-    return f"{problem}; did you mean {suggestions[0]}?" if suggestions else f"{problem}; see --help"
+def never_fail(command: str) -> None:
+    """Let nothing printed from here on end this process: not its letters, a full disk, or a pipe that nobody reads."""
+    lament = f"{command}: standard output is lost ({{}}); the work goes on"
+    sys.stdout = _Unfailing(sys.stdout or open(os.devnull, "w"), lament)  # noqa: SIM115 (stays open)
+    sys.stderr = _Unfailing(sys.stderr or open(os.devnull, "w"), "")  # noqa: SIM115
+
+
+class _Unfailing:
+    """A stream that shows ? for letters that it lacks, and after an error nothing more.
+
+    Args:
+        stream: to write to.
+        lament: said once on standard error when the stream fails, where the error is written in.
+    """
+
+    def __init__(self, stream: Any, lament: str):
+        self._stream, self._lament = stream, lament
+        stream.reconfigure(errors="backslashreplace" if stream.errors == "backslashreplace" else "replace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            return self._give_up(error) or len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._stream.fileno())  # what is still in the buffer, too
+        os.close(nothing)
+        if self._lament:
+            print(self._lament.format(error.strerror), file=sys.stderr)

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from ground import devices
+from ground import environment
 
 if __name__ == "__main__":
-    devices.start()
+    environment.start("studies")
 
 import jax
 import tyro

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ground import devices
+from ground import environment
 
 if __name__ == "__main__":
-    devices.start()
+    environment.start("laptop")
 
 import train
 from agents import runs

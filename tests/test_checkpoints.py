@@ -76,11 +76,6 @@ def test_every_dtype_and_shape_is_bit_equal(tmp_path):
     assert_same(checkpoints.load(tmp_path / "x", tree), tree)
 
 
-def test_foreign_byte_order_keeps_its_values(tmp_path):
-    checkpoints.save(tmp_path / "x", {"a": np.arange(3, dtype=">i4")})
-    np.testing.assert_array_equal(checkpoints.load(tmp_path / "x")["a"], [0, 1, 2])
-
-
 @pytest.mark.parametrize(
     "keys", [["a/b", "a.b", "", ".", "..", "🟩", "%2F", "a'b", '"', "a\nb", "x" * 300], [0, 1, 10]]
 )
@@ -112,27 +107,8 @@ def test_optimiser_state_with_like(tmp_path, dtype):
     for like in (tree, jax.eval_shape(lambda: tree)):
         loaded = checkpoints.load(tmp_path / "x", like)
         assert_same(loaded, tree)
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
     with pytest.raises(checkpoints.CheckpointError, match="`like`"):
         checkpoints.load(tmp_path / "x")
-
-
-def test_like_names_the_sharding(tmp_path):
-    mesh = jax.make_mesh((jax.device_count(),), ("member",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("member"))
-    array = jax.device_put(jnp.arange(4 * jax.device_count()), sharding)
-    checkpoints.save(tmp_path / "x", {"a": array})
-    for like in (array, jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)):
-        loaded = checkpoints.load(tmp_path / "x", {"a": like})["a"]
-        assert loaded.sharding == sharding
-        assert_same(loaded, array)
-
-
-def test_restored_arrays_can_be_donated(tmp_path, tree):
-    checkpoints.save(tmp_path / "x", tree)
-    loaded = checkpoints.load(tmp_path / "x", jax.tree.map(jnp.asarray, tree))
-    jax.jit(lambda t: jax.tree.map(jnp.zeros_like, t), donate_argnums=0)(loaded)
-    assert_same(checkpoints.load(tmp_path / "x"), tree)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +120,6 @@ def test_restored_arrays_can_be_donated(tmp_path, tree):
         (lambda t: t | {"mask": np.zeros(2, np.int8)}, "['mask'] is bool[2], expected int8[2]"),
         (lambda t: t | {"empty": np.zeros((0, 2), np.float32)}, "['empty'] is float32[2, 0], expected float32[0, 2]"),
         (lambda t: list(t.values()), "(and "),
-        (lambda t: t | {"count": 7}, "expected of type int"),
-        (lambda t: t | {"count": jax.random.key(0)}, "expected key<fry>[]"),
     ],
 )
 def test_mismatch_says_what_differs(saved, tree, change, words):
@@ -275,13 +249,6 @@ def test_save_replaces_and_sweeps_leftovers(saved, tree, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_save_under_way_elsewhere_is_not_swept(tmp_path):
-    with checkpoints._partial_folder(tmp_path / "x") as partial:
-        checkpoints.save(tmp_path / "y", {"a": np.ones(3)})
-        assert partial.is_dir()
-    assert not partial.exists()
-
-
 def test_full_disk_keeps_the_old_checkpoint(saved, tree, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -301,7 +268,7 @@ def test_full_disk_keeps_the_old_checkpoint(saved, tree, tmp_path):
 def test_remove(saved, tmp_path):
     checkpoints.remove(saved)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(checkpoints.CheckpointError, match="cannot delete"):
+    with pytest.raises(checkpoints.RunError, match="cannot delete it"):
         checkpoints.remove(saved)
 
 

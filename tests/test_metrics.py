@@ -1,12 +1,13 @@
-"""Parts of metrics are merged: nothing is lost at any moment, and few files stay."""
+"""Parts of metrics grow until they are full: nothing is lost at any moment, and few files stay."""
 
 import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from agents import runs
 from agents.runs import metrics
 from ground import files
 
@@ -19,10 +20,16 @@ VALUES = {
 VALUES["loss"][3::7, 1] = np.nan
 
 
-def write(folder: Path, index: int, settled: int, scale: float = 1.0) -> None:
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch):
+    """Parts that are full after some forty chunks."""
+    monkeypatch.setattr(metrics, "FULL", 6000)
+
+
+def write(folder: Path, index: int, scale: float = 1.0) -> None:
     part = slice(index * CHUNK, (index + 1) * CHUNK)
     rows = {name: scale * values[part].astype(values.dtype) for name, values in VALUES.items()}
-    metrics.write(folder, "rl", index * CHUNK, rows, MEMBERS, settled)
+    metrics.write(folder, "rl", index * CHUNK, rows, MEMBERS)
 
 
 def check(folder: Path, chunks: int, scale: float = 1.0) -> None:
@@ -30,9 +37,9 @@ def check(folder: Path, chunks: int, scale: float = 1.0) -> None:
     assert table.num_rows == chunks * CHUNK * MEMBERS
     np.testing.assert_array_equal(table["update"].to_numpy(), np.repeat(np.arange(chunks * CHUNK), MEMBERS))
     for name, values in VALUES.items():
-        found = table[name].to_numpy()
-        assert found.dtype == values.dtype
-        np.testing.assert_array_equal(found.reshape(-1, MEMBERS), scale * values[: chunks * CHUNK])
+        column = table[name].to_numpy()
+        assert column.dtype == values.dtype
+        np.testing.assert_array_equal(column.reshape(-1, MEMBERS), scale * values[: chunks * CHUNK])
 
 
 @pytest.fixture
@@ -41,83 +48,88 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "metrics"
 
 
-def test_few_files_stay(folder):
-    most = 0
+def test_few_files_stay_and_none_grows_without_end(folder):
     for index in range(400):
-        write(folder, index, settled=max(index - 5, 0) * CHUNK)
-        most = max(most, len(list(folder.iterdir())))
+        write(folder, index)
     check(folder, 400)
-    # One block of 256 chunks, up to 15 of 16, and up to 15 + 6 single ones.
-    assert most <= 1 + 2 * (metrics.TOGETHER - 1) + 7
-    assert (folder / "rl-000000.parquet").stat().st_size > 3 * (folder / "rl-000512.parquet").stat().st_size
-
-
-def test_what_training_may_go_back_behind_is_not_merged(folder):
-    for index in range(40):
-        write(folder, index, settled=metrics.TOGETHER * CHUNK - 1)
-    assert len(list(folder.iterdir())) == 40
-    write(folder, 40, settled=metrics.TOGETHER * CHUNK)
-    assert len(list(folder.iterdir())) == 41 - metrics.TOGETHER + 1
-    # Back to an older state, from where everything is written anew.
-    for index in range(metrics.TOGETHER, 41):
-        write(folder, index, settled=metrics.TOGETHER * CHUNK)
-    check(folder, 41)
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert 3 <= len(sizes) <= 20
+    assert max(sizes) < 6000 + 3000
 
 
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", range(metrics.TOGETHER + 1))
-def test_killed_while_merging(folder, monkeypatch, at):
-    done, real_write, real_unlink = [0], files.write, Path.unlink
+@pytest.mark.parametrize("chunks", [1, 17, 100])
+def test_killed_while_a_part_is_written(folder, monkeypatch, chunks):
+    for index in range(chunks):
+        write(folder, index)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def struck(function):
-        def call(*arguments):
-            if done[0] == at:
-                raise Killed
-            done[0] += 1
-            return function(*arguments)
+    def struck(self, target):
+        raise Killed
 
-        return call
-
-    for index in range(metrics.TOGETHER + 3):
-        write(folder, index, settled=0)
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write", struck(real_write))
-        patch.setattr(Path, "unlink", struck(real_unlink))
+        patch.setattr(Path, "replace", struck)
         with pytest.raises(Killed):
-            write(folder, metrics.TOGETHER + 3, settled=metrics.TOGETHER * CHUNK)
-    check(folder, metrics.TOGETHER + 3 + (at > 0))
-    write(folder, metrics.TOGETHER + 3, settled=metrics.TOGETHER * CHUNK)
-    check(folder, metrics.TOGETHER + 4)
-    assert len(list(folder.iterdir())) == 5
+            write(folder, chunks)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    write(folder, chunks)
+    check(folder, chunks + 1)
 
 
-def test_a_stage_begun_again_replaces_everything(folder):
+@pytest.mark.parametrize("back_to", [0, 3, 37, 99])
+def test_training_that_goes_back_replaces_what_it_writes_again(folder, back_to):
     for index in range(100):
-        write(folder, index, settled=index * CHUNK)
-    for index in range(100):
-        write(folder, index, settled=max(index - 3, 0) * CHUNK, scale=2.0)
-    check(folder, 100, scale=2.0)
+        write(folder, index)
+    for index in range(back_to, 100):
+        write(folder, index, scale=2.0)
+    table = metrics.read(folder, "rl", MEMBERS)
+    loss = table["loss"].to_numpy().reshape(-1, MEMBERS)
+    expected = VALUES["loss"][: 100 * CHUNK] * np.where(np.arange(100 * CHUNK) < back_to * CHUNK, 1, 2)[:, None]
+    np.testing.assert_array_equal(loss, expected.astype(np.float32))
+
+
+def test_parts_of_older_versions_are_read_and_gone_on_with(folder):
+    """One part per chunk, some merged, and one that a kill left beside the part it had been merged into."""
+    for first, last in [(0, 16), (10, 11), (16, 17), (17, 18), (18, 19)]:
+        rows = slice(first * CHUNK, last * CHUNK)
+        count = (last - first) * CHUNK
+        table = pa.table({
+            "stage": pa.repeat("rl", count * MEMBERS),
+            "update": np.repeat(np.arange(first * CHUNK, last * CHUNK, dtype=np.int32), MEMBERS),
+            "member": np.tile(np.arange(MEMBERS, dtype=np.int32), count),
+            **{name: values[rows].reshape(-1) for name, values in VALUES.items()},
+        })  # fmt: skip
+        pq.write_table(table, folder / f"rl-{first * CHUNK:06d}.parquet", write_page_checksum=True)
+    check(folder, 19)
+    for index in range(17, 60):
+        write(folder, index)
+        check(folder, max(index + 1, 19))
 
 
 def test_damage_is_left_to_the_reader(folder):
-    for index in range(metrics.TOGETHER):
-        write(folder, index, settled=0)
-    damaged = folder / "rl-000004.parquet"
+    for index in range(4):
+        write(folder, index)
+    damaged = folder / "rl-000000.parquet"
+    good = damaged.read_bytes()
     damaged.write_bytes(b"PAR1")
-    write(folder, metrics.TOGETHER, settled=metrics.TOGETHER * CHUNK)
-    assert len(list(folder.iterdir())) == metrics.TOGETHER + 1
-    with pytest.raises(files.RunError, match=r"rl-000004\.parquet: damaged metrics"):
+    write(folder, 4)
+    write(folder, 5)
+    assert sorted(path.name for path in folder.iterdir()) == ["rl-000000.parquet", "rl-000008.parquet"]
+    with pytest.raises(files.RunError, match=r"rl-000000\.parquet: damaged metrics"):
         metrics.read(folder, "rl", MEMBERS)
     damaged.unlink()
     damaged.symlink_to(folder / "nowhere")
-    with pytest.raises(files.RunError, match=r"rl-000004\.parquet: cannot read it"):
+    with pytest.raises(files.RunError, match=r"rl-000000\.parquet: cannot read it"):
         metrics.read(folder, "rl", MEMBERS)
+    damaged.unlink()
+    damaged.write_bytes(good)
+    check(folder, 6)
 
 
-def test_reading_while_parts_are_merged(folder):
+def test_reading_while_chunks_are_written(folder):
     sizes, ended = [], threading.Event()
 
     def look():
@@ -130,22 +142,9 @@ def test_reading_while_parts_are_merged(folder):
     reader.start()
     try:
         for index in range(300):
-            write(folder, index, settled=max(index - 1, 0) * CHUNK)
+            write(folder, index)
     finally:
         ended.set()
         reader.join()
     assert len(sizes) > 3
     assert sizes == sorted(sizes)
-
-
-def test_a_run_merges_behind_its_older_state(tmp_path):
-    run = runs.create(tmp_path / "run", {}, members=1)
-    for update in range(50):
-        run.write_metrics("rl", update, {"loss": [[float(update)]]})
-        if update % 10 == 9:
-            run.save_state("rl", update + 1, {"w": np.zeros(1)})
-    names = sorted(path.stem for path in (run.path / "metrics").iterdir())
-    # When the last part was written, the states 30 and 40 were kept.
-    assert names[:2] == ["rl-000000", "rl-000016"]
-    assert len(names) == 1 + 50 - 16
-    assert run.metrics("rl")["loss"].to_pylist() == [float(update) for update in range(50)]

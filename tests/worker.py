@@ -24,9 +24,11 @@ def main(out: str) -> None:
     assert processes.count() == jax.process_count() == 2
     mine = jax.process_index()
     assert processes.meet(7 + mine, mine).tolist() == [[7, 0], [8, 1]]
-    sent = np.random.default_rng(0).bytes(3_000_001)
-    assert processes.from_first(sent if processes.first() else None) == sent
-    assert processes.from_first(b"") == b""
+    sent = {"a": {"b": np.random.default_rng(0).normal(size=500_001).astype(np.float16)}, "c": ["text", 1.5, None]}
+    got = processes.by_first(lambda: [sent, sent["a"]["b"][:0]] if mine == 0 else 1 / 0)
+    assert (got[0]["a"]["b"].dtype, got[0]["c"], got[1].shape) == (np.float16, sent["c"], (0,))
+    assert got[0]["a"]["b"].tobytes() == sent["a"]["b"].tobytes()
+    assert processes.by_first(lambda: None) is None
     assert processes.same("a")
     assert not processes.same(f"{mine}")
 
@@ -47,7 +49,7 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_path("train.py", run_name="__main__")
     else:
-        from ground import devices
+        from ground import environment
 
-        devices.start("worker")
+        environment.start("worker", together=True)
         main(sys.argv[1])

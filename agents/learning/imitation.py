@@ -17,6 +17,7 @@ from agents.learning.demonstrations import Demonstrations
 from agents.learning.hyperparameters import Scalar, stage_config
 from agents.policies import Parameters, Policy
 from envs import base
+from ground import seeds
 
 Choices = Literal["all", "plan", "actions"]
 
@@ -117,7 +118,7 @@ def update_function(policy: Policy, show: Show, microbatch: int) -> learner.Upda
     """The update of a stage that imitates what `show` shows; its metrics are means over tokens, in nats."""
 
     def update(state, config, params, shards):
-        key, show_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        key, show_key = jax.random.split(seeds.stored(state.key))
         lesson, seen = show(state, config, params, show_key, shards)
         found, metrics = gradient(policy, state.parameters, lesson, config.observation_weight, microbatch, shards)
         factor = learner.cosine(state.steps, config.updates, jnp.float32(0.1), config.warmup)

@@ -19,6 +19,7 @@ from agents.learning.hyperparameters import Scalar
 from agents.learning.sft import SFTConfig
 from agents.policies import Intervention, Parameters, Policy
 from envs import base, plans
+from ground import seeds
 
 
 @struct.dataclass
@@ -263,7 +264,7 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
     def update(state, config: RLConfig, params, shards):
         size = config.episodes // config.minibatches
         total_steps = config.updates * config.epochs * config.minibatches
-        key, collect_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
+        key, collect_key, order_key = jax.random.split(seeds.stored(state.key), 3)
         state, behaviour = stale_version(config, reset_reference(config, state))
         by_minibatch = dataclasses.replace(shards, parts=config.minibatches)
         batch, collected = collect(

@@ -1,10 +1,11 @@
-"""Metrics of training on disk: one Parquet part per chunk, each with a checksum, and old parts merged so that few stay.
+"""Metrics of training on disk: Parquet parts, each with a checksum, that grow until another is begun.
 
-A part is named by its stage and first update. Where parts overlap, the one that begins first counts, so that merging
-may be killed at any moment: the merged part replaces its first, then the others go.
+A part is named by its stage and first update. Where parts overlap, the one that begins last counts. A chunk goes into
+the newest part that begins before it, which is written anew as a whole: so parts are few, and a kill at any moment
+leaves the part as it was. Older versions wrote a part for every chunk and merged them.
 """
 
-import itertools
+import contextlib
 import re
 import zlib
 from collections.abc import Mapping
@@ -16,22 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ground import checkpoints, files
+from ground import files
 from ground.files import RunError
 
 KEYS = ("stage", "update", "member")
 """The columns that identify a row of metrics."""
 SEAL = b"crc32"
 """Key of a checksum in the metadata of a part."""
-TOGETHER = 16
-"""So many parts of one chunk become one, so many of those become one again, and so on."""
+FULL = 1 << 18
+"""Bytes after which a part grows no more: writing it again takes some milliseconds then."""
 
 
-def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any], members: int, settled: int) -> None:
-    """Write the metrics of one chunk as one part.
-
-    The same chunk written again gives the same bytes. Parts that begin inside this chunk were written by an abandoned
-    continuation and are deleted.
+def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any], members: int) -> None:
+    """Write the metrics of one chunk; the same chunk written again gives the same bytes.
 
     Args:
         folder: of the parts.
@@ -40,7 +38,6 @@ def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any
         columns: metrics by name, each [updates, M]; float32 and float64 are kept, narrower floats become float32, all
             else float64.
         members: M.
-        settled: updates of this stage that training cannot go back behind any more; parts before may be merged.
 
     Raises:
         RunError: a metric has another shape, or a file cannot be written.
@@ -60,15 +57,21 @@ def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any
         "member": np.tile(np.arange(members, dtype=np.int32), updates),
         **{name: _as_float(array).reshape(-1) for name, array in arrays.items()},
     }
-    data = _bytes(pa.table(rows))
-    with files.reporting(path, "write"):
-        starts = _starts(folder, stage)
+    table = pa.table(rows)
+    starts = _starts(folder, stage)
+    with files.reporting(folder, "write"):
         for start in starts:
-            if first_update < start < first_update + updates:
+            if first_update < start < first_update + updates:  # of an abandoned continuation in other chunks
                 _path(folder, stage, start).unlink()
-        files.write(path, data)
-        if updates:
-            _merge(folder, stage, members, updates, settled)
+    before = [start for start in starts if start <= first_update]
+    if before:
+        newest = _path(folder, stage, before[-1])
+        with contextlib.suppress(RunError, OSError):  # it is for those who read the metrics to say; training goes on
+            if before[-1] == first_update or newest.stat().st_size < FULL:
+                table, path = _once([table, _part(newest)], members), newest
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({SEAL: _digest(table)}), sink, write_page_checksum=True)
+    files.write(path, sink.getvalue().to_pybytes())
 
 
 def read(folder: Path, stage: str, members: int) -> pa.Table:
@@ -79,28 +82,7 @@ def read(folder: Path, stage: str, members: int) -> pa.Table:
     Raises:
         RunError: a part is damaged or cannot be read; the message names it.
     """
-    while True:
-        try:
-            return _once([_part(_path(folder, stage, start)) for start in _starts(folder, stage)], members)
-        except FileNotFoundError:
-            continue  # merged into another by the process that trains
-
-
-def _merge(folder: Path, stage: str, members: int, chunk: int, settled: int) -> None:
-    """Merge what lies wholly within whole blocks of chunks before `settled`."""
-    size = chunk * TOGETHER
-    while size <= settled:
-        for block, group in itertools.groupby(_starts(folder, stage), lambda start, size=size: start // size):
-            first, *others = group
-            if others and first == block * size and (block + 1) * size <= settled:
-                try:
-                    parts = [_part(_path(folder, stage, start)) for start in (first, *others)]
-                except RunError:
-                    continue  # it is for those who read the metrics to say; training goes on
-                files.write(_path(folder, stage, first), _bytes(_once(parts, members)))
-                for start in others:
-                    _path(folder, stage, start).unlink()
-        size *= TOGETHER
+    return _once([_part(_path(folder, stage, start)) for start in reversed(_starts(folder, stage))], members)
 
 
 def _once(parts: list[pa.Table], members: int) -> pa.Table:
@@ -112,14 +94,9 @@ def _once(parts: list[pa.Table], members: int) -> pa.Table:
 
 
 def _part(path: Path) -> pa.Table:
-    """One part, checked; raises FileNotFoundError where it is not there (any more)."""
-    try:
-        with files.reporting(path, "read"):
-            data = path.read_bytes()
-    except RunError as error:
-        if isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink():
-            raise error.__cause__ from None
-        raise
+    """One part, checked."""
+    with files.reporting(path, "read"):
+        data = path.read_bytes()
     try:
         rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
         if rows.schema.names[:3] != list(KEYS):
@@ -129,7 +106,7 @@ def _part(path: Path) -> pa.Table:
             raise pa.ArrowInvalid("it has changed since it was written")
     except (pa.ArrowException, OSError) as error:
         raise RunError(
-            f"{path}: damaged metrics ({checkpoints.one_line(error)}); delete this file to read the others"
+            f"{path}: damaged metrics ({files.one_line(error)}); delete this file to read the others"
         ) from error
     return rows.replace_schema_metadata()
 
@@ -140,14 +117,8 @@ def _path(folder: Path, stage: str, first_update: int) -> Path:
 
 def _starts(folder: Path, stage: str) -> list[int]:
     """First updates of a stage's parts, in order."""
-    found = (re.fullmatch(rf"{stage}-([0-9]{{6,10}})\.parquet", entry.name) for entry in files.entries(folder))
-    return sorted(int(match[1]) for match in found if match)
-
-
-def _bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({SEAL: _digest(table)}), sink, write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+    names = (re.fullmatch(rf"{stage}-([0-9]{{6,10}})\.parquet", entry.name) for entry in files.entries(folder))
+    return sorted(int(match[1]) for match in names if match)
 
 
 def _digest(table: pa.Table) -> bytes:

@@ -255,11 +255,7 @@ class Run:
     def write_metrics(self, stage: str, first_update: int, columns: Mapping[str, Any]) -> None:
         """Write the metrics of one chunk, each [updates, M]; see `metrics.write`."""
         checkpoint_name(stage, first_update)
-        # Training may go back to the older of the states that are kept, and not behind it.
-        kept = [name.partition("-") for name in self._states()[:1]]
-        settled = int(kept[0][2]) if kept and kept[0][0] == stage else 0
-        folder = self._folder("metrics")
-        metrics.write(folder, stage, first_update, columns, self.members, settled)
+        metrics.write(self._folder("metrics"), stage, first_update, columns, self.members)
 
     def metrics(self, stage: str | None = None) -> pa.Table:
         """All metrics, or one stage's, as rows sorted by stage, update and member, each of which occurs once.

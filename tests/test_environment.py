@@ -1,0 +1,70 @@
+"""The environment is input too: where it is wrong, a command ends in one line and status 2."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.jobs import ROOT
+
+SAY = (
+    "from ground import environment\nenvironment.start('command', together=True)\n"
+    "import jax\nprint(jax.devices(), '\\u00d7')"
+)
+
+
+def run(program: str = SAY, **environment: str) -> tuple[int, str, list[str]]:
+    """Exit status, output and lines of error of a command in an environment."""
+    plain = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=plain | environment, capture_output=True, check=False
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"JAX_PLATFORMS": "cuda"}, ("JAX_PLATFORMS=cuda", "--extra cuda")),
+        ({"JAX_PLATFORMS": "foo"}, ("JAX_PLATFORMS=foo", "unset JAX_PLATFORMS")),
+        ({"JAX_NUM_CPU_DEVICES": "0"}, ("JAX_NUM_CPU_DEVICES=0", "from 1")),
+        ({"JAX_NUM_CPU_DEVICES": "-2"}, ("JAX_NUM_CPU_DEVICES=-2", "from 1")),
+        ({"JAX_NUM_CPU_DEVICES": "abc"}, ("abc", "jax_num_cpu_devices", "correct")),
+        ({"JAX_ENABLE_X64": "perhaps"}, ("perhaps", "JAX_ENABLE_X64", "correct")),
+        ({"JAX_DEFAULT_PRNG_IMPL": "dice"}, ("dice", "correct")),
+        ({"XLA_FLAGS": "--xla_unheard_of=1"}, ("XLA_FLAGS=--xla_unheard_of=1", "correct")),
+        ({"JAX_PROCESS_ID": "0"}, ("JAX_PROCESS_ID without", "set all three, or none")),
+    ],
+    ids=lambda value: next(iter(value.items()), None) and "=".join(*value.items()) if isinstance(value, dict) else "",
+)
+def test_a_wrong_variable_is_one_line(environment, words):
+    status, out, errors = run(**environment)
+    assert (status, out, len(errors)) == (2, "", 1), errors
+    assert errors[0].startswith("command: ")
+    assert [word for word in words if word not in errors[0]] == []
+
+
+def test_where_python_has_no_fcntl_it_says_what_would_do():
+    status, out, errors = run("import sys\nsys.modules['fcntl'] = None\n" + SAY)
+    assert (status, out, len(errors)) == (2, "", 1), errors
+    assert "Linux or macOS" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+        ({"MPLBACKEND": "nonsense"}, len(os.sched_getaffinity(0))),
+        ({"PYTHONIOENCODING": "ascii"}, len(os.sched_getaffinity(0))),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, len(os.sched_getaffinity(0))),
+    ],
+    ids=str,
+)
+def test_what_can_be_used_is_used(environment, devices):
+    program = SAY.replace("import jax", "import matplotlib.pyplot, jax")
+    status, out, errors = run(program, JAX_PLATFORMS="cpu", **environment)
+    assert (status, errors) == (0, [])
+    assert out.count("CpuDevice") == devices
+    assert ("×" if "UTF8" not in str(environment) and "ascii" not in str(environment) else "?") in out
