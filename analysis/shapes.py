@@ -61,7 +61,7 @@ def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE)
         entropy = -np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), share).sum(axis=1)
         tolerance = largest * max(first.shape[1:]) * np.finfo(np.float32).eps
         rounding = np.linalg.norm(second, axis=(1, 2)) * unit
-        found = {
+        measured = {
             "rank_share": (update > tolerance[:, None]).sum(axis=1) / least,
             "rank_share_above_rounding": (update > np.maximum(tolerance, rounding)[:, None]).sum(axis=1) / least,
             "stable_rank": energy.sum(axis=1) / energy[:, 0],
@@ -73,9 +73,9 @@ def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE)
     defined = (sigma[:, 0] > 0) & (sigma_after[:, 0] > 0)
     for side, start, end in (("left", left, left_after), ("right", right, right_after)):
         angles = principal_angles(start[:, :, :rank], end[:, :, :rank])
-        found[f"{side}_angle_largest"] = np.where(defined, angles.max(axis=1), np.nan)
-        found[f"{side}_angle_mean"] = np.where(defined, angles.mean(axis=1), np.nan)
-    return {name: found[name].astype(np.float64) for name in MEASURES}
+        measured[f"{side}_angle_largest"] = np.where(defined, angles.max(axis=1), np.nan)
+        measured[f"{side}_angle_mean"] = np.where(defined, angles.mean(axis=1), np.nan)
+    return {name: measured[name].astype(np.float64) for name in MEASURES}
 
 
 def principal_rank(dimensions: tuple[int, ...], rank_share: float = RANK_SHARE) -> int:
@@ -145,7 +145,7 @@ def location(
         baseline, what chance gives: the density of either reference. float64[M]; NaN for a matrix of zeros, which has
         no order.
     """
-    found = {}
+    places = {}
     for name, matrix in before.items():
         if matrix.ndim != 3:
             continue
@@ -155,8 +155,8 @@ def location(
         references = {"principal": principal_mask(matrix, rank_share), "low_magnitude": low_magnitude_mask(matrix)}
         for (mask, matrices), (key, reference) in itertools.product(updated.items(), references.items()):
             inside[f"{mask}_{key}"] = share_inside(matrices[name], reference)
-        found[name] = {key: np.where(empty, np.nan, share) for key, share in inside.items()}
-    return found
+        places[name] = {key: np.where(empty, np.nan, share) for key, share in inside.items()}
+    return places
 
 
 def _svd(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,18 +23,18 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     shares = {name: of(x["paper"].sel(kind="all")) for name, x in columns.items()}
     drawn: list[Panel] = [Rows(shares, words, percent=True)]
     for view, words in (("bf16", "in bfloat16"), ("stored", "as stored")):
-        lines = {
-            name: Curve(changes.TOLERANCES[1:], x["curve"].sel(kind="all", view=view, scale="absolute")[1:].values)
-            for name, x in columns.items()
-        }
+        curves = {name: x["curve"].sel(kind="all", view=view, scale="absolute") for name, x in columns.items()}
+        lines = {name: Curve(changes.TOLERANCES[1:], y.values[1:], y["unit"].values) for name, y in curves.items()}
         drawn.append(Curves(lines, f"tolerance on |Δ|, {words}", "parameters beyond it (%)", percent=True, log_x=True))
     for arm, dataset in arms.items():
         for point, x in dataset.groupby("point"):
             if x.sizes["checkpoint"] > 1:
-                states = x["course"].sel(kind="all", view="stored").transpose("state", "checkpoint", "member")
+                course = x["course"].sel(kind="all", view="stored").transpose("state", "checkpoint", "member")
                 lines = {
-                    name.replace("_", " "): Curve(x["update"].values, y)
-                    for name, y in zip(changes.STATES, states.values, strict=True)
+                    name.replace("_", " "): Curve(
+                        x["update"].values, course.sel(state=name).values, x["unit"].values[-1]
+                    )
+                    for name in changes.STATES
                 }
                 label = ", ".join(["updates", *filter(None, [arm if len(arms) > 1 else "", str(point)])])
                 drawn.append(Curves(lines, label, "parameters as stored (%)", percent=True))
