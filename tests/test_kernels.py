@@ -8,6 +8,15 @@ import pytest
 from agents.policies import kernels
 
 BATCH, HEADS, WIDTH = 2, 3, 4
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def attention(positions, query, key, value):
+    return kernels.causal_attention(positions, query, key, value, HIGHEST)
+
+
+def dense(kernel, x):
+    return kernels.dense(kernel, x, HIGHEST)
 
 
 def textbook(positions, query, key, value):
@@ -35,31 +44,35 @@ def test_attention_and_its_gradients_are_the_textbooks(key, length, positions):
     )
     operands, weight = (query, *rest[:2]), rest[2]
 
-    def run(attention):
-        program = jax.jit(
-            jax.value_and_grad(lambda *xs: jnp.sum(attention(positions, *xs) * weight), argnums=(0, 1, 2))
-        )
+    def run(function):
+        program = jax.jit(jax.value_and_grad(lambda *xs: jnp.sum(function(positions, *xs) * weight), argnums=(0, 1, 2)))
         return program(*operands)
 
-    found, expected = run(kernels.causal_attention), run(textbook)
+    found, expected = run(attention), run(textbook)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4)
 
 
 def test_attention_survives_scores_that_overflow_an_exponential(key):
     operands = [200 * jax.random.normal(part, (1, 1, WIDTH, 20)) for part in jax.random.split(key, 3)]
-    gradient = jax.grad(lambda *xs: kernels.causal_attention(tuple(range(20)), *xs).sum(), argnums=(0, 1, 2))(*operands)
+    gradient = jax.grad(lambda *xs: attention(tuple(range(20)), *xs).sum(), argnums=(0, 1, 2))(*operands)
     assert all(bool(jnp.isfinite(part).all()) for part in gradient)
 
 
-def test_a_dense_layer_and_its_gradients(key):
+@pytest.mark.parametrize(
+    ("layer", "shapes", "formula"),
+    [
+        (kernels.dense, ((5, 7), (5, 2, 11), (7, 2, 11)), "io,ibs->obs"),
+        (kernels.dense_rows, ((5, 7), (11, 2, 5), (11, 2, 7)), "io,sbi->sbo"),
+    ],
+)
+def test_a_dense_layer_and_its_gradients(layer, shapes, formula, key):
     kernel, x, weight = (
-        jax.random.normal(part, shape)
-        for part, shape in zip(jax.random.split(key, 3), ((5, 7), (5, 2, 11), (7, 2, 11)), strict=True)
+        jax.random.normal(part, shape) for part, shape in zip(jax.random.split(key, 3), shapes, strict=True)
     )
-    found = jax.grad(lambda *xs: jnp.sum(kernels.dense(*xs) * weight), argnums=(0, 1))(kernel, x)
-    expected = jax.grad(lambda k, x: jnp.sum(jnp.einsum("io,ibs->obs", k, x) * weight), argnums=(0, 1))(kernel, x)
-    np.testing.assert_allclose(kernels.dense(kernel, x), jnp.einsum("io,ibs->obs", kernel, x), atol=1e-5)
+    found = jax.grad(lambda *xs: jnp.sum(layer(*xs, HIGHEST) * weight), argnums=(0, 1))(kernel, x)
+    expected = jax.grad(lambda *xs: jnp.sum(jnp.einsum(formula, *xs) * weight), argnums=(0, 1))(kernel, x)
+    np.testing.assert_allclose(layer(kernel, x, HIGHEST), jnp.einsum(formula, kernel, x), atol=1e-5)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -67,7 +80,7 @@ def test_a_dense_layer_and_its_gradients(key):
 def test_members_of_a_population_are_mapped(key):
     kernel = jax.random.normal(key, (3, 5, 7))
     x = jax.random.normal(jax.random.fold_in(key, 1), (3, 5, 2, 11))
-    loss = lambda k, x: jnp.sum(jnp.square(kernels.dense(k, x)))  # noqa: E731
+    loss = lambda k, x: jnp.sum(jnp.square(dense(k, x)))  # noqa: E731
     together = jax.vmap(jax.grad(loss))(kernel, x)
     for member in range(3):
         np.testing.assert_allclose(together[member], jax.grad(loss)(kernel[member], x[member]), rtol=1e-4, atol=1e-4)

@@ -171,10 +171,11 @@ def accumulate(
     """
 
     def add(total, part):
-        gradient, metrics = jax.grad(loss, has_aux=True)(parameters, part)
-        gradient = jax.tree.map(lambda g: g.astype(jnp.float32), gradient)
+        gradient, metrics = jax.grad(loss, has_aux=True)(precise, part)
         return jax.tree.map(jnp.add, total, (gradient, metrics)), None
 
+    # Those stored in bfloat16 would round the gradient of every microbatch.
+    precise = jax.tree.map(lambda parameter: parameter.astype(jnp.float32), parameters)
     parts = microbatches(batch, microbatch)
     _, metrics = jax.eval_shape(loss, parameters, jax.tree.map(lambda x: x[0], parts))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (parameters, metrics))

@@ -9,6 +9,7 @@ and acting (a chunk of tokens into a cache).
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
+from jax.lax import Precision
 
+from agents.policies import kernels
 from envs import tokens
 
 UNROLLED = 2
@@ -46,6 +49,9 @@ class PolicyConfig:
     """Precision of matrix products and the residual stream; logits and losses are always float32."""
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which parameters are stored and updated."""
+    matrix_precision: Literal["float32", "device"] = "float32"
+    """How float32 numbers are multiplied in matrix products. `float32`: as such, everywhere. `device`: as the device
+    likes best, faster and with fewer bits: TF32 on most GPUs, bfloat16 on a TPU. On a CPU both are the same."""
 
     def __post_init__(self):
         for name in ("width", "layers", "heads", "hidden"):
@@ -55,6 +61,11 @@ class PolicyConfig:
             raise ValueError(f"policy.width={self.width}: use a multiple of 2 * policy.heads = {2 * self.heads}")
         if self.family == "gru" and self.hidden % self.heads:
             raise ValueError(f"policy.hidden={self.hidden}: use a multiple of policy.heads = {self.heads}")
+
+    @property
+    def precision(self) -> Precision:
+        """`matrix_precision` as products take it; never inherited from a global setting."""
+        return Precision.HIGHEST if self.matrix_precision == "float32" else Precision.DEFAULT
 
 
 @struct.dataclass
@@ -92,7 +103,8 @@ class Intervention:
         """
         if self.ablation is not None:
             directions = self.ablation.astype(x.dtype)
-            x = x - jnp.einsum("kw,kbs->wbs", directions, jnp.einsum("kw,wbs->kbs", directions, x))
+            product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
+            x = x - product("kw,kbs->wbs", directions, product("kw,wbs->kbs", directions, x))
         if self.steering is not None:
             steering = self.steering if self.steering.ndim == 3 else self.steering[None, None]
             if positions is not None and self.steering.ndim == 3:
@@ -239,12 +251,9 @@ class Policy(abc.ABC):
     def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""
         model = self._model(parameters)
-        logits = jnp.einsum(
-            "...d,vd->...v", hidden, model.embedding.embedding[...].astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )  # fmt: skip
-        value = model.value(hidden)[..., 0].astype(jnp.float32)
-        return logits, value
+        product = functools.partial(jnp.einsum, precision=self.config.precision, preferred_element_type=jnp.float32)
+        logits = product("...d,vd->...v", hidden, model.embedding.embedding[...].astype(hidden.dtype))
+        return logits, product("...d,do->...o", hidden, model.value.kernel[...].astype(hidden.dtype))[..., 0]
 
     def _model(self, parameters: Parameters) -> Model:
         graph, state = nnx.split(nnx.eval_shape(lambda: Model(self.config, self.block, nnx.Rngs(0))))
@@ -273,7 +282,8 @@ class Policy(abc.ABC):
             return (*(jax.tree.map(lambda array: array[index], tree) for tree in (stack, of_blocks)), memory)
 
         scale = jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
-        x = jnp.moveaxis(model.embedding(sequence), 2, 0) * scale
+        table, dtype = model.embedding.embedding[...], self.config.compute_dtype
+        x = jnp.moveaxis(kernels.embed(table, sequence, dtype, self.config.precision), 2, 0) * scale
         if changes is not None:
             x = jax.tree.map(lambda array: array[0], changes).change(x)
         seen: list[Any] = [] if capture is None else [_at(x, capture)[None]]
@@ -301,11 +311,6 @@ def _at(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.moveaxis(some, 0, 2).astype(jnp.float32)
 
 
-def weights(linear: nnx.Linear, x: jax.Array) -> jax.Array:
-    """The kernel [I, O] in the precision of what it multiplies."""
-    return linear.kernel[...].astype(x.dtype)
-
-
 def normalise(norm: nnx.RMSNorm, x: jax.Array) -> jax.Array:
     """`norm` of features on axis 0; statistics in float32."""
     precise = x.astype(jnp.float32)
@@ -329,10 +334,16 @@ def linear(config: PolicyConfig, rngs: nnx.Rngs):
             bias_init=bias or nnx.initializers.zeros,
             param_dtype=jnp.dtype(config.parameter_dtype),
             dtype=jnp.dtype(config.compute_dtype),
+            precision=config.precision,
             rngs=rngs,
         )
 
     return make
+
+
+def dense(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    """A layer without bias of features on axis 0, [I, B, S] → [O, B, S]."""
+    return kernels.dense(layer.kernel[...], x, layer.precision)
 
 
 def norm(config: PolicyConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:

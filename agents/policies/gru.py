@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from agents.policies import base
+from agents.policies import base, kernels
 from agents.policies.base import Cache, PolicyConfig, Positions
 
 SPAN = 128
@@ -31,7 +31,8 @@ class Block(nnx.Module):
     """
 
     def __init__(self, config: PolicyConfig, rngs: nnx.Rngs):
-        linear, self.heads = base.linear(config, rngs), config.heads
+        linear = base.linear(config, rngs)
+        self.heads, self.precision = config.heads, config.precision
         self.given_norm = base.norm(config, rngs)
         self.given = linear(config.width, 3 * config.hidden, bias=self._bias)
         self.recurrent = linear(config.hidden // config.heads, 3 * config.hidden)
@@ -40,23 +41,25 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, positions: Positions, cache):
         _, batch, length = x.shape
         assert self.given.bias is not None
-        bias = self.given.bias[...].astype(x.dtype)[None, None]
+        bias = self.given.bias[...].astype(jnp.float32)[None, None]
         # Rows of features, token by token: the loop slices them, and nothing as wide as three gates is ever turned.
         rows = jnp.transpose(base.normalise(self.given_norm, x), (2, 1, 0))
-        given = (rows @ base.weights(self.given, x) + bias).reshape(length, batch, self.heads, -1)
-        kernel = base.weights(self.recurrent, x)
+        given = kernels.dense_rows(self.given.kernel[...], rows, self.precision).astype(jnp.float32) + bias
+        given = given.astype(x.dtype).reshape(length, batch, self.heads, -1)
+        kernel = self.recurrent.kernel[...].astype(jnp.float32)  # which its gradient is summed in, token by token
         kernel = jnp.moveaxis(kernel.reshape(len(kernel), self.heads, -1), 1, 0)
         state = jnp.zeros((self.heads, batch, kernel.shape[1]), jnp.float32)
         if cache is not None:  # what a cache holds before the first token means nothing
             state = jnp.where(positions.start == 0, state, _apart(cache[0], self.heads))
 
         def step(state, given):
-            after = advance(kernel, state, jnp.moveaxis(given, 1, 0))
+            after = advance(kernel.astype(x.dtype), state, jnp.moveaxis(given, 1, 0), self.precision)
             return after, jnp.moveaxis(after, 0, 1).reshape(batch, -1).astype(x.dtype)
 
         last, states = jax.lax.scan(step, state, given, unroll=length if length <= UNROLLED else 1)
         states = states if positions.wanted is None else states[positions.wanted]
-        x = positions.only(x) + jnp.transpose(states @ base.weights(self.out, x), (2, 1, 0))
+        moved = kernels.dense_rows(self.out.kernel[...], states, self.precision)
+        x = positions.only(x) + jnp.transpose(moved, (2, 1, 0))
         return x, None if cache is None else (jnp.moveaxis(last, 0, 1).reshape(batch, -1),)
 
     def _bias(self, key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
@@ -70,20 +73,19 @@ class Block(nnx.Module):
         return groups.at[:, 1].set(slow).reshape(shape).astype(dtype)
 
 
-def advance(kernel: jax.Array, state: jax.Array, given: jax.Array) -> jax.Array:
+def advance(kernel: jax.Array, state: jax.Array, given: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """One token of a gated recurrent unit in groups.
 
     Args:
         kernel: recurrent matrices [groups, K, 3 K]: of the reset gate, the update gate and the candidate.
         state: float32[groups, B, K].
         given: [groups, B, 3 K], what the token brings to the same three, bias included; of the kernel's dtype.
+        precision: of products of float32.
 
     Returns:
         The state after the token, float32[groups, B, K].
     """
-    past = jax.lax.dot_general(
-        state.astype(kernel.dtype), kernel, (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32
-    )
+    past = jax.lax.dot_general(state.astype(kernel.dtype), kernel, (((2,), (1,)), ((0,), (0,))), precision, jnp.float32)
     (reset, update, new), (past_reset, past_update, past_new) = (
         jnp.split(part.astype(jnp.float32), 3, axis=-1) for part in (given, past)
     )

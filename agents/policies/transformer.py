@@ -34,21 +34,23 @@ class Attention(nnx.Module):
         linear = base.linear(config, rngs)
         self.qkv = linear(config.width, 3 * config.width)
         self.out = linear(config.width, config.width, gain=(2 * config.layers) ** -0.5)
-        self.heads = config.heads
+        self.heads, self.precision = config.heads, config.precision
 
     def __call__(self, x: jax.Array, positions: Positions, cache):
         width, batch, _ = x.shape
-        kernel, parts = base.weights(self.qkv, x), 3
+        kernel, parts = self.qkv.kernel[...], 3
         query = x
         if positions.wanted is not None:
-            query = kernels.dense(kernel[:, :width], x[..., positions.wanted])
+            query = kernels.dense(kernel[:, :width], x[..., positions.wanted], self.precision)
             kernel, parts = kernel[:, width:], 2
-        *ahead, key, value = kernels.dense(kernel, x).reshape(parts, self.heads, width // self.heads, batch, -1)
+        *ahead, key, value = kernels.dense(kernel, x, self.precision).reshape(
+            parts, self.heads, width // self.heads, batch, -1
+        )
         query = ahead[0] if ahead else query.reshape(self.heads, width // self.heads, batch, -1)
         query = positions.rotate(query, positions.wanted) * (width // self.heads) ** -0.5
         query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, positions.rotate(key), value))
         if cache is None:
-            mixed = kernels.causal_attention(positions.static, query, key, value)
+            mixed = kernels.causal_attention(positions.static, query, key, value, self.precision)
         else:
             new = (key, jnp.swapaxes(value, 2, 3))
             starts = ((0, 0, 0, positions.start), (0, 0, positions.start, 0))
@@ -56,8 +58,8 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice(old, part.astype(old.dtype), at)
                 for old, part, at in zip(cache, new, starts, strict=True)
             )
-            mixed = kernels.cached_attention(query, cache[0], cache[1], positions.now)
-        return kernels.dense(base.weights(self.out, x), jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
+            mixed = kernels.cached_attention(query, cache[0], cache[1], positions.now, self.precision)
+        return base.dense(self.out, jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
 
 
 class Block(nnx.Module):
@@ -74,8 +76,8 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, positions: Positions, cache):
         mixed, cache = self.attention(base.normalise(self.attention_norm, x), positions, cache)
         x = positions.only(x) + mixed
-        hidden = kernels.dense(base.weights(self.up, x), base.normalise(self.mlp_norm, x))
-        return x + kernels.dense(base.weights(self.down, x), jnp.square(jax.nn.relu(hidden))), cache
+        hidden = base.dense(self.up, base.normalise(self.mlp_norm, x))
+        return x + base.dense(self.down, jnp.square(jax.nn.relu(hidden))), cache
 
 
 @dataclasses.dataclass(frozen=True)
