@@ -52,7 +52,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
             each[f"tracking, {one} less {other}"] = of(d[one] - d[other])
     if "unnarrated" in runs:
         each["narrator, PPO less without narrator"] = of(narrator["PPO"] - narrator[titles["unnarrated"]])
-    directions = tracking["ppo"].isel(checkpoint=-1)["control_d"].sel(control="random", **SITE)
+    directions = tracking["ppo"].isel(checkpoint=-1)["control_d"].sel({"control": "random", **SITE})
     random = float(np.quantile(np.abs(directions), 0.975))
     each["tracking, PPO beyond random"] = of(d["PPO"] - random, "d less the 97.5 % quantile of random directions' |d|")
     panels: list[Panel] = [
@@ -63,7 +63,9 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     if "steering" in options:
         steering = measures.steering(runs["ppo"], end(runs["ppo"]), **options["steering"]).isel(checkpoint=0)
         at = {"emoji": "own", "effect": "enter_gold"}
-        swings = {name: by_base(steering["swing"].sel(direction=name, **at)) for name in ("axis", "path", "random")}
+        swings = {
+            name: by_base(steering["swing"].sel({"direction": name, **at})) for name in ("axis", "path", "random")
+        }
         limit = swings["random, 97.5 %"] = by_base(steering["limit"].sel(at))
         each |= {f"steering, {name}": of(swing, "change of P(enter Gold)") for name, swing in swings.items()}
         each["steering, axis beyond random"] = of(swings["axis"] - limit)

@@ -111,7 +111,7 @@ def of(array: xr.DataArray, meaning: str = "", control: str = "") -> Estimate:
         meaning: what it is, with its unit, where its name in the study does not say it.
         control: name of the estimate to read beside it.
     """
-    return estimates.of(by_base(array), meaning or " ", control, units="base")
+    return estimates.of(by_base(array), meaning, control, units="base")
 
 
 def minutes(arms: Mapping[str, Config], scale: Scale) -> float:
@@ -253,6 +253,6 @@ def _described(run: Run, out: Path) -> dict[str, Any]:
 
 def _plain(name: str, estimate: Estimate) -> dict[str, Any]:
     """An estimate as JSON values."""
-    values = dataclasses.asdict(estimate) | {"meaning": estimate.meaning.strip() or name}
+    values = dataclasses.asdict(estimate) | {"meaning": estimate.meaning or name}
     low, high = values.pop("low"), values.pop("high")
     return values | {"interval": [low, high] if np.isfinite([low, high]).all() else None}

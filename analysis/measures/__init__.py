@@ -1,5 +1,7 @@
 """Every measurement by its name: `measures.divergence(run)` is an `xarray.Dataset`; see `analysis.measure`."""
 
+from analysis.measures.attempts import attempts
+from analysis.measures.beliefs import beliefs
 from analysis.measures.concepts import concepts
 from analysis.measures.divergence import divergence
 from analysis.measures.overlaps import overlaps
@@ -11,6 +13,8 @@ from analysis.measures.tracking import tracking
 from analysis.measures.updates import updates
 
 __all__ = [
+    "attempts",
+    "beliefs",
     "concepts",
     "divergence",
     "overlaps",
