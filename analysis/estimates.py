@@ -69,26 +69,36 @@ def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
             yield ", ".join([array.attrs.get("long_name", str(name)), *labels]), array.isel(at)
 
 
-def table(arms: Mapping[str, xr.Dataset], title: str = "") -> Table:
-    """What a person reads at the terminal: a row for each number, a column for each arm, checkpoint and grid point."""
-    columns: dict[str, xr.Dataset] = {}
+def columns(arms: Mapping[str, xr.Dataset], followed: bool = False) -> dict[str, xr.Dataset]:
+    """The members of each arm and grid point, and by default of each checkpoint, by name with a part on each line.
+
+    Args:
+        arms: by their names, which are left out where there is but one.
+        followed: keep the checkpoints together.
+    """
+    parts: dict[str, xr.Dataset] = {}
     for arm, dataset in arms.items():
         for point in dict.fromkeys(dataset["point"].values.tolist()):
             part = dataset.isel(member=np.flatnonzero(dataset["point"].values == point))
-            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims else [None]
+            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims and not followed else [None]
             for step in steps:
                 words = [arm if len(arms) > 1 else "", step or "", point]
-                columns["\n".join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
+                parts["\n".join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
+    return parts
+
+
+def table(arms: Mapping[str, xr.Dataset], title: str = "") -> Table:
+    """What a person reads at the terminal: a row for each number, a column for each arm, checkpoint and grid point."""
     shown = Table(title=title, title_justify="left", caption=_caption(arms), caption_justify="left")
     shown.add_column("")
     cells: dict[str, dict[str, Any]] = {}
-    for column, dataset in columns.items():
+    for column, dataset in columns(arms).items():
         shown.add_column(column, justify="right")
         for row, array in rows(dataset):
             estimate = of(array)
             cells.setdefault(row, {})[column] = numbers.shown(estimate.mean, estimate.low, estimate.high)
     for row, values in cells.items():
-        shown.add_row(row, *(values.get(column, "") for column in columns))
+        shown.add_row(row, *(values.get(column, "") for column in columns(arms)))
     return shown
 
 
