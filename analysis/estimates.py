@@ -54,22 +54,23 @@ def described(array: xr.DataArray) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def split(arms: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+def split(arms: Mapping[str, xr.Dataset], followed: bool = False) -> dict[str, xr.Dataset]:
     """Each arm, point of the grid and checkpoint by itself, by the words that tell it from the others.
 
     Args:
         arms: measurements of one kind.
+        followed: keep the checkpoints together.
 
     Returns:
-        Datasets without a `checkpoint` axis, of the members at that point.
+        Datasets without a `checkpoint` axis (unless `followed`), of the members at that point.
     """
     parts: dict[str, xr.Dataset] = {}
-    steps = {step for dataset in arms.values() for step in _steps(dataset)}
+    steps = set() if followed else {step for dataset in arms.values() for step in _steps(dataset)}
     for arm, dataset in arms.items():
         points = dataset["point"].values
         for point in dict.fromkeys(points.tolist()):
             mine = dataset.isel(member=np.flatnonzero(points == point))
-            for step in _steps(dataset):
+            for step in [""] if followed else _steps(dataset):
                 words = [arm if len(arms) > 1 else "", point, step if len(steps) > 1 else ""]
                 name = ", ".join(filter(None, words)) or step or arm
                 parts[name] = mine.sel(checkpoint=step, drop=True) if step else mine
