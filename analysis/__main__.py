@@ -38,7 +38,7 @@ MEASUREMENTS = {name: getattr(measures, name) for name in measures.__all__}
 def command(measurement: Measurement) -> Any:
     """The options of a measurement as a dataclass: its own, and those that all share."""
 
-    def field(name: str, kind: Any, default: Any, words: str, **shown: str) -> tuple[str, Any, Any]:
+    def field(name: str, kind: Any, default: Any, words: str, **shown: Any) -> tuple[str, Any, Any]:
         return name, Annotated[kind, tyro.conf.arg(help=words, **shown)], dataclasses.field(default=default)
 
     where = "The run's directory; several are shown side by side."

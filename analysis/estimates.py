@@ -54,31 +54,24 @@ def described(array: xr.DataArray) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def split(arms: Mapping[str, xr.Dataset], followed: bool = False) -> dict[str, xr.Dataset]:
-    """Each arm, point of the grid and checkpoint by itself, by the words that tell it from the others.
+def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ", followed: bool = False) -> dict[str, xr.Dataset]:
+    """What stands side by side: the part of each arm, checkpoint and grid point, by a name joined of theirs.
 
     Args:
-        arms: measurements of one kind.
+        arms: measurements of one kind; their names are left out where there is but one.
+        joint: stands between the parts of a name.
         followed: keep the checkpoints together.
-
-    Returns:
-        Datasets without a `checkpoint` axis (unless `followed`), of the members at that point.
     """
     parts: dict[str, xr.Dataset] = {}
-    steps = set() if followed else {step for dataset in arms.values() for step in _steps(dataset)}
     for arm, dataset in arms.items():
         points = dataset["point"].values
         for point in dict.fromkeys(points.tolist()):
-            mine = dataset.isel(member=np.flatnonzero(points == point))
-            for step in [""] if followed else _steps(dataset):
-                words = [arm if len(arms) > 1 else "", point, step if len(steps) > 1 else ""]
-                name = ", ".join(filter(None, words)) or step or arm
-                parts[name] = mine.sel(checkpoint=step, drop=True) if step else mine
+            part = dataset.isel(member=np.flatnonzero(points == point))
+            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims and not followed else [None]
+            for step in steps:
+                words = [arm if len(arms) > 1 else "", step or "", point]
+                parts[joint.join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
     return parts
-
-
-def _steps(dataset: xr.Dataset) -> list[str]:
-    return dataset["checkpoint"].values.tolist() if "checkpoint" in dataset.dims else [""]
 
 
 def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
@@ -118,7 +111,7 @@ def table(arms: Mapping[str, xr.Dataset], title: str = "", width: int = 80) -> G
         width: of the terminal, in characters.
     """
     cells: dict[tuple[tuple[str, str], tuple[str, str]], str] = {}
-    for part, dataset in split(arms).items():
+    for part, dataset in columns(arms).items():
         for name, array in rows(dataset):
             head, estimate = described(array), of(array)
             number = (head, name[len(head) + 2 :])

@@ -170,7 +170,7 @@ class Measurement:
         }
         text = json.dumps(files.plain(identity, self.name), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        path = run.analysis("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
+        path = run.path / "analysis" / ("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
         if not path.exists():
             doing = f"{run.path.name}: {self.name}{f' of {checkpoint}' if checkpoint else ''}"
             tell(doing)
@@ -187,7 +187,7 @@ class Measurement:
                 "commit": json.dumps(runs.provenance()["git"]),
                 "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             }
-            arrays.write(path, dataset)
+            arrays.write(run.analysis(path.name), dataset)
         return arrays.read(path, "delete it to measure again")
 
 
@@ -196,19 +196,12 @@ def progress(share: float) -> None:
     _PROGRESS.get()(share)
 
 
-def twins(run: Run, checkpoint: str | None = None) -> np.ndarray:
-    """Who is an exact twin of whom: a label for each kept member, equal for those that are one policy in one world.
-
-    Before a member's own training begins many are. Measure one of them, and repeat it:
-
-        _, first, again = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+def twins(run: Run, checkpoint: str | None) -> np.ndarray:
+    """Who is an exact twin of whom: equal labels for kept members that are one policy in one world, int32[K].
 
     Args:
         run: whose members.
-        checkpoint: when; by default at the end.
-
-    Returns:
-        int32[K]
+        checkpoint: when; None for the end.
     """
     config, stage = run.config, (checkpoint or "rl").partition("-")[0]
     if stage == "rl" and config.rl.updates:
@@ -216,6 +209,15 @@ def twins(run: Run, checkpoint: str | None = None) -> np.ndarray:
     if stage in ("init", "pretrain"):
         config = dataclasses.replace(config, sft=dataclasses.replace(config.sft, updates=0))
     return config.starts[run.kept].astype(np.int32)
+
+
+def once(run: Run, checkpoint: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """One of each set of twins, int[U] among the kept members, and which of those every kept member equals, int[K].
+
+    So that what is the same is measured once: measure `x[first]`, and repeat what comes of it as `y[again]`.
+    """
+    _, first, again = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+    return first, again
 
 
 def ends(run: Run) -> list[str]:

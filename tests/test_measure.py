@@ -304,7 +304,7 @@ def test_twins_are_those_of_the_stage(tmp_path):
     shares = {name: measure.twins(tuned, name).tolist() for name in ("init", "pretrain", "sft", "rl-000001", "rl")}
     alone = [0, 1, 2, 3]
     assert shares == {"init": [0] * 4, "pretrain": [0] * 4, "sft": alone, "rl-000001": alone, "rl": alone}
-    assert measure.twins(make(tmp_path / "base", rl={"updates": 0})).tolist() == [0] * 4
+    assert measure.twins(make(tmp_path / "base", rl={"updates": 0}), None).tolist() == [0] * 4
 
 
 # Every measurement

@@ -90,7 +90,7 @@ def test_a_sweep_is_shown_by_point_and_checkpoint(run, capsys):
     for step in ("init", "pretrain", "rl"):
         for start, rate in ((0, "0.0001"), (4, "0.01")):
             mine = measured["size"].sel(checkpoint=step)[start : start + 4]
-            (line, *_) = (line for line in text.splitlines() if f"rl.learning_rate={rate}, {step} " in line)
+            (line, *_) = (line for line in text.splitlines() if f"{step}, rl.learning_rate={rate} " in line)
             assert estimate_text(mine) in line
     assert "–" in text  # what is not there
     assert "hidden" not in text
@@ -125,7 +125,7 @@ def test_tables_fit_and_have_the_longer_list_in_rows(parts, width, run, other):
         assert sum(f"part {0.25 * (parts - 1):g} " in line for line in rows) == tables
     else:
         assert sum("second, pretrain" in line for line in rows) == tables
-    cells = {estimate_text(array) for part in estimates.split(arms).values() for _, array in estimates.rows(part)}
+    cells = {estimate_text(array) for part in estimates.columns(arms).values() for _, array in estimates.rows(part)}
     assert all(cell in words for cell in cells)
     assert "mean over 5 to 8 members of 4 to 5 bases" in words
 
@@ -138,15 +138,17 @@ def estimate_text(array):
 def test_arms_are_split_by_what_tells_them_apart(run, other):
     one, two = measures_of(run), measures_of(other)
     low, high = "rl.learning_rate=0.0001", "rl.learning_rate=0.01"
-    assert list(estimates.split({"a": two.sel(checkpoint=["rl"])})) == ["rl"]
-    assert list(estimates.split({"a": two})) == ["init", "pretrain", "rl"]
-    assert list(estimates.split({"a": one.sel(checkpoint=["rl"])})) == [low, high]
-    both = estimates.split({"a": one.sel(checkpoint=["rl"]), "b": two.sel(checkpoint=["rl"])})
-    assert list(both) == [f"a, {low}", f"a, {high}", "b"]
-    assert both[f"a, {high}"]["member"].values.tolist() == [4, 5, 6, 7]
-    assert "checkpoint" not in both["b"].dims
-    whole = two.sel(checkpoint="rl", drop=True)
-    assert list(estimates.split({"a": whole})) == ["a"]
+    assert list(estimates.columns({"a": two.sel(checkpoint=["rl"])})) == ["rl"]
+    assert list(estimates.columns({"a": two})) == ["init", "pretrain", "rl"]
+    assert list(estimates.columns({"a": one.sel(checkpoint=["rl"])})) == [f"rl, {low}", f"rl, {high}"]
+    both = estimates.columns({"a": one.sel(checkpoint=["rl"]), "b": two.sel(checkpoint=["rl"])})
+    assert list(both) == [f"a, rl, {low}", f"a, rl, {high}", "b, rl"]
+    assert both[f"a, rl, {high}"]["member"].values.tolist() == [4, 5, 6, 7]
+    assert "checkpoint" not in both["b, rl"].dims
+    assert list(estimates.columns({"a": two.sel(checkpoint="rl", drop=True)})) == ["mean"]
+    followed = estimates.columns({"a": one, "b": two}, "/", followed=True)
+    assert list(followed) == [f"a/{low}", f"a/{high}", "b"]
+    assert followed["b"].sizes["checkpoint"] == 3
 
 
 def test_all_checkpoints_several_runs_and_other_names(run, other, capsys):
@@ -266,7 +268,7 @@ def test_a_measurement_is_added_as_the_documentation_tells(run, tmp_path):
     flat = np.concatenate([leaf.reshape(8, -1) for leaf in leaves(tree)], axis=1).astype(np.float64)
     first = Estimate.of(np.abs(flat).sum(axis=1)[:4])
     assert "norm of all weights" in " ".join(text.split())
-    assert "rl.learning_rate=0.01, rl-000001" in text
+    assert "rl-000001, rl.learning_rate=0.01" in text
     assert estimates.numbers.shown(first.mean, first.low, first.high) in text
     frame = python("-c", use.rstrip().rpartition("\n")[0] + "\nprint(" + use.rstrip().rpartition("\n")[2] + ")")
     assert f"{np.linalg.norm(flat, axis=1)[7]:.4f}"[:6] in frame

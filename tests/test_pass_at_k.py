@@ -279,11 +279,11 @@ def test_a_base_that_all_share_is_played_once_and_repeated(tmp_path, monkeypatch
     assert float(floor["random_pass_at_k"].sel(k=1)) == pytest.approx(float(floor["random_successes"].mean()) / 12)
     shown = measured_panels({"run": measured})
     low, high = "rl.learning_rate=0.0001", "rl.learning_rate=0.01"
-    labels = [f"{rate}, {step}" for rate in (low, high) for step in ("pretrain", "rl")]
+    labels = [f"{step}, {rate}" for rate in (low, high) for step in ("pretrain", "rl")]
     assert [list(panel.curves) for panel in shown] == [[*labels, "random player"]] * 2 + [labels]
-    curve = shown[0].curves[f"{high}, rl"]
+    curve = shown[0].curves[f"rl, {high}"]
     np.testing.assert_array_equal(curve.values, after["pass_at_k"].values[2:].T)
-    near = shown[2].curves[f"{high}, rl"]
+    near = shown[2].curves[f"rl, {high}"]
     chosen = measured["distance"].values == near.x[0]
     np.testing.assert_allclose(near.values[0], rate.sel(checkpoint="rl").values[2:, chosen].mean(axis=1))
 
@@ -322,4 +322,4 @@ def test_wrong_requests(tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             measures.attempts(run, **options)
-    assert not list((run.path / "analysis").iterdir())
+    assert not (run.path / "analysis").exists()

@@ -119,7 +119,7 @@ def test_matrices_add_up_to_all_parameters(swept, updates):
 
 
 def test_a_swept_population_is_told_point_by_point(swept, updates):
-    columns = estimates.split({"run": measures.updates(swept)})
+    columns = estimates.columns({"run": measures.updates(swept)})
     assert list(columns) == ["rl, rl.learning_rate=0.0001", "rl, rl.learning_rate=0.01"]
     for rate, (point, dataset), first in zip((1e-4, 1e-2), columns.items(), (0, 4), strict=True):
         assert dataset["member"].values.tolist() == list(range(first, first + 4)), point

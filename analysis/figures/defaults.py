@@ -32,7 +32,7 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
 def _rows(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     labels = {str(name): estimates.described(array) for one in arms.values() for name, array in one.data_vars.items()}
     values: dict[str, dict[str, Estimate]] = {name: {} for name in labels}
-    for place, dataset in estimates.split(arms).items():
+    for place, dataset in estimates.columns(arms).items():
         for variable, array in dataset.data_vars.items():
             for number, one in estimates.rows(dataset[[variable]]):
                 words = [number.removeprefix(estimates.described(array)).removeprefix(", "), place]
@@ -42,7 +42,7 @@ def _rows(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
 
 def _curves(arms: Mapping[str, xr.Dataset], stage: str) -> list[Panel]:
     curves: dict[str, dict[str, Curve]] = {}
-    for name, dataset in estimates.split(arms, followed=True).items():
+    for name, dataset in estimates.columns(arms, followed=True).items():
         part = dataset.isel(checkpoint=np.flatnonzero(dataset["stage"].values == stage))
         steps = [dict(estimates.rows(part.isel(checkpoint=step))) for step in range(part.sizes["checkpoint"])]
         for number in steps[0]:

@@ -7,7 +7,6 @@ k (1 − τ)^(k − 1), so most by the unreliable.
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,19 +15,18 @@ import xarray as xr
 from agents.runs import Run
 from analysis import estimates, passes
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import measure, progress, twins
+from analysis.measure import measure, once, progress, variable
 from ground.terminal import ConfigError
 
 LIMIT = 65_536
 """Most attempts and most mazes."""
 TAUS = np.arange(1, 11) / 10
 """The τ at which Cover@τ is told."""
-_SHARE = {"units": "share of mazes"}
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """pass@k and Cover@τ of every arm beside a random player's; and success at one attempt by distance."""
-    parts = estimates.split(arms)
+    parts = estimates.columns(arms)
 
     def curves(name: str, x: str) -> dict[str, Curve]:
         players = {label: part[name].transpose(x, "member") for label, part in parts.items()}
@@ -76,7 +74,7 @@ def attempts(
             raise ConfigError(f"--{name}={value}: use 1 to {LIMIT}")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"--temperature={temperature:g}: use a number above 0")
-    _, first, again = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+    first, again = once(run, checkpoint)
     parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params))
     played = passes.measure(run.policy, parameters, run.world, params, mazes, samples, temperature, progress)
 
@@ -86,36 +84,40 @@ def attempts(
     params = jax.tree.map(lambda x: x[worlds], run.params)
     chance = passes.measure(None, {}, run.world, params, mazes, samples).successes
 
-    def floor(values: np.ndarray, *dimensions: str) -> tuple[tuple[str, ...], np.ndarray]:
-        return (dimensions, values[0]) if len(worlds) == 1 else (("member", *dimensions), values[of_world])
-
     ks = passes.powers(samples)
+    pass_at_k, cover = _told(played.successes, ks)
+    random_pass, random_cover = _told(chance, ks)
+    of_mazes = "maze" if len(worlds) == 1 else "member maze"
 
-    def told(successes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return passes.pass_at_k(successes, samples, ks).mean(axis=-2), passes.cover(successes, samples, TAUS)
+    def floor(values: np.ndarray) -> np.ndarray:
+        return values[0] if len(worlds) == 1 else values[of_world]
 
-    (pass_at_k, cover), (random_pass, random_cover) = told(played.successes), told(chance)
-    goal = "reach the goal" if run.world.has_goal else "have a return above 0"
     counts, distinct = played.successes[again], played.distinct[again]
-    hidden: dict[str, Any] = {"table": 0}
+    goal, share = "reach the goal" if run.world.has_goal else "have a return above 0", "share of mazes"
     return xr.Dataset(
         {
-            "successes": (("member", "maze"), counts, {"long_name": f"attempts that {goal}", **hidden}),
-            "distinct": (("member", "maze"), distinct, {"long_name": "different ways among successes", **hidden}),
-            "ways": ("member", distinct.mean(axis=1), {"long_name": "different successful ways", "units": "per maze"}),
-            "pass_at_k": (("member", "k"), pass_at_k[again], {"long_name": "pass@k", **_SHARE}),
-            "cover": (("member", "tau"), cover[again], {"long_name": "Cover@τ", **_SHARE}),
-            "random_successes": (*floor(chance, "maze"), {"long_name": "a random player's", **hidden}),
-            "random_pass_at_k": (*floor(random_pass, "k"), {"long_name": "a random player's pass@k", **_SHARE}),
-            "random_cover": (*floor(random_cover, "tau"), {"long_name": "a random player's Cover@τ", **_SHARE}),
+            "successes": variable("member maze", counts, f"attempts that {goal}", table=0),
+            "distinct": variable("member maze", distinct, "different ways among successes", table=0),
+            "ways": variable("member", distinct.mean(axis=1), "different successful ways", "per maze"),
+            "pass_at_k": variable("member k", pass_at_k[again], "pass@k", share),
+            "cover": variable("member tau", cover[again], "Cover@τ", share),
+            "random_successes": variable(of_mazes, floor(chance), "a random player's", table=0),
+            "random_pass_at_k": variable(of_mazes.replace("maze", "k"), floor(random_pass), "its pass@k", share),
+            "random_cover": variable(of_mazes.replace("maze", "tau"), floor(random_cover), "its Cover@τ", share),
         },
         {
             "maze": np.arange(mazes),
             "k": ks,
             "tau": TAUS,
-            "distance": floor(passes.distances(run.world, params, mazes), "maze"),
+            "distance": (of_mazes.split(), floor(np.asarray(passes.distances(run.world, params, mazes)))),
         },
     )
+
+
+def _told(successes: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """pass@k float64[M, K] and Cover@τ float64[M, T] of successes int32[M, mazes]; the last k is how many attempts."""
+    samples = int(ks[-1])
+    return passes.pass_at_k(successes, samples, ks).mean(axis=-2), passes.cover(successes, samples, TAUS)
 
 
 def per_maze(dataset: xr.Dataset, k: int) -> xr.DataArray:

@@ -10,7 +10,7 @@ import xarray as xr
 from agents.runs import Run
 from analysis import estimates, inference
 from analysis.figures.panels import Curve, Curves, Map, Panel
-from analysis.measure import measure, twins
+from analysis.measure import measure, once, variable
 from envs import personas
 from ground.terminal import ConfigError
 
@@ -24,7 +24,7 @@ BADGES = ("none", *personas.PERSONAS)
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """The belief in each persona that plays, turn by turn and beside the ideal observer; badges as a map."""
-    parts, shown = estimates.split(arms), list[Panel]()
+    parts, shown = estimates.columns(arms), list[Panel]()
     for name in personas.PERSONAS:
         curves = {}
         for label, part in parts.items():
@@ -63,7 +63,7 @@ def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
     """
     if not 1 <= episodes <= LIMIT:
         raise ConfigError(f"--episodes={episodes}: use 1 to {LIMIT}")
-    _, first, again = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+    first, again = once(run, checkpoint)
     shown = run.config.per_member("pretrain", [run.population[index] for index in first])
     parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
     told = inference.measure(run.policy, parameters, run.world, params, shown, episodes)
@@ -73,31 +73,19 @@ def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
         mine = np.nan_to_num(np.diagonal(values, axis1=1, axis2=3).swapaxes(1, 2).astype(np.float64))
         return (mine * told.episodes).sum(axis=-1) / told.episodes.sum(axis=-1)
 
-    curves, share, nats = ("member", "persona", "turn", "believed"), {"units": "share"}, {"units": "nats per action"}
-    of_persona = ("member", "persona")
+    curves, of_persona, nats = "member persona turn believed", "member persona", "nats per action"
+    apart, blind = np.moveaxis(told.nats, -1, 0)
     return xr.Dataset(
         {
-            "implied": (curves, told.implied, {"long_name": "the model's belief", **share, "table": 0}),
-            "ideal": (curves, told.ideal, {"long_name": "the ideal observer's belief", **share, "table": 0}),
-            "benchmark": (curves, told.benchmark, {"long_name": "the ideal observer's, implied", **share, "table": 0}),
-            "recognised": (of_persona, own(told.implied), {"long_name": "the model's belief in who plays", **share}),
-            "recognisable": (
-                of_persona,
-                own(told.ideal),
-                {"long_name": "the ideal observer's belief in who plays", **share},
-            ),
-            "nats": (of_persona, told.nats[..., 0], {"long_name": "KL from the ideal observer to the model", **nats}),
-            "prior_nats": (
-                of_persona,
-                told.nats[..., 1],
-                {"long_name": "KL from it to one who infers nothing", **nats},
-            ),
-            "badge_kl": (
-                (*of_persona, "badge"),
-                told.badges,
-                {"long_name": "KL from persona to model with badge", **nats},
-            ),
-            "episodes": ((*of_persona, "turn"), told.episodes, {"long_name": "episodes that come so far", "table": 0}),
+            "implied": variable(curves, told.implied, "the model's belief", "share", table=0),
+            "ideal": variable(curves, told.ideal, "the ideal observer's belief", "share", table=0),
+            "benchmark": variable(curves, told.benchmark, "what the method makes of it", "share", table=0),
+            "recognised": variable(of_persona, own(told.implied), "the model's belief in who plays", "share"),
+            "recognisable": variable(of_persona, own(told.ideal), "the ideal observer's belief in who plays", "share"),
+            "nats": variable(of_persona, apart, "KL from the ideal observer to the model", nats),
+            "prior_nats": variable(of_persona, blind, "KL from the ideal observer to one who infers nothing", nats),
+            "badge_kl": variable("member persona badge", told.badges, "KL from persona to model with badge", nats),
+            "episodes": variable("member persona turn", told.episodes, "episodes that come so far", table=0),
         },
         {
             "persona": list(personas.PERSONAS),

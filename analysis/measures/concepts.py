@@ -54,7 +54,7 @@ def course(measured: xr.Dataset) -> xr.Dataset:
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """The cosine by both references, Path's place, the narrator, and how the axis turned where that was measured."""
-    parts = estimates.split(measured)
+    parts = estimates.columns(measured)
 
     def rows(variable: str, label: str, marks: Mapping[str, float], **at: str) -> Rows:
         return Rows({name: estimates.of(part[variable].sel(at)) for name, part in parts.items()}, label, marks)

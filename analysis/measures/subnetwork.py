@@ -33,7 +33,7 @@ SHOWN = {
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """Return of each mask between the model before RL and the full run, and how near it came to that."""
     drawn: list[Panel] = []
-    for name, x in estimates.split(arms).items():
+    for name, x in estimates.columns(arms).items():
         mean = {key: of(x["returns"].sel(policy=key)).mean for key in (BEFORE, FULL)}
         reached = {key: of(x["returns"].sel(policy=key)) for key in MASKS}
         cosine = {key: of(x["inside_cosine"].sel(mask=key)) for key in MASKS}

@@ -23,7 +23,7 @@ from ground.terminal import ConfigError
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """The axis at the move, among equal moves and for the rest of the episode; and every direction at the end."""
-    parts = estimates.split(measured)
+    parts = estimates.columns(measured)
     at = {"site": "move", "outcome": "next_same_move"}
     limits = {name: part["limit"].sel(at).sel(control="random") for name, part in parts.items()}
     mark = {"random, 97.5 %": float(np.mean([limit.mean() for limit in limits.values()]))}
