@@ -238,12 +238,6 @@ def arms(run: Run) -> list[str]:
     return ["init", *ends(run)]
 
 
-def once(run: Run, checkpoint: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """One of each set of twins, int[U] among the kept members, and which of those every kept member equals, int[K]."""
-    _, first, copies = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
-    return first, copies
-
-
 def measure(
     version: int = 1,
     also: Sequence[str] = (),
