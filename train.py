@@ -173,7 +173,7 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
 
 
 def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
-    """Parameters before and after RL; mean return and success of the members before and after, [2, 2, M]."""
+    """Parameters before and after RL; mean return and success, each before and after, of the members, [2, 2, M]."""
     before, after = (run.parameters(name) for name in (config.before_rl, "rl"))
     # Twins are evaluated once.
     first, twin = np.unique(config.starts, return_inverse=True)
@@ -181,7 +181,7 @@ def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray
     worlds = jax.tree.map(lambda x: jnp.concatenate([x[first], x]), config.world_params())
     outcomes = evaluation.policy_outcomes(run.policy, stacked, run.world, worlds, config.evaluation_episodes)
     means = np.stack([x.mean(axis=1) for x in outcomes])
-    return before, after, np.stack([means[:, twin], means[:, len(first) :]])
+    return before, after, np.stack([means[:, twin], means[:, len(first) :]], axis=1)
 
 
 def _identity(run: runs.Run, config: Config) -> dict:
