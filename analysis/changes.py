@@ -1,151 +1,209 @@
-"""An update of a population, measured in every way at once: what the command `updates` reports and draws."""
+"""How many parameters an update changed, by every definition in use, and how its square is spread over them.
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+One number would not be honest. The 5 to 30 % of arXiv 2505.11711 depend on storage in bfloat16, on the tolerance and
+on the size of a step beside the size of a weight (arXiv 2511.08567, 2509.04259). So all definitions are points of
+curves: the fraction of parameters that moved by more than a tolerance, absolute or relative to the weight, as stored
+and as seen in bfloat16.
 
+Counts come from pure functions of one member's matrices, mapped over members a few at a time; they are exact.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from analysis import masks, overlaps, spectra, updates
+from analysis import weights
 from analysis.weights import Matrices
-from ground import statistics
 
-DENSITY = 0.10
-"""Share of the parameters, those that moved farthest, at which members are compared."""
-MASKS = {
-    "farthest_10_percent": "the 10 % of the parameters that moved farthest, or all that moved if those are fewer",
-    "changed_bf16": "parameters that differ in bfloat16",
+VIEWS = ("stored", "bf16")
+"""Values as the checkpoint stores them, and rounded to bfloat16."""
+SCALES = ("absolute", "relative")
+"""|Δ| > t, and |Δ| > t · max(|w|, |w'|)."""
+TOLERANCES = np.concatenate([[0.0], 10.0 ** (np.arange(-36, 1) / 4)]).astype(np.float32)
+"""The tolerances t of the curves: 0, then four per decade from 1e-9 to 1; float32[38]."""
+
+DEFINITIONS = {
+    "changed_bf16": ("bf16", "absolute", 0.0, "differ in bfloat16"),
+    "paper": ("bf16", "absolute", 1e-5, "differ in bfloat16 by over 1e-5"),  # arXiv 2505.11711, section 2
+    "relative": ("stored", "relative", 1e-3, "moved by over 1e-3 · max(|w|, |w'|)"),
+    "relative_bf16": ("bf16", "relative", 1e-3, "moved by as much in bfloat16"),  # arXiv 2511.08567
+    "changed_stored": ("stored", "absolute", 0.0, "differ as stored"),
+    "absolute_stored": ("stored", "absolute", 1e-5, "moved by over 1e-5 as stored"),
 }
-"""Masks whose place and overlap are measured."""
+"""Name → view, scale, tolerance and meaning of each definition of a changed parameter."""
+CONCENTRATIONS = {
+    "holding_90": "hold 90 % of ‖Δ‖²",
+    "holding_99": "hold 99 % of ‖Δ‖²",
+    "participation_ratio": "(Σδ²)² / (n Σδ⁴)",
+}
+"""What `concentration` measures, free of any tolerance: the smallest shares of the parameters that hold so much of the
+squared update, and 1 where all parameters move equally far, 1/n where one moves."""
+STATES = ("never_touched", "touched_and_cancelled", "changed")
+"""What can have become of a parameter by a checkpoint, as seen at the checkpoints so far."""
 
-Measures = dict[str, dict[str, np.ndarray]]
-"""Kind, or name of a matrix → measure → float64[M]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Update:
-    """An update of a population and what was measured of it."""
-
-    before: Matrices
-    """Where it started."""
-    masks: Mapping[str, Matrices]
-    """As in `MASKS`."""
-    curves: Mapping[str, np.ndarray]
-    """Kind, or name of a matrix → float64[M, views, scales, tolerances]."""
-    fractions: Measures
-    """`updates.DEFINITIONS` and `updates.CONCENTRATIONS`, per kind and per matrix."""
-    shape: Measures
-    """`spectra.MEASURES` and the place of each mask, per matrix of two dimensions; of a kind the mean over matrices."""
+KINDS = ("kernel", "bias", "norm", "embedding_used", "embedding_unused")
+"""Kinds of parameters; rows of tokens that the RL world never says are kept apart, for they get no gradient there."""
+_EMBEDDING = {"embedding.used": "embedding_used", "embedding.unused": "embedding_unused"}
 
 
-def measure(before: Matrices, after: Matrices, seed: int = 0) -> Update:
-    """Everything that an update is measured by, except for overlaps.
+def parts(matrices: Matrices, used: Sequence[int]) -> Matrices:
+    """The matrices with the embedding cut into the rows of the tokens `used` and the other rows.
 
     Args:
-        before, after: from `updates.parts`, of one population.
-        seed: of the draw between equally far moves at the border of the mask. Updates that are compared need
-            different ones; a common order would make masks overlap that have nothing in common.
+        matrices: from `weights.split`.
+        used: token ids.
     """
-    counted, sizes, kinds = updates.curves(before, after), updates.sizes(before), updates.kinds(before)
-    farthest = masks.largest(before, after, DENSITY, seed)
-    farthest = {name: x & (before[name] != after[name]) for name, x in farthest.items()}
-    found = dict(zip(MASKS, (farthest, masks.changed(before, after)), strict=True))
-    curves, fractions = {}, {}
-    for key, names in (kinds | {name: [name] for name in before}).items():
-        curves[key] = updates.fraction(counted, sizes, names)
-        fractions[key] = updates.defined(curves[key]) | updates.concentration(before, after, names)
-    shape: Measures = {name: spectra.shape(x, after[name]) for name, x in before.items() if x.ndim == 3}
-    for name, place in spectra.location(before, found).items():
-        shape[name] |= place
-    of_kind = {kind: [shape[name] for name in names if name in shape] for kind, names in kinds.items()}
-    for kind, matrices in of_kind.items():
-        if matrices:
-            shape[kind] = {key: _mean_defined([one[key] for one in matrices]) for key in matrices[0]}
-    return Update(before, found, curves, fractions, shape)
+    cut = {}
+    for name, x in matrices.items():
+        if name != "embedding":
+            cut[name] = x
+            continue
+        chosen = np.isin(np.arange(x.shape[1]), np.asarray(used))
+        rows = {"embedding.used": x[:, chosen], "embedding.unused": x[:, ~chosen]}
+        cut |= {name: part for name, part in rows.items() if part.size}
+    return cut
 
 
-def compare(
-    first: Update, second: Update, members: Sequence[int] | None = None, *, same_member: bool = False
-) -> dict[str, Any]:
-    """Overlap of the masks of two updates.
+def kinds(names: Iterable[str]) -> dict[str, list[str]]:
+    """Kind → the names of its parts, for the kinds that occur; last `all`."""
+    names = list(names)
+    of_kind = {kind: [n for n in names if _EMBEDDING.get(n, weights.kind(n)) == kind] for kind in KINDS}
+    return {kind: members for kind, members in of_kind.items() if members} | {"all": names}
+
+
+def _seen(x: jax.Array, view: str) -> jax.Array:
+    # A cast to bfloat16 and back is a no-op to XLA, which may keep excess precision; this rounding it must do.
+    x = x.astype(jnp.float32)
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7) if view == "bf16" else x
+
+
+def counts(before: jax.Array, after: jax.Array) -> jax.Array:
+    """How many parameters moved by more than each tolerance.
 
     Args:
-        first, second: the updates. Every member of the one is compared with every member of the other.
-        members: where both are one update, the members whose pairs are meant; none is paired with itself.
-        same_member: compare a member of the one only with the same member of the other.
+        before, after: a matrix of one member, float32 or bfloat16 of any shape.
 
     Returns:
-        Mask → kind → `seen` and each chance → way to express it → mean over pairs, `seen` with its interval; `excess`,
-        the Jaccard index seen minus that of the finest chance; `pairs`, the Jaccard index of every pair.
+        int32[views, scales, tolerances].
     """
-    everyone = np.arange(len(next(iter(first.before.values()))))
-    rows = everyone if members is None else np.asarray(members)
 
-    def chosen(x: np.ndarray) -> np.ndarray:
-        """The pairs that are meant: [members, members], [members, 1] or all."""
-        return x[rows[:, None], rows] if members is not None else x[rows, rows][:, None] if same_member else x
+    def view(name):
+        first, second = _seen(before, name), _seen(after, name)
+        move, size = jnp.abs(second - first), jnp.maximum(jnp.abs(first), jnp.abs(second))
 
-    summary, mean = (overlaps.across, np.mean) if members is None else (overlaps.between, overlaps.mean)
-    found: dict[str, Any] = {}
-    for mask in MASKS:
-        parts = overlaps.tallies(first.masks[mask], second.masks[mask], first.before, second.before)
-        kinds = updates.kinds(first.before)
-        every = [
-            {
-                how: {name: chosen(x) for name, x in table.items()}
-                for how, table in overlaps.total(parts, of).overlaps().items()
-            }
-            for of in kinds.values()
-        ]
-        excess = [tables["seen"]["jaccard"] - tables["weight_matched"]["jaccard"] for tables in every]
-        flat = [x for tables, more in zip(every, excess, strict=True) for x in (*tables["seen"].values(), more)]
-        names = (*overlaps.OVERLAPS, "excess")
-        ends = np.stack(summary(np.stack(flat)), axis=-1).reshape(len(kinds), len(names), 3)  # one bootstrap for all
-        found[mask] = {}
-        for kind, tables, seen in zip(kinds, every, ends, strict=True):
-            told = {name: estimate(*values) for name, values in zip(names, seen, strict=True)}
-            jaccard = tables["seen"]["jaccard"]
-            found[mask][kind] = {
-                "excess": told.pop("excess"),
-                "seen": told,
-                **{
-                    chance: {name: float(mean(tables[chance][name])) for name in overlaps.OVERLAPS}
-                    for chance in overlaps.CHANCES
-                },
-                "pairs": jaccard.ravel() if members is None else jaccard[np.triu_indices(len(rows), 1)],
-            }
-    return found
+        def beyond(tolerance):
+            return jnp.stack([jnp.sum(move > tolerance, dtype=jnp.int32), jnp.sum(move > tolerance * size)])
+
+        return jax.lax.map(beyond, jnp.asarray(TOLERANCES)).T
+
+    return jnp.stack([view(name) for name in VIEWS])
 
 
-def estimate(mean: float, low: float, high: float) -> dict[str, float]:
-    """A mean with the ends of its interval, as reports hold it."""
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
+def track(before: jax.Array, now: jax.Array, touched: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One more checkpoint in the time course of a matrix (arXiv 2505.11711, section 6).
 
+    Args:
+        before, now: a matrix of one member at the start and at this checkpoint.
+        touched: bool[views, ...], whether an earlier checkpoint differed from the start.
 
-def estimates(found: Mapping[str, Mapping[str, np.ndarray]], members: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """The mean over some members, with its bootstrap interval, of every measure of every kind.
-
-    One member has no interval.
+    Returns:
+        `touched` with this checkpoint, and int32[views, states]: how many parameters are in each of `STATES`.
     """
-    keys = [(kind, name) for kind, measures in found.items() for name in measures]
-    values = np.stack([found[kind][name][list(members)] for kind, name in keys])
-    low, high = interval(values)
-    result: dict[str, dict[str, Any]] = {kind: {} for kind in found}
-    for (kind, name), *ends in zip(keys, values.mean(axis=1), low, high, strict=True):
-        result[kind][name] = estimate(*ends)
-    return result
+    differs = jnp.stack([_seen(now, name) != _seen(before, name) for name in VIEWS])
+    touched = touched | differs
+    axes = tuple(range(1, differs.ndim))
+    return touched, jnp.stack([jnp.sum(x, axes) for x in (~touched, touched & ~differs, differs)], axis=1)
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap interval of the mean over members, values float64[..., M]; NaN for one member."""
-    if values.shape[-1] < 2:
-        return np.full(values.shape[:-1], np.nan), np.full(values.shape[:-1], np.nan)
-    return statistics.bootstrap_interval(values, statistic=np.mean)
+@functools.partial(jax.jit, static_argnames=("function", "at_once"))
+def _over_members(function, arguments, at_once):
+    def member(one):
+        return {name: function(*(argument[name] for argument in one)) for name in one[0]}
+
+    return jax.lax.map(member, arguments, batch_size=at_once)
 
 
-def _mean_defined(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over matrices of float64[M], leaving out those in which the measure is undefined."""
-    stacked = np.stack(values)
-    known = np.isfinite(stacked)
-    counts = known.sum(axis=0)
-    return np.where(counts > 0, np.where(known, stacked, 0.0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+def curves(before: Matrices, after: Matrices, at_once: int = 8) -> dict[str, np.ndarray]:
+    """`counts` of every matrix and member.
+
+    Args:
+        before, after: with the same names and shapes.
+        at_once: members that are computed at the same time, which bounds memory.
+
+    Returns:
+        Name → int64[M, views, scales, tolerances].
+    """
+    counted = _over_members(counts, (before, after), at_once)
+    return {name: np.asarray(x, np.int64) for name, x in counted.items()}
+
+
+def course(checkpoints: Iterable[Matrices], at_once: int = 8) -> Iterator[dict[str, np.ndarray]]:
+    """The time course: what has become of the parameters of the first checkpoint, at each of them.
+
+    Args:
+        checkpoints: in the order of training; read one at a time.
+        at_once: as in `curves`.
+
+    Yields:
+        For each checkpoint, name → int64[M, views, states].
+    """
+    before, touched = None, None
+    for now in checkpoints:
+        before = now if before is None else before
+        if touched is None:
+            touched = {name: np.zeros((len(x), len(VIEWS), *x.shape[1:]), bool) for name, x in now.items()}
+        stepped = _over_members(track, (before, now, touched), at_once)
+        touched = {name: state for name, (state, _) in stepped.items()}
+        yield {name: np.asarray(counted, np.int64) for name, (_, counted) in stepped.items()}
+
+
+def sizes(matrices: Matrices) -> dict[str, int]:
+    """Parameters of one member in each matrix."""
+    return {name: x[0].size for name, x in matrices.items()}
+
+
+def fraction(counted: Mapping[str, np.ndarray], parameters: Mapping[str, int], names: Sequence[str]) -> np.ndarray:
+    """Counts of some matrices together, as a share of their parameters; float64 of the shape of the counts."""
+    return np.sum([counted[name] for name in names], axis=0) / sum(parameters[name] for name in names)
+
+
+def defined(curve: np.ndarray) -> dict[str, np.ndarray]:
+    """The points of a curve [..., views, scales, tolerances] that `DEFINITIONS` names: name → [...]."""
+    return {
+        name: curve[..., VIEWS.index(view), SCALES.index(scale), int(np.argmin(np.abs(TOLERANCES - tolerance)))]
+        for name, (view, scale, tolerance, _) in DEFINITIONS.items()
+    }
+
+
+def concentration(before: Matrices, after: Matrices, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """How the squared update is spread over the parameters of some matrices together.
+
+    In float64: a running sum of float32 squares would lose the small ones it has to count.
+
+    Returns:
+        For each of `CONCENTRATIONS` float64[M]; NaN for a member in which nothing moved.
+    """
+    rows = []
+    for member in range(len(before[names[0]])):
+        squares = np.concatenate(
+            [
+                np.square(after[n][member].astype(np.float64) - before[n][member].astype(np.float64)).ravel()
+                for n in names
+            ]
+        )
+        running = np.cumsum(np.sort(squares)[::-1])
+        if running[-1] == 0:
+            rows.append([np.nan] * len(CONCENTRATIONS))
+            continue
+        held = [(np.searchsorted(running, share * running[-1]) + 1) / len(squares) for share in (0.90, 0.99)]
+        rows.append([*held, running[-1] ** 2 / (len(squares) * np.square(squares).sum())])
+    return dict(zip(CONCENTRATIONS, np.array(rows).T, strict=True))
+
+
+def median_weight(matrices: Matrices, names: Sequence[str]) -> np.ndarray:
+    """Median magnitude of the parameters of some matrices together, float64[M]."""
+    magnitudes = [np.abs(matrices[name].astype(np.float32)).reshape(len(matrices[name]), -1) for name in names]
+    return np.median(np.concatenate(magnitudes, axis=1), axis=1).astype(np.float64)

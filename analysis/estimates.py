@@ -69,26 +69,32 @@ def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
             yield ", ".join([array.attrs.get("long_name", str(name)), *labels]), array.isel(at)
 
 
-def table(arms: Mapping[str, xr.Dataset], title: str = "") -> Table:
-    """What a person reads at the terminal: a row for each number, a column for each arm, checkpoint and grid point."""
-    columns: dict[str, xr.Dataset] = {}
+def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ") -> dict[str, xr.Dataset]:
+    """What stands side by side: the part of each arm, checkpoint and grid point, by a name joined of theirs."""
+    parts: dict[str, xr.Dataset] = {}
     for arm, dataset in arms.items():
         for point in dict.fromkeys(dataset["point"].values.tolist()):
             part = dataset.isel(member=np.flatnonzero(dataset["point"].values == point))
             steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims else [None]
             for step in steps:
                 words = [arm if len(arms) > 1 else "", step or "", point]
-                columns["\n".join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
+                parts[joint.join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
+    return parts
+
+
+def table(arms: Mapping[str, xr.Dataset], title: str = "") -> Table:
+    """What a person reads at the terminal: a row for each number, a column for each arm, checkpoint and grid point."""
     shown = Table(title=title, title_justify="left", caption=_caption(arms), caption_justify="left")
     shown.add_column("")
     cells: dict[str, dict[str, Any]] = {}
-    for column, dataset in columns.items():
+    parts = columns(arms, "\n")
+    for column, dataset in parts.items():
         shown.add_column(column, justify="right")
         for row, array in rows(dataset):
             estimate = of(array)
             cells.setdefault(row, {})[column] = numbers.shown(estimate.mean, estimate.low, estimate.high)
     for row, values in cells.items():
-        shown.add_row(row, *(values.get(column, "") for column in columns))
+        shown.add_row(row, *(values.get(column, "") for column in parts))
     return shown
 
 

@@ -10,6 +10,23 @@ from analysis.weights import Matrices
 
 TOLERANCE = 1e-5
 """Two bfloat16 values at most this far apart count as equal in arXiv 2505.11711, section 2."""
+DENSITY = 0.10
+"""Share of the parameters, those that moved farthest, at which updates are compared."""
+MASKS = {"farthest_10_percent": "farthest 10 %", "changed_bf16": "changed in bfloat16"}
+"""Masks whose place and overlap are measured."""
+
+
+def compared(before: Matrices, after: Matrices, seed: int = 0) -> dict[str, Matrices]:
+    """Each of `MASKS`: the parameters that moved farthest (all that moved, if those are fewer), and that changed.
+
+    Args:
+        before, after: of one population.
+        seed: of the draw between equally far moves at the border. Updates that are compared need different ones; a
+            common order would make masks overlap that have nothing in common.
+    """
+    farthest = largest(before, after, DENSITY, seed)
+    moved = {name: x & (before[name] != after[name]) for name, x in farthest.items()}
+    return dict(zip(MASKS, (moved, changed(before, after)), strict=True))
 
 
 def changed(before: Matrices, after: Matrices, tolerance: float = 0.0) -> Matrices:

@@ -2,16 +2,18 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis import drawing, update_figures
+from analysis import drawing
 from ground import files
 
 Curves = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -39,7 +41,7 @@ def draw(
         The paths.
     """
     labels = list(next(iter(panels.values())))
-    colours = {labels[0]: _BASE} | update_figures.colours(labels[1:])
+    colours = {labels[0]: _BASE} | _colours(labels[1:])
     handles = _handles(colours, panels)
     rows = -(-len(handles) // _COLUMNS)
     height = 4.35 + 0.25 * rows
@@ -117,3 +119,11 @@ def _table(panels: Curves, ks: np.ndarray) -> str:
                 cells = ["" if pair is None else f"{pair[side, index]:.7g}" for pair in pairs for side in range(2)]
                 writer.writerow([panel, label, int(k), f"{found['mean'][index]:.7g}", *cells])
     return text.getvalue()
+
+
+def _colours(labels: Sequence[str]) -> dict[str, str]:
+    """A colour per group of members: blue for one, else along a scale that is safe for colour-blind readers."""
+    if len(labels) == 1:
+        return {labels[0]: drawing.BLUE}
+    scale = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(labels)))
+    return {label: to_hex(colour) for label, colour in zip(labels, scale, strict=True)}

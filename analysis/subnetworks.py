@@ -6,8 +6,7 @@ parameters, and the parameters of the smallest magnitude.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -17,7 +16,6 @@ import numpy as np
 from agents.policies import Parameters
 from agents.runs import evaluation, stages
 from agents.runs.config import Config
-from agents.runs.stages import Timing
 from analysis import masks, weights
 from analysis.weights import Matrices
 from ground import statistics
@@ -58,12 +56,7 @@ def arms(start: Matrices, subnetwork: Matrices, draws: int, seed: int) -> list[t
     ]
 
 
-def train(
-    config: Config,
-    start: Parameters,
-    trained: Sequence[Matrices],
-    report: Callable[[int, Mapping[str, np.ndarray], Timing], None],
-) -> tuple[list[Parameters], np.ndarray]:
+def train(config: Config, start: Parameters, trained: Sequence[Matrices]) -> tuple[list[Parameters], np.ndarray]:
     """Train the first members of a run anew, with one mask after another, all in the program that is compiled once.
 
     Seeds, mazes, order of the data and hyper-parameters are those of the run. The mask is laid on the optimiser's
@@ -74,34 +67,23 @@ def train(
         config: of the run.
         start: parameters of the first N members before RL.
         trained: masks of bool; outside of them parameters keep their bits.
-        report: called after each chunk with the updates done, of all masks together, its metrics [N, updates] and the
-            time taken.
 
     Returns:
         The parameters after RL of each mask, axis 0 the member; and the mean returns float32[masks, N] of the first
         update, which is played before anything is trained.
     """
     stage = stages.make_stage(config, "rl", members=len(jax.tree.leaves(start)[0]))
-    program, timing = stage.program, Timing()
+    program = stage.program
     arguments = program.place(stage.arguments)
     results, first = [], []
-    for turn, one in enumerate(trained):
+    for one in trained:
         mask = jax.tree.map(jnp.asarray, weights.join(one, like=start))
         # Copies, because the program is given its state for good and the start is needed again.
         state = program.place(jax.tree.map(jnp.copy, dataclasses.replace(stage.initial(start), mask=mask)))
-        began = time.perf_counter()
-        if turn == 0:
-            program.compile(state, *arguments)
-            timing.compile_seconds, began = time.perf_counter() - began, time.perf_counter()
         for done in range(0, stage.updates, stage.chunk):
             state, metrics = program(state, *arguments)
-            metrics = {name: np.asarray(values) for name, values in metrics.items()}
             if done == 0:
-                first.append(metrics["return"][:, 0])
-            timing.run_seconds += time.perf_counter() - began
-            timing.tokens += stage.tokens_per_update * stage.chunk
-            report(turn * stage.updates + done + stage.chunk, metrics, timing)
-            began = time.perf_counter()
+                first.append(np.asarray(metrics["return"][:, 0]))
         results.append(jax.tree.map(np.asarray, state.parameters))
     return results, np.stack(first)
 
@@ -151,38 +133,40 @@ def agreement(mask: Matrices, start: Matrices, full: Matrices, retrained: Matric
     before, target, reached, chosen = (_flat(x) for x in (start, full, retrained, mask))
     chosen = chosen.astype(bool)
     everywhere = np.ones_like(chosen)
-    found = {"density": chosen.mean(axis=1), "moved": _share(reached != before, chosen)}
+    measured = {"density": chosen.mean(axis=1), "moved": _share(reached != before, chosen)}
     for name, values, place in (("inside", reached, chosen), ("start", before, chosen), ("whole", reached, everywhere)):
-        found[f"{name}_bf16"] = _share(_bf16(values) == _bf16(target), place)
+        measured[f"{name}_bf16"] = _share(_bf16(values) == _bf16(target), place)
         for label, tolerance in TOLERANCES.items():
-            found[f"{name}_{label}"] = _share(np.abs(values - target) <= tolerance, place)
+            measured[f"{name}_{label}"] = _share(np.abs(values - target) <= tolerance, place)
     for name, place in (("inside", chosen), ("whole", everywhere)):
-        found[f"{name}_cosine"] = _cosine((reached - before) * place, (target - before) * place)
-    return found
+        measured[f"{name}_cosine"] = _cosine((reached - before) * place, (target - before) * place)
+    return measured
 
 
-def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, strata: np.ndarray) -> list[float]:
-    """Gain in return over the gain of the full run, both summed over members, and its bootstrap interval.
+def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """What each member stands for in the gain in return over the gain of the full run, at its point of the grid.
 
-    A ratio of sums, because a member whose full run gained nothing would decide a mean of ratios.
+    Both gains are summed over the members of a point, because a member whose full run gained nothing would decide a
+    mean of ratios. Members' values are that ratio and its first derivative in what each adds to either sum, so that
+    their mean is the ratio, and their spread its error (the delta method).
 
     Args:
         before, full, reached: mean returns float64[N].
-        strata: int[N], for the bootstrap.
+        points: [N], equal for members of one point.
 
     Returns:
-        Share, lower and upper end; NaN where the full run's own gain is not above 0, as far as its interval tells.
+        float64[N]; NaN where the full run's own gain is not above 0, as far as its interval tells.
     """
-    gains = np.stack([reached - before, full - before])
-
-    def ratio(values, axis):
-        return np.divide(*values.mean(axis=axis))
-
-    low, _ = statistics.bootstrap_interval(gains[1], statistic=np.mean, strata=strata)
-    if not low > 0:
-        return [np.nan] * 3
-    ends = statistics.bootstrap_interval(gains, statistic=ratio, strata=strata)
-    return [float(ratio(gains, -1)), *map(float, ends)]
+    shares = np.full(len(before), np.nan)
+    for point in np.unique(points):
+        here = points == point
+        gain, whole = (reached - before)[here], (full - before)[here]
+        mean = statistics.mean_of(whole)
+        low, _ = mean.interval()
+        if (low if np.isfinite(low) else mean.mean) > 0:
+            ratio = gain.mean() / mean.mean
+            shares[here] = ratio + (gain - ratio * whole) / mean.mean
+    return shares
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -110,3 +110,26 @@ def test_top_is_the_share_with_the_highest_scores():
     scores = np.array([[1.0, 5.0, 5.0, 0.0], [4.0, 3.0, 2.0, 1.0]])
     np.testing.assert_array_equal(masks.top(scores, 0.5), [[False, True, True, False], [True, True, False, False]])
     np.testing.assert_array_equal(masks.top(scores, 0.25), [[False, True, False, False], [True, False, False, False]])
+
+
+def test_updates_are_compared_by_what_moved_farthest_and_by_what_changed(pair):
+    before, after = pair
+    found = masks.compared(before, after)
+    assert list(found) == list(masks.MASKS)
+    np.testing.assert_allclose(masks.density(found["farthest_10_percent"]), 13 / 134)
+    for name, mask in masks.changed(before, after).items():
+        np.testing.assert_array_equal(found["changed_bf16"][name], mask)
+    # Nothing that stood still has moved far, be it never so few that moved.
+    few = {name: x.copy() for name, x in before.items()}
+    few["b"][0, 7] += 1
+    mask = masks.compared(before, few)["farthest_10_percent"]
+    assert [int(sum(x[member].sum() for x in mask.values())) for member in range(2)] == [1, 0]
+    assert mask["b"][0, 7]
+
+
+def test_equally_far_moves_are_drawn_apart_by_the_seed():
+    before = {"a": np.zeros((1, 1000), np.float32)}
+    after = {"a": np.ones((1, 1000), np.float32)}
+    first, again, other = (masks.compared(before, after, seed)["farthest_10_percent"]["a"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first & other).sum() < 30  # a tenth of a tenth is 10

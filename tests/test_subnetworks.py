@@ -1,22 +1,20 @@
 """The subnetwork alone: masks respected and the run repeated to the bit, planted agreement, the whole command."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 import train
 from agents import runs
+from agents.runs import config as configs
 from agents.runs import stages
-from analysis import __main__ as analysis
-from analysis import masks, subject, subnetworks, weights
-from analysis.commands import subnetwork
+from analysis import __main__ as command
+from analysis import estimates, masks, measures, subnetworks, weights
+from analysis.figures.panels import Rows
 from tests import tiny
 
 pytestmark = pytest.mark.slow  # minutes of compiling on two cores
@@ -51,28 +49,21 @@ def test_a_mask_of_everything_repeats_the_run_and_others_hold_what_is_outside(ru
     start, full = ends
     before = weights.split(start)
     some = masks.random({name: np.arange(x.size).reshape(x.shape) % 3 == 0 for name, x in before.items()}, seed=1)
-    reports = []
-    (whole, part), first = subnetworks.train(
-        CONFIG, start, [everything(before), some], lambda *seen: reports.append(seen)
-    )
+    (whole, part), first = subnetworks.train(CONFIG, start, [everything(before), some])
     assert_same_bits(whole, full)
     moved = 0
     for name, x in weights.split(part).items():
         np.testing.assert_array_equal(x[~some[name]].view(np.uint32), before[name][~some[name]].view(np.uint32))
         moved += (x[some[name]] != before[name][some[name]]).sum()
     assert moved > 0.9 * sum(x.sum() for x in some.values())
-    assert [done for done, _, _ in reports] == list(range(1, 9))
-    assert reports[0][1]["return"].shape == (4, 1)
     recorded = run.metrics("rl")["return"].to_numpy().reshape(-1, 4)[0]
     np.testing.assert_array_equal(first, [recorded.astype(np.float32)] * 2)
 
 
-def test_another_seed_is_noticed(run, ends):
-    opened = subject.open(run.path)
+def test_another_seed_begins_with_other_returns(run, ends):
     other = dataclasses.replace(CONFIG, seed=1)
-    _, first = subnetworks.train(other, ends[0], [everything(weights.split(ends[0]))], lambda *_: None)
-    assert subnetwork._repeats(opened, first)["first_returns_equal"] is False
-    assert subnetwork._repeats(opened, first)["first_returns_difference"] > 0
+    _, first = subnetworks.train(other, ends[0], [everything(weights.split(ends[0]))])
+    assert (np.abs(first[0] - run.metric("rl", "return")[0]) > 0).any()
 
 
 @pytest.mark.parametrize(
@@ -177,14 +168,27 @@ def test_untrained_parameters_flatter_the_whole_and_not_the_inside():
 
 
 def test_the_share_of_the_gain_is_a_ratio_of_sums():
-    before, strata = np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4, int)
-    full, reached = before + np.array([1.0, 10.0, 10.0, 10.0]), before + np.array([0.5, 5.0, 5.0, 5.0])
-    np.testing.assert_allclose(subnetworks.share_of_gain(before, full, reached, strata), 0.5)
-    share, low, high = subnetworks.share_of_gain(before, full, before + np.array([0.0, 10.0, 0.0, 10.0]), strata)
-    assert share == 20 / 31
-    assert 0 <= low < share < high <= 1
+    before, point = np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4)
+    full, reached = before + np.array([7.0, 10.0, 10.0, 10.0]), before + np.array([3.5, 5.0, 5.0, 5.0])
+    np.testing.assert_allclose(subnetworks.share_of_gain(before, full, reached, point), 0.5)
+    few = before + np.array([0.0, 10.0, 0.0, 10.0])
+    assert subnetworks.share_of_gain(before, full, few, point).mean() == pytest.approx(20 / 37)
+    two = subnetworks.share_of_gain(before, full, few, np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose([two[:2].mean(), two[2:].mean()], [10 / 17, 0.5])
     uncertain = before + np.array([1.0, -1.0, 2.0, -1.5])  # a run that gained nothing has no share to give
-    assert np.isnan(subnetworks.share_of_gain(before, uncertain, reached, strata)).all()
+    assert np.isnan(subnetworks.share_of_gain(before, uncertain, reached, point)).all()
+
+
+def test_the_error_of_the_share_of_the_gain_is_that_of_other_members():
+    generator = np.random.default_rng(0)
+    full = generator.uniform(5, 15, (2000, 12))
+    reached = full * 0.6 + generator.normal(size=full.shape)
+    zeros, point = np.zeros(12), np.zeros(12)
+    shares = [
+        estimates.Estimate.of(subnetworks.share_of_gain(zeros, *x, point)) for x in zip(full, reached, strict=True)
+    ]
+    spread = np.std([share.mean for share in shares])
+    assert np.mean([share.error for share in shares]) == pytest.approx(spread, rel=0.1)
 
 
 def test_returns_are_those_of_the_summary_and_of_diverged_members_nan(run, ends):
@@ -197,36 +201,65 @@ def test_returns_are_those_of_the_summary_and_of_diverged_members_nan(run, ends)
     np.testing.assert_array_equal(np.isnan(found[2]), [False, False, True, False])
 
 
-# The command
+# The measurement
 
 
-def test_the_command_writes_what_it_found(run, tmp_path, capsys):
-    path = tmp_path / "run"
-    shutil.copytree(run.path, path)
-    assert analysis.main(["subnetwork", str(path), "--members", "3", "--density", "0.2", "--draws", "3"]) == 0
-    shown = capsys.readouterr().out
-    assert "equal the run's to the bit" in " ".join(shown.split())
-    document = json.loads((path / "analysis" / "subnetwork.json").read_text())
-    assert document["options"]["members"] == 3
-    assert document["repeats"]["first_returns_equal"] is True
-    assert document["repeats"]["same_devices"] is True
-    assert list(document["returns"]) == ["before RL", "full run", "learned", "random", "complement", "smallest"]
-    rows = pq.read_table(path / "analysis" / "subnetwork.parquet").to_pylist()
-    assert len(rows) == 3 * (2 + 6)
-    for arm, found in document["returns"].items():
-        values = np.array([row["return"] for row in rows if row["arm"] == arm]).reshape(-1, 3).mean(axis=0)
-        np.testing.assert_allclose(values, found["members"])
-        np.testing.assert_allclose(values.mean(), found["mean"])
-        assert found["interval"][0] <= found["mean"] <= found["interval"][1]
-    assert {row["draw"] for row in rows if row["arm"] == "random"} == {0, 1, 2}
-    assert [row["rl.learning_rate"] for row in rows[:3]] == [1e-3, 1e-3, 1e-2]
-    assert rows[0]["density"] is None
-    for row in rows[6:]:
-        assert row["density"] == pytest.approx(0.8 if row["arm"] == "complement" else 0.2, abs=1e-3)
-    full = run.summary()["return"]["after_rl"][:3]
-    np.testing.assert_allclose(document["returns"]["full run"]["members"], full, atol=0.02)
-    for ending in ("png", "pdf"):
-        assert (path / "figures" / f"subnetwork.{ending}").stat().st_size > 10_000
+@pytest.fixture(scope="module")
+def measured(run):
+    return measures.subnetwork(run, members=3, density=0.2, draws=3)
+
+
+def test_every_mask_is_trained_and_those_left_out_are_nan(run, measured):
+    assert measured["member"].values.tolist() == [0, 1, 2, 3]
+    assert measured["rl.learning_rate"].values.tolist() == [1e-3, 1e-3, 1e-2, 1e-2]
+    assert np.isnan(measured["returns"].isel(member=3)).all()
+    trained = measured.isel(member=slice(0, 3))
+    assert trained["policy"].values.tolist() == ["before RL", "full run", "learned", "random", "complement", "smallest"]
+    returns = trained["returns"]
+    summary = run.summary()["return"]
+    np.testing.assert_allclose(returns.sel(policy="before RL"), summary["before_rl"][:3], atol=0.02)
+    np.testing.assert_allclose(returns.sel(policy="full run"), summary["after_rl"][:3], atol=0.02)
+    assert trained["random_returns"].shape == (3, 3)
+    np.testing.assert_allclose(returns.sel(policy="random"), trained["random_returns"].mean("draw"))
+    for mask in ("learned", "random", "complement", "smallest"):
+        beyond = returns.sel(policy=mask) - returns.sel(policy="random")
+        np.testing.assert_allclose(trained["beyond_random"].sel(mask=mask), beyond)
+        share = 0.8 if mask == "complement" else 0.2
+        np.testing.assert_allclose(trained["density"].sel(mask=mask), share, atol=1e-3)
+    assert np.isfinite(trained["inside_cosine"]).all()
+    # The first update is played before anything is trained.
+    np.testing.assert_array_equal(trained["first_difference"], 0)
+    assert measured.attrs["devices"] == "as in the run"
+
+
+def test_the_command_shows_what_was_measured_and_its_panels_are_whole(run, measured, capsys):
+    options = ["--members", "3", "--density", "0.2", "--draws", "3", "--no-figures"]
+    assert command.main(["subnetwork", str(run.path), *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "return, learned" in said
+    assert "rl.learning_rate=0.01" in said
+    assert measures.subnetwork.panels is not None
+    drawn = measures.subnetwork.panels({"run": measured})
+    assert len(drawn) == 2 * 2  # points of the grid
+    for panel in drawn:
+        assert isinstance(panel, Rows)
+        assert {len(estimate.values) for estimate in panel.estimates.values()} == {2}
+        assert len(panel.marks) == 2
+
+
+def test_a_member_that_has_diverged_is_left_out_in_its_place(run, measured, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("analysis"))
+    copy = runs.open(tmp_path / "run")
+    table = copy.metrics("rl")
+    loss = table["loss"].to_numpy().reshape(-1, 4).copy()
+    loss[:, 1] = np.nan
+    columns = {name: table[name].to_numpy().reshape(-1, 4) for name in ("return", "learning_rate")}
+    copy.write_metrics("rl", 0, columns | {"loss": loss})
+    found = measures.subnetwork(runs.open(copy.path), members=2, density=0.2, draws=3)
+    assert found["member"].values.tolist() == [0, 2, 3]
+    for name in ("returns", "inside_cosine", "first_difference"):
+        np.testing.assert_array_equal(found[name].sel(member=[0, 2]), measured[name].sel(member=[0, 2]))
+    assert np.isnan(found["returns"].sel(member=3)).all()
 
 
 @pytest.mark.parametrize(
@@ -245,19 +278,22 @@ def test_the_command_writes_what_it_found(run, tmp_path, capsys):
     ],
 )
 def test_bad_options_end_in_one_line(run, capsys, options, words):
-    assert analysis.main(["subnetwork", str(run.path), *options]) == 2
+    assert command.main(["subnetwork", str(run.path), *options]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert words in said
-    assert not (run.path / "analysis").exists()
 
 
-def test_a_run_that_changed_nothing_has_no_subnetwork(run, tmp_path, capsys):
+def test_a_run_that_changed_nothing_or_lacks_rl_has_no_subnetwork(run, tmp_path, capsys):
     shutil.copytree(run.path, tmp_path / "run")
     copy = runs.open(tmp_path / "run")
     copy.save_parameters("rl", copy.parameters("pretrain"))
-    assert analysis.main(["subnetwork", str(copy.path), "--definition", "bf16"]) == 2
+    assert command.main(["subnetwork", str(copy.path), "--definition", "bf16"]) == 2
     assert "--definition=bf16: none of the parameters of member 0; use --definition top" in capsys.readouterr().err
     shutil.rmtree(copy.path / "checkpoints" / "rl")
     with pytest.raises(runs.RunError, match="no checkpoint 'rl'"):
-        subnetwork.run(subnetwork.Command(copy.path), Console(quiet=True))
+        measures.subnetwork(copy)
+    quiet = tiny.changed(rl={"updates": 0})
+    base = runs.create(tmp_path / "base", configs.to_dict(quiet), members=2)
+    with pytest.raises(runs.RunError, match="has no RL to repeat"):
+        measures.subnetwork(base)

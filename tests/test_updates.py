@@ -1,180 +1,301 @@
-"""How many parameters an update changed, by every definition."""
+"""What changed in the parameters of tiny runs with planted updates, against a few lines of NumPy on the same files."""
+
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from analysis import updates
+from agents import runs
+from agents.learning import learner
+from agents.runs import config as configs
+from analysis import __main__ as command
+from analysis import changes, estimates, masks, measures, stretches
+from analysis.figures import panels
+from envs import tokens
+from ground.files import RunError
+from tests import tiny
 
 BF16 = jnp.bfloat16.dtype
+NORMS = ("attention_norm", "mlp_norm")
+PPO = {"updates": 4, "epochs": 2, "minibatches": 2}
+SWEPT = tiny.changed(
+    rl=PPO,
+    pretrain={"updates": 2, "chunk": 2},
+    population={"seeds": 4, "sweep": ("rl.learning_rate=1e-4,1e-2",)},
+)
 
 
-def rounded(x):
-    return np.asarray(x).astype(BF16).astype(np.float32)
-
-
-@pytest.fixture
-def pair():
-    """Two members, an embedding, a kernel and a norm, moved by steps that bfloat16 partly loses."""
+def planted(directory, config, dtype=np.float32, scales=(0.0, 3e-4, 1e-3), diverged=None):
+    """A run directory as training leaves it, but with updates of known sizes: init, pretrain, rl-000002, rl."""
+    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
+    tree = jax.tree.map(np.asarray, config.make_policy().init(jax.random.key(0)))
     generator = np.random.default_rng(0)
-    shapes = {"embedding": (2, 7, 4), "blocks.0.up": (2, 9, 16), "norm": (2, 12)}
-    before = {name: generator.normal(size=shape).astype(np.float32) * 0.1 for name, shape in shapes.items()}
-    before = {name: x.astype(np.float32) for name, x in before.items()}
-    moves = {
-        name: generator.normal(size=x.shape) * 10.0 ** generator.uniform(-8, -2, x.shape) for name, x in before.items()
-    }
-    after = {
-        name: (x + moves[name] * generator.integers(0, 2, x.shape)).astype(np.float32) for name, x in before.items()
-    }
-    return before, after
+    generate = generator.normal
+
+    def moved(x, scale):
+        step = scale * generate(size=(run.members, *x.shape[1:])) * (generator.random(x.shape[1:]) < 0.5)
+        return (x.astype(np.float32) + step.astype(np.float32)).astype(dtype)
+
+    tree = jax.tree.map(lambda x: (x[None] + 0.01 * generate(size=(1, *x.shape))).astype(dtype), tree)
+    run.save_parameters("init", tree)
+    tree = jax.tree.map(lambda x: (x + 0.1).astype(dtype), tree)
+    run.save_parameters("pretrain", tree)
+    for name, scale in zip(("rl-000002", "rl"), scales[1:], strict=True):
+        tree = jax.tree.map(lambda x, scale=scale: moved(x, scale), tree)
+        run.save_parameters(name, tree)
+    for stage, part in (("pretrain", config.pretrain), ("rl", config.rl)):
+        rate = [member.values.get(f"{stage}.learning_rate", part.learning_rate) for member in config.members]
+        rates = np.broadcast_to(np.array(rate, np.float32), (part.updates, run.members))
+        loss = np.where((np.arange(run.members) == diverged) & (stage == "rl"), np.nan, np.ones_like(rates))
+        run.write_metrics(stage, 0, {"learning_rate": rates, "loss": loss.astype(np.float32)})
+    return run
 
 
-def test_counts_are_those_of_a_loop(pair):
-    before, after = (x["blocks.0.up"][0] for x in pair)
-    found = np.asarray(updates.counts(before, after))
-    assert found.shape == (2, 2, 38)
-    assert found.dtype == np.int32
-    for v, view in enumerate((lambda x: x, rounded)):
-        first, second = view(before).ravel(), view(after).ravel()
-        for t, tolerance in enumerate(updates.TOLERANCES):
-            absolute = relative = 0
-            for w, moved in zip(first, second, strict=True):
-                absolute += abs(moved - w) > tolerance
-                relative += abs(moved - w) > tolerance * max(abs(w), abs(moved))
-            assert (found[v, 0, t], found[v, 1, t]) == (absolute, relative)
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    return planted(tmp_path_factory.mktemp("runs") / "swept", SWEPT)
 
 
-def test_bfloat16_is_really_rounded_inside_a_compiled_program():
-    # XLA drops a cast to bfloat16 and back; then every move would count.
-    before, after = jnp.array([1.0, 1.0]), jnp.array([1.0 + 2**-10, 1.0 + 2**-7])
-    found = np.asarray(jax.jit(updates.counts)(before, after))
-    assert found[:, 0, 0].tolist() == [2, 1]
+@pytest.fixture(scope="module")
+def updates(swept):
+    return measures.updates(swept).isel(checkpoint=0)
 
 
-def test_the_definitions_are_points_of_the_curves(pair):
-    before, after = pair
-    counted, sizes = updates.curves(before, after), updates.sizes(before)
-    found = updates.defined(updates.fraction(counted, sizes, list(before)))
-    flat = [np.concatenate([x[name].reshape(2, -1) for name in before], axis=1) for x in pair]
-    (w, v), (wb, vb) = flat, [rounded(x) for x in flat]
-    expected = {
-        "changed_bf16": wb != vb,
-        "paper": np.abs(vb - wb) > np.float32(1e-5),
-        "relative": np.abs(v - w) > np.float32(1e-3) * np.maximum(np.abs(v), np.abs(w)),
-        "relative_bf16": np.abs(vb - wb) > np.float32(1e-3) * np.maximum(np.abs(vb), np.abs(wb)),
-        "changed_stored": v != w,
-        "absolute_stored": np.abs(v - w) > np.float32(1e-5),
-    }
-    assert set(found) == set(updates.DEFINITIONS) == set(expected)
-    for name, changed in expected.items():
-        np.testing.assert_allclose(found[name], changed.mean(axis=1), rtol=1e-12, err_msg=name)
-    # Neighbouring bfloat16 values differ by more than a thousandth (arXiv 2511.08567).
-    np.testing.assert_array_equal(found["changed_bf16"], found["relative_bf16"])
-    assert (found["changed_bf16"] < found["changed_stored"]).all()
+def leaves(run, name):
+    """Every parameter of each member, [M, n]."""
+    return np.concatenate(
+        [np.asarray(x).reshape(run.members, -1) for x in jax.tree.leaves(run.parameters(name))], axis=1
+    )
 
 
-def test_tolerances_hold_those_of_the_papers_and_fractions_fall_along_them(pair):
-    assert np.float32(1e-5) in updates.TOLERANCES
-    assert np.float32(1e-3) in updates.TOLERANCES
-    assert (np.diff(updates.TOLERANCES) > 0).all()
-    for counted in updates.curves(*pair).values():
-        assert (np.diff(counted, axis=-1) <= 0).all()
+def test_fractions_are_those_of_a_few_lines_of_numpy(swept, updates):
+    before, after = leaves(swept, "pretrain"), leaves(swept, "rl")
+    rough = [x.astype(BF16).astype(np.float32) for x in (before, after)]
+    found = updates.sel(kind="all")
+    assert found["parameters"] == before.shape[1]
+    np.testing.assert_allclose(found["changed_bf16"], (rough[0] != rough[1]).mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        found["paper"], (np.abs(rough[1] - rough[0]) > np.float32(1e-5)).mean(axis=1), rtol=1e-12
+    )
+    limit = np.float32(1e-3) * np.maximum(np.abs(before), np.abs(after))
+    np.testing.assert_allclose(found["relative"], (np.abs(after - before) > limit).mean(axis=1), rtol=1e-12)
+    squares = np.sort(np.square(after.astype(np.float64) - before), axis=1)[:, ::-1].cumsum(axis=1)
+    held = [(row < 0.9 * row[-1]).sum() + 1 for row in squares]
+    np.testing.assert_allclose(found["holding_90"], np.array(held) / before.shape[1], rtol=1e-12)
+    curve = found["curve"].sel(view="stored", scale="absolute")
+    np.testing.assert_allclose(curve[0], found["changed_stored"])
+    np.testing.assert_allclose(curve[-1], (np.abs(after - before) > 1).mean(axis=1), rtol=1e-12)
 
 
-def test_a_planted_sparse_update_is_counted_exactly():
-    before = {"blocks.0.up": np.ones((3, 100, 100), np.float32), "norm": np.ones((3, 50), np.float32)}
-    after = {name: x.copy() for name, x in before.items()}
-    after["blocks.0.up"][1].ravel()[:137] += np.float32(2**-7)  # one bfloat16 step
-    after["blocks.0.up"][2].ravel()[:250] += np.float32(2**-9)  # too small for bfloat16
-    counted = updates.curves(before, after, at_once=2)
-    assert counted["blocks.0.up"].dtype == np.int64
-    assert counted["blocks.0.up"][:, :, 0, 0].tolist() == [[0, 0], [137, 137], [250, 0]]
-    assert not counted["norm"].any()
-
-
-def test_members_computed_together_or_alone_count_the_same(pair):
-    one, all_at_once = updates.curves(*pair, at_once=1), updates.curves(*pair, at_once=5)
-    for name in one:
-        np.testing.assert_array_equal(one[name], all_at_once[name])
-
-
-def test_of_parameters_stored_in_bfloat16_both_views_are_one(pair):
-    before, after = ({name: x.astype(BF16) for name, x in side.items()} for side in pair)
-    for name, counted in updates.curves(before, after).items():
-        np.testing.assert_array_equal(counted[:, 0], counted[:, 1])
-        np.testing.assert_array_equal(counted[:, 1], updates.curves(*pair)[name][:, 1])
-
-
-def test_the_embedding_is_cut_by_the_use_of_its_rows(pair):
-    cut = updates.parts(pair[0], [0, 3, 6])
-    assert list(cut) == ["embedding.used", "embedding.unused", "blocks.0.up", "norm"]
-    np.testing.assert_array_equal(cut["embedding.used"], pair[0]["embedding"][:, [0, 3, 6]])
-    np.testing.assert_array_equal(cut["embedding.unused"], pair[0]["embedding"][:, [1, 2, 4, 5]])
-    assert updates.kinds(cut) == {
-        "kernel": ["blocks.0.up"], "norm": ["norm"], "embedding_used": ["embedding.used"],
-        "embedding_unused": ["embedding.unused"],
-        "all": ["embedding.used", "embedding.unused", "blocks.0.up", "norm"],
-    }  # fmt: skip
-    assert "embedding_unused" not in updates.kinds(updates.parts(pair[0], range(7)))
-
-
-def test_concentration_of_equal_moves_is_their_share():
-    before = {"a": np.zeros((2, 10, 10), np.float32), "b": np.zeros((2, 100), np.float32)}
-    after = {name: x.copy() for name, x in before.items()}
-    after["a"][0] = 1.0  # 100 equal moves of 200
-    found = updates.concentration(before, after, ["a", "b"])
-    assert [found[name][0] for name in updates.CONCENTRATIONS] == [0.45, 0.495, 0.5]
-    assert all(np.isnan(found[name][1]) for name in found)
-
-
-def test_concentration_of_a_single_large_move():
-    before, after = {"a": np.zeros((1, 1000), np.float32)}, {"a": np.full((1, 1000), 1e-4, np.float32)}
-    after["a"][0, 500] = 1.0
-    found = updates.concentration(before, after, ["a"])
-    assert found["holding_90"][0] == found["holding_99"][0] == 1 / 1000
-    np.testing.assert_allclose(found["participation_ratio"], 1 / 1000, rtol=1e-3)
-
-
-def test_concentration_is_that_of_a_loop(pair):
-    before, after = pair
-    found = updates.concentration(before, after, list(before))
-    for member in range(2):
-        squares = sorted(
-            (float(b) - float(a)) ** 2
-            for name in before
-            for a, b in zip(before[name][member].ravel(), after[name][member].ravel(), strict=True)
+def test_kinds_and_the_use_of_tokens(swept, updates):
+    used = [tokens.VOCABULARY.index(emoji) for emoji in updates.attrs["used_tokens"].split()]
+    assert set(tokens.MOVES) | set(tokens.TILE_MAP[:3]) | {tokens.NULL_BADGE, tokens.CALM} <= set(used)
+    assert not {*tokens.BADGES[1:], *tokens.UNSEEN_TILES, tokens.EXPLOIT} & set(used)
+    width = SWEPT.policy.width
+    assert updates["parameters"].sel(kind="embedding_used") == len(used) * width
+    assert updates["parameters"].sel(kind="embedding_unused") == (tokens.SIZE - len(used)) * width
+    rows = [np.asarray(swept.parameters(name)["embedding"]["embedding"])[:, used] for name in ("pretrain", "rl")]
+    changed = np.mean(rows[0].astype(BF16) != rows[1].astype(BF16), axis=(1, 2))
+    np.testing.assert_allclose(updates["changed_bf16"].sel(kind="embedding_used"), changed, rtol=1e-12)
+    # The kind and the matrix of one name are two things: all scales of norms, and those of the last.
+    norms = [
+        np.concatenate(
+            [np.asarray(x["norm"]["scale"]), *(np.asarray(x["blocks"][n]["scale"])[:, 0] for n in NORMS)], axis=1
         )
-        for share, name in ((0.90, "holding_90"), (0.99, "holding_99")):
-            held, count, rest = 0.0, 0, list(squares)
-            while held < share * sum(squares):
-                held, count = held + rest.pop(), count + 1
-            assert found[name][member] == count / len(squares)
-        ratio = sum(squares) ** 2 / (len(squares) * sum(x * x for x in squares))
-        np.testing.assert_allclose(found["participation_ratio"][member], ratio, rtol=1e-9)
+        for x in (swept.parameters("pretrain"), swept.parameters("rl"))
+    ]
+    np.testing.assert_allclose(updates["changed_stored"].sel(kind="norm"), (norms[0] != norms[1]).mean(axis=1))
 
 
-def test_the_time_course_by_hand():
-    # Four parameters: never touched; touched and cancelled; changed; lost to bfloat16.
-    steps = [[1, 1, 1, 1], [1, 2, 1, 1 + 2**-10], [1, 1, 3, 1 + 2**-10], [1, 1, 3, 1 + 2**-10]]
-    checkpoints = [{"a": np.array([step, [0.5] * 4], np.float32)} for step in steps]
-    found = np.stack([one["a"] for one in updates.course(iter(checkpoints))])
-    assert found.shape == (4, 2, 2, 3)  # checkpoints, members, views, states
-    assert found[:, 0, 0].tolist() == [[4, 0, 0], [2, 0, 2], [1, 1, 2], [1, 1, 2]]
-    assert found[:, 0, 1].tolist() == [[4, 0, 0], [3, 0, 1], [2, 1, 1], [2, 1, 1]]
-    assert (found[:, 1] == [4, 0, 0]).all()
-    assert updates.STATES == ("never_touched", "touched_and_cancelled", "changed")
+def test_matrices_add_up_to_all_parameters(swept, updates):
+    sizes = changes.sizes(stretches.read(swept, "rl").before)
+    assert len(sizes) == 10  # the embedding in two, six in the block, the last norm, the value head
+    counts = updates["by_matrix"].sel(measure="changed_bf16").transpose("matrix", "member")
+    total = sum(counts.sel(matrix=name).values * size for name, size in sizes.items())
+    everything = updates.sel(kind="all")
+    np.testing.assert_allclose(total, everything["changed_bf16"] * everything["parameters"], rtol=1e-9)
 
 
-def test_the_last_checkpoint_of_the_time_course_counts_what_the_curves_count(pair):
-    middle = {name: x * np.float32(1.01) for name, x in pair[0].items()}
-    *_, last = updates.course([pair[0], middle, pair[1]])
-    for name, counted in updates.curves(*pair).items():
-        np.testing.assert_array_equal(last[name][:, :, 2], counted[:, :, 0, 0])
-        np.testing.assert_array_equal(last[name].sum(axis=-1), pair[0][name][0].size)
+def test_a_swept_population_is_told_point_by_point(swept, updates):
+    columns = estimates.columns({"run": measures.updates(swept)})
+    assert list(columns) == ["rl, rl.learning_rate=0.0001", "rl, rl.learning_rate=0.01"]
+    for rate, (point, dataset), first in zip((1e-4, 1e-2), columns.items(), (0, 4), strict=True):
+        assert dataset["member"].values.tolist() == list(range(first, first + 4)), point
+        # Four updates of two passes over two minibatches, from the metrics.
+        np.testing.assert_allclose(dataset["learning_rate_sum"], 16 * rate, rtol=1e-6)
+        weights = np.median(np.abs(leaves(swept, "pretrain")), axis=1)[first : first + 4]
+        ratio = dataset["learning_rate_sum_over_median_weight"].sel(kind="all")
+        np.testing.assert_allclose(ratio, 16 * rate / weights, rtol=1e-6)
 
 
-def test_the_median_weight_is_over_all_matrices_together():
-    matrices = {"a": np.array([[-1.0, 2.0]], np.float32), "b": np.array([[[-7.0], [5.0], [3.0]]], np.float32)}
-    assert updates.median_weight(matrices, ["a", "b"]).tolist() == [3.0]
-    assert updates.median_weight({n: x.astype(BF16) for n, x in matrices.items()}, ["b"]).tolist() == [5.0]
+def test_overlaps_are_those_of_the_masks_of_one_point(swept):
+    before, after = leaves(swept, "pretrain"), leaves(swept, "rl")
+    mask = before.astype(BF16) != after.astype(BF16)
+    pairs = np.array([[(a & b).sum() / (a | b).sum() for a in mask] for b in mask])
+    found = measures.overlaps(swept).isel(checkpoint=0).sel(mask="changed_bf16", kind="all")
+    np.testing.assert_allclose(found["pairs"], pairs, rtol=1e-12)
+    for point in (slice(0, 4), slice(4, 8)):
+        above = np.triu_indices(4, 1)
+        assert found["seen"][point].mean() == pytest.approx(np.mean(pairs[point, point][above]))
+        # The planted updates share half of the parameters and nothing of the sizes of matrices or weights.
+        assert found["seen"][point].mean() > found["within_matrix"][point].mean() + 0.1
+        excess = estimates.of(found["excess"][point])
+        assert 0 < excess.low < excess.mean == pytest.approx((found["seen"] - found["weight_matched"])[point].mean())
+
+
+def test_a_stretch_walks_through_the_checkpoints_between(swept, updates):
+    stretch = stretches.read(swept, "rl")
+    assert stretch.since == "pretrain"
+    assert len(list(stretch.course())) == 3
+    course = updates["course"].sel(kind="all")
+    for view, name in (("stored", "changed_stored"), ("bf16", "changed_bf16")):
+        np.testing.assert_allclose(course.sel(view=view, state="changed"), updates[name].sel(kind="all"), rtol=1e-12)
+        np.testing.assert_allclose(course.sel(view=view).sum("state"), 1.0)
+    start, middle, last = (leaves(swept, name) for name in ("pretrain", "rl-000002", "rl"))
+    cancelled = ((middle != start) & (last == start)).mean(axis=1)
+    np.testing.assert_allclose(course.sel(view="stored", state="touched_and_cancelled"), cancelled)
+
+
+def test_all_checkpoints_are_measured_by_one_program(swept, tmp_path):
+    run = runs.open(shutil.copytree(swept.path, tmp_path / "run", ignore=shutil.ignore_patterns("analysis")))
+    measures.updates(run, ["rl"])
+    programs = changes._over_members._cache_size()
+    found = measures.updates(run, "all")
+    assert changes._over_members._cache_size() == programs
+    assert found["checkpoint"].values.tolist() == ["init", "pretrain", "rl-000002", "rl"]
+    assert found["update"].values.tolist() == [0, 2, 2, 4]
+    changed = found["changed_stored"].sel(kind="all")
+    assert (changed.sel(checkpoint="pretrain") == 0).all()
+    assert (changed.sel(checkpoint="init") == 1).all()  # everything moved by 0.1
+    np.testing.assert_array_equal(changed.sel(checkpoint="rl"), measures.updates(run)["changed_stored"][0, -1])
+    rates = found["learning_rate_sum"].isel(member=0).values
+    np.testing.assert_allclose(rates, [2 * SWEPT.pretrain.learning_rate, 0, 8e-4, 16e-4], rtol=1e-6)
+    assert "touched_and_cancelled" in found["state"]
+
+
+def test_what_pretraining_and_rl_have_in_common_is_asked_member_by_member(swept):
+    found = measures.overlaps(swept, against="init..pretrain").isel(checkpoint=0).sel(mask="changed_bf16", kind="all")
+    before, after = leaves(swept, "pretrain"), leaves(swept, "rl")
+    changed = (before.astype(BF16) != after.astype(BF16)).mean(axis=1)
+    np.testing.assert_allclose(found["seen"], changed)  # pretraining has changed everything
+    np.testing.assert_allclose(found["shares"].sel(compared="seen", share="o1"), 1)
+    np.testing.assert_allclose(found["excess"], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["updates", "overlaps", "spectra"])
+def test_the_command_shows_every_point_and_its_panels_are_whole(swept, capsys, name):
+    assert command.main([name, str(swept.path), "--no-figures"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "rl.learning_rate=0.0001" in said
+    assert "rl.learning_rate=0.01" in said
+    measurement = command.MEASUREMENTS[name]
+    arms = {"one": measurement(swept, ["rl-000002", "rl"]), "two": measurement(swept)}
+    for panel in measurement.panels(arms) if measurement.panels else ():
+        if isinstance(panel, panels.Rows):
+            assert {len(estimate.values) for estimate in panel.estimates.values()} == {4}
+        elif isinstance(panel, panels.Curves):
+            assert {(len(curve.values), curve.values.shape[1]) for curve in panel.curves.values()} <= {(37, 4), (2, 4)}
+        else:
+            assert isinstance(panel, panels.Map)
+            assert panel.values.shape == (len(panel.rows), len(panel.columns))
+            assert np.isfinite(panel.values).sum() == 10
+
+
+@pytest.fixture(scope="module")
+def low(tmp_path_factory):
+    """Two members stored in bfloat16, of which RL moved few parameters."""
+    config = tiny.changed(rl=PPO, pretrain={"updates": 2, "chunk": 2}, policy={"parameter_dtype": "bfloat16"})
+    return planted(tmp_path_factory.mktemp("runs") / "low", config, BF16, (0.0, 0.0, 1e-4))
+
+
+def test_a_run_stored_in_bfloat16_between_chosen_checkpoints_against_itself(low):
+    found = measures.updates(low, since="rl-000002").isel(checkpoint=0)
+    everything = found.sel(kind="all")
+    np.testing.assert_allclose(found["learning_rate_sum"], 2 * 4 * low.config.rl.learning_rate, rtol=1e-6)
+    assert (found.attrs["since"], found.attrs["stored_dtype"]) == ("rl-000002", "bfloat16")
+    for name in ("changed_bf16", "relative"):
+        np.testing.assert_array_equal(everything[name], everything["changed_stored"])
+    np.testing.assert_allclose(
+        everything["changed_stored"], (leaves(low, "rl") != leaves(low, "rl-000002")).mean(axis=1)
+    )
+    assert everything["changed_bf16"].max() < 0.1
+    overlap = measures.overlaps(low, since="rl-000002").isel(checkpoint=0).sel(kind="all")
+    # Fewer moved than a tenth: nothing that stood still may count as having moved far.
+    farthest, changed = (overlap["pairs"].sel(mask=mask).values for mask in masks.MASKS)
+    np.testing.assert_array_equal(farthest, changed)
+    assert np.isnan(estimates.of(overlap["excess"].sel(mask="changed_bf16")).low)  # two members have no interval
+    against = measures.overlaps(low, since="rl-000002", against=str(low.path)).isel(checkpoint=0).sel(kind="all")
+    np.testing.assert_allclose(against["pairs"].sel(mask="changed_bf16"), changed)
+    np.testing.assert_allclose(np.diagonal(changed), 1.0)  # a member against itself
+    np.testing.assert_allclose(against["seen"].sel(mask="changed_bf16"), changed.mean(axis=1))
+
+
+def test_the_scheduled_learning_rate_is_that_of_the_optimiser(tmp_path):
+    config = tiny.changed(rl=PPO)
+    run = planted(tmp_path / "run", config)
+    total = PPO["updates"] * PPO["epochs"] * PPO["minibatches"]
+    factors = np.array([learner.cosine(jnp.int32(step), total, 0.1) for step in range(total)], np.float64)
+    per_update = factors.reshape(PPO["updates"], -1).mean(axis=1, keepdims=True) * 1e-3
+    run.write_metrics("rl", 0, {"learning_rate": np.broadcast_to(per_update, (PPO["updates"], 2))})
+    for checkpoint, steps in (("rl", total), ("rl-000002", 8)):
+        rate = stretches.read(run, checkpoint, "pretrain", used=[0]).learning_rate()
+        np.testing.assert_allclose(rate, 1e-3 * factors[:steps].sum(), rtol=1e-6)
+    back = stretches.read(run, "rl-000002", "rl", used=[0]).learning_rate()
+    np.testing.assert_allclose(back, 1e-3 * factors[8:].sum(), rtol=1e-6)
+    shutil.rmtree(run.path / "metrics")
+    with pytest.raises(RunError, match="update 0 of rl is missing"):
+        stretches.read(run, "rl", "pretrain", used=[0]).learning_rate()
+
+
+def test_members_keep_their_numbers_where_one_has_diverged(swept, updates, tmp_path):
+    run = planted(tmp_path / "lost", SWEPT, diverged=2)
+    found, shape, overlap = (x(run).isel(checkpoint=0) for x in (measures.updates, measures.spectra, measures.overlaps))
+    kept = [0, 1, 3, 4, 5, 6, 7]
+    for dataset in (found, shape, overlap):
+        assert dataset["member"].values.tolist() == kept
+        assert dataset["seed"].values.tolist() == [0, 1, 3, 0, 1, 2, 3]
+    assert overlap["other"].values.tolist() == kept
+    np.testing.assert_array_equal(found["changed_bf16"], updates["changed_bf16"].sel(member=kept))
+    pairs = measures.overlaps(swept)["pairs"].isel(checkpoint=0).sel(member=kept)
+    np.testing.assert_array_equal(overlap["pairs"].sel(mask="changed_bf16"),
+                                  pairs.sel(mask="changed_bf16", other=kept))  # fmt: skip
+
+
+def refused(capsys, *arguments) -> str:
+    assert command.main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_wrong_requests_end_in_one_line(low, swept, tmp_path, capsys):
+    assert "no checkpoint 'sft'; there are init, pretrain" in refused(capsys, "updates", low.path, "--since", "sft")
+    assert "no checkpoint '../rl'" in refused(capsys, "spectra", low.path, "--checkpoints", "../rl")
+    assert "--since" in refused(capsys, "updates", low.path, "--sinse", "init")
+    assert "no such run directory" in refused(capsys, "updates", tmp_path / "none")
+    assert "no such run directory" in refused(capsys, "overlaps", low.path, "--against", tmp_path / "none")
+    assert "no checkpoint 'x'" in refused(capsys, "overlaps", low.path, "--against", "x..rl")
+    wide = planted(tmp_path / "wide", tiny.changed(rl=PPO, policy={"width": 32}))
+    said = refused(capsys, "overlaps", swept.path, "--against", wide.path)
+    assert f"--against {wide.path}: its policy has another shape" in said
+
+
+def test_a_missing_stage_nan_and_a_foreign_checkpoint_are_refused(low, tmp_path, capsys):
+    def copy(name):
+        shutil.copytree(low.path, tmp_path / name, ignore=shutil.ignore_patterns("analysis", "figures"))
+        return runs.open(tmp_path / name)
+
+    run = copy("unfinished")
+    shutil.rmtree(run.path / "checkpoints" / "rl")
+    assert "no checkpoint 'rl'; there are init, pretrain, rl-000002" in refused(capsys, "updates", run.path)
+    run = copy("broken")
+    tree = jax.tree.map(np.array, run.parameters("rl"))
+    tree["norm"]["scale"][1, 3] = np.nan
+    run.save_parameters("rl", tree)
+    assert "of member 1 is not finite" in refused(capsys, "updates", run.path)
+    tree["norm"]["scale"] = tree["norm"]["scale"][:, :5]
+    run.save_parameters("rl", tree)
+    assert "has shape [5] where the run's policy has [16]" in refused(capsys, "updates", run.path)
+    assert not list((run.path / "analysis").glob("*"))

@@ -14,24 +14,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis.weights import Matrices
-from ground import statistics
 
 STRATUM = 32
 """Fewest parameters of similar magnitude that are matched with each other."""
 STRATA = 256
 """Most strata of magnitude in a matrix."""
 CHANCES = {
-    "independent": "both masks redrawn over all parameters of the kind",
-    "within_matrix": "both masks redrawn within each matrix",
-    "weight_matched": f"both redrawn within each matrix among weights of similar magnitude (up to {STRATA} quantiles)",
+    "independent": "by chance, anywhere",
+    "within_matrix": "by chance, in the same matrix",
+    "weight_matched": "by chance, in the same matrix at a similar |w|",
 }
-"""What the overlaps are compared with."""
-OVERLAPS = {
-    "o1": "|A ∩ B| / |A| (arXiv 2505.11711, section 5)",
-    "o2": "|A ∩ B| / |B|",
-    "jaccard": "|A ∩ B| / |A ∪ B|",
-}
-"""How an intersection is expressed."""
+"""What overlaps are compared with: both masks redrawn over all parameters of the kind, within each matrix, and there
+among weights of similar magnitude."""
+OVERLAPS = {"o1": "|A ∩ B| / |A|", "o2": "|A ∩ B| / |B|", "jaccard": "|A ∩ B| / |A ∪ B|"}
+"""How an intersection is expressed; the first two as in arXiv 2505.11711, section 5."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,45 +123,30 @@ def _density(mask: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-Estimate = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Mean over pairs and both ends of its bootstrap interval, float64[...]; NaN for an interval that cannot be had."""
+def of_members(pairs: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """What each member stands for in the mean over all pairs of different members of one point of the grid.
 
-
-def mean(values: np.ndarray) -> np.ndarray:
-    """Mean of float64[..., M, M] over all pairs of different members, both orders; NaN for one member."""
-    different = ~np.eye(values.shape[-1], dtype=bool)
-    return values[..., different].mean(axis=-1) if different.any() else np.full(values.shape[:-2], np.nan)
-
-
-def between(values: np.ndarray) -> Estimate:
-    """`mean` and its interval.
-
-    Pairs that share a member are not independent, so members are resampled, not pairs; a member drawn twice is not
-    paired with itself. Fewer than four members have no interval: their pairs do not show how pairs vary.
+    Pairs that share a member are not independent, so their spread says too little of how their mean varies: the
+    variance of such a mean is four times that of the members' own means (Hoeffding, Ann. Math. Stat. 19, 1948). These
+    are the jackknife's pseudo-values, their own means with the distance from the mean of all so enlarged. Their mean is
+    the mean over pairs, and its interval over members is one that holds that.
 
     Args:
-        values: float64[..., M, M].
+        pairs: float64[..., M, M]; NaN in a pair makes its whole point NaN.
+        points: [M], equal for members of one point.
+
+    Returns:
+        float64[..., M]; a member alone has NaN.
     """
-    members, estimate = values.shape[-1], mean(values)
-    if members < 4:
-        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
-
-    def resampled(draw: np.ndarray, axis: int) -> np.ndarray:
-        chosen = draw.astype(int)
-        different = chosen[:, None] != chosen[None]
-        # A draw of one member alone has no pairs and says nothing; the estimate itself stands in.
-        return values[..., chosen[:, None], chosen[None]][..., different].mean(axis=-1) if different.any() else estimate
-
-    return estimate, *statistics.bootstrap_interval(np.arange(members), statistic=resampled)
-
-
-def across(values: np.ndarray) -> Estimate:
-    """Mean of float64[..., M, N] over all pairs of a member of each of two populations, and its interval.
-
-    The interval is over the members of the first.
-    """
-    rows = values.mean(axis=-1)
-    estimate = rows.mean(axis=-1)
-    if rows.shape[-1] < 2:
-        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
-    return estimate, *statistics.bootstrap_interval(rows, statistic=np.mean)
+    result = np.full(pairs.shape[:-1], np.nan)
+    for point in np.unique(points):
+        (group,) = np.nonzero(points == point)
+        count = len(group)
+        if count < 2:
+            continue
+        different = ~np.eye(count, dtype=bool)
+        own = np.where(different, pairs[..., group[:, None], group], 0.0).sum(axis=-1) / (count - 1)
+        mean = own.mean(axis=-1, keepdims=True)
+        spread = 2 * (count - 1) / (count - 2) if count > 2 else 0.0
+        result[..., group] = mean + spread * (own - mean)
+    return result

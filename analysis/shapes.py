@@ -22,18 +22,20 @@ DENSITY = 0.5
 """Share of a matrix in the principal mask and in the low-magnitude mask; what chance gives an overlap."""
 
 MEASURES = {
-    "rank_share": "numerical rank of the update / min(shape), torch.linalg.matrix_rank's tolerance in float32",
-    "rank_share_above_rounding": "the same, counting only singular values that rounding W' to its dtype cannot make",
-    "stable_rank": "‖Δ‖F² / ‖Δ‖₂²",
-    "effective_rank": "exponential of the entropy of σ(Δ) / Σσ(Δ)",
-    **{f"energy_top_{k}": f"share of ‖Δ‖F² in its {k} largest singular values" for k in TOP},
-    "normalised_spectral_shift": "‖σ(W') − σ(W)‖ / ‖σ(W)‖ (arXiv 2606.07082)",
-    "left_angle_largest": "largest principal angle between the leading left singular subspaces of W and W', degrees",
-    "left_angle_mean": "mean of those angles, degrees",
-    "right_angle_largest": "the same of the right singular subspaces, degrees",
-    "right_angle_mean": "mean of those angles, degrees",
+    # With the tolerance of torch.linalg.matrix_rank in float32, and above what rounding W' to its dtype can make.
+    "rank_share": "rank of Δ / full rank",
+    "rank_share_above_rounding": "rank of Δ above rounding / full rank",
+    "stable_rank": "stable rank of Δ, ‖Δ‖F² / ‖Δ‖₂²",
+    "effective_rank": "effective rank of Δ, exp H(σ / Σσ)",
+    **{f"energy_top_{k}": f"‖Δ‖F² in its {k} largest σ" for k in TOP},
+    "normalised_spectral_shift": "spectral shift, ‖σ(W') − σ(W)‖ / ‖σ(W)‖",  # arXiv 2606.07082
+    # Between the leading singular subspaces of W and W'.
+    "left_angle_largest": "largest angle of left subspaces",
+    "left_angle_mean": "mean angle of left subspaces",
+    "right_angle_largest": "largest angle of right subspaces",
+    "right_angle_mean": "mean angle of right subspaces",
 }
-"""What `shape` measures of one matrix."""
+"""What `shape` measures of one matrix; angles in degrees."""
 
 
 def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE) -> dict[str, np.ndarray]:
@@ -59,7 +61,7 @@ def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE)
         entropy = -np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), share).sum(axis=1)
         tolerance = largest * max(first.shape[1:]) * np.finfo(np.float32).eps
         rounding = np.linalg.norm(second, axis=(1, 2)) * unit
-        found = {
+        measured = {
             "rank_share": (update > tolerance[:, None]).sum(axis=1) / least,
             "rank_share_above_rounding": (update > np.maximum(tolerance, rounding)[:, None]).sum(axis=1) / least,
             "stable_rank": energy.sum(axis=1) / energy[:, 0],
@@ -71,9 +73,9 @@ def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE)
     defined = (sigma[:, 0] > 0) & (sigma_after[:, 0] > 0)
     for side, start, end in (("left", left, left_after), ("right", right, right_after)):
         angles = principal_angles(start[:, :, :rank], end[:, :, :rank])
-        found[f"{side}_angle_largest"] = np.where(defined, angles.max(axis=1), np.nan)
-        found[f"{side}_angle_mean"] = np.where(defined, angles.mean(axis=1), np.nan)
-    return {name: found[name].astype(np.float64) for name in MEASURES}
+        measured[f"{side}_angle_largest"] = np.where(defined, angles.max(axis=1), np.nan)
+        measured[f"{side}_angle_mean"] = np.where(defined, angles.mean(axis=1), np.nan)
+    return {name: measured[name].astype(np.float64) for name in MEASURES}
 
 
 def principal_rank(dimensions: tuple[int, ...], rank_share: float = RANK_SHARE) -> int:
@@ -143,7 +145,7 @@ def location(
         baseline, what chance gives: the density of either reference. float64[M]; NaN for a matrix of zeros, which has
         no order.
     """
-    found = {}
+    places = {}
     for name, matrix in before.items():
         if matrix.ndim != 3:
             continue
@@ -153,8 +155,8 @@ def location(
         references = {"principal": principal_mask(matrix, rank_share), "low_magnitude": low_magnitude_mask(matrix)}
         for (mask, matrices), (key, reference) in itertools.product(updated.items(), references.items()):
             inside[f"{mask}_{key}"] = share_inside(matrices[name], reference)
-        found[name] = {key: np.where(empty, np.nan, share) for key, share in inside.items()}
-    return found
+        places[name] = {key: np.where(empty, np.nan, share) for key, share in inside.items()}
+    return places
 
 
 def _svd(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

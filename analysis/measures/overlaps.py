@@ -1,0 +1,93 @@
+"""Do different members, runs or stages change the same parameters, beyond what chance and the sizes of weights give?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from agents import runs
+from agents.runs import Run
+from analysis import estimates, masks, stretches, tallies
+from analysis.estimates import of
+from analysis.figures.panels import Panel, Rows
+from analysis.measure import end, measure
+from analysis.stretches import Stretch
+from ground.terminal import ConfigError
+
+COMPARED = {"seen": "Jaccard index"} | tallies.CHANCES
+"""What is seen, and the chances beside it."""
+
+
+def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """The overlap of the farthest-moving tenths beyond the finest chance: of all parameters, and kind by kind."""
+    columns = {name: x["excess"].sel(mask="farthest_10_percent") for name, x in estimates.columns(arms).items()}
+    words = "Jaccard index of the farthest-moving 10 %, less weight-matched chance"
+    drawn: list[Panel] = [Rows({name: of(x.sel(kind="all")) for name, x in columns.items()}, words, {"chance": 0.0})]
+    for name, x in columns.items():
+        kinds = {str(kind): of(x.sel(kind=kind)) for kind in x["kind"].values if kind != "all"}
+        drawn.append(Rows(kinds, f"{words}: {name}", {"chance": 0.0}))
+    return drawn
+
+
+@measure(checkpoints=end, panels=panels)
+def overlaps(run: Run, checkpoint: str, *, since: str = "", against: str = "") -> xr.Dataset:
+    """Whether members change the same parameters, against three chances.
+
+    Args:
+        since: checkpoint that changes are counted from; by default the one that training set out from.
+        against: instead of with each other (at one point of the grid), members are compared with all members of
+            another run, by its directory, between the same checkpoints; or, by two names as in `init..pretrain`, with
+            themselves between those.
+
+    Returns:
+        `seen` and each of `tallies.CHANCES` float64[mask, kind, member], Jaccard indices; `excess`, the index seen less
+        that of the finest chance; `shares` float64[compared, share, mask, kind, member], |A ∩ B| over |A| and over |B|.
+        A member's value is the mean over those that it is compared with; among members of one run it is its
+        part in the mean over all pairs, `tallies.of_members`. `pairs` float64[mask, kind, member, other] has the
+        index seen of every pair. Where a mask is empty they are NaN.
+    """
+    first = stretches.read(run, checkpoint, since)
+    second, alike = _other(first, against)
+    mine = masks.compared(first.before, first.after, seed=0)
+    theirs = masks.compared(second.before, second.after, seed=1) if against else mine
+
+    def of_members(values: np.ndarray) -> np.ndarray:
+        if not against:
+            return tallies.of_members(values, np.array([member.label for member in run.population]))
+        return np.diagonal(values, axis1=-2, axis2=-1) if alike else values.mean(axis=-1)
+
+    tables = []
+    for mask in masks.MASKS:
+        parts = tallies.tallies(mine[mask], theirs[mask], first.before, second.before)
+        tables.append([tallies.total(parts, names).overlaps() for names in first.kinds.values()])
+    every = np.array([[[list(x.values()) for x in table.values()] for table in of_mask] for of_mask in tables])
+    every = np.moveaxis(every, (2, 3), (0, 1))  # compared, expression, mask, kind, member, other
+    pairs, means = every[0, -1], of_members(every)
+    excess = of_members(every[0, -1] - every[list(COMPARED).index("weight_matched"), -1])
+    place = ("mask", "kind", "member")
+    variables = {
+        name: (place, jaccard, {"long_name": words, "table": int(name == "seen")})
+        for (name, words), jaccard in zip(COMPARED.items(), means[:, -1], strict=True)
+    }
+    variables |= {
+        "excess": (place, excess, {"long_name": "Jaccard index beyond weight-matched chance"}),
+        "shares": (("compared", "share", *place), means[:, :-1], {"long_name": "shares of a mask", "table": 0}),
+        "pairs": ((*place, "other"), pairs, {"long_name": "Jaccard index of pairs", "table": 0}),
+    }
+    labels = {"mask": list(masks.MASKS), "kind": list(first.kinds), "other": second.run.kept}
+    labels |= {"compared": list(COMPARED), "share": list(tallies.OVERLAPS)[:-1]}
+    return xr.Dataset(variables, labels, first.about)
+
+
+def _other(first: Stretch, against: str) -> tuple[Stretch, bool]:
+    """What an update is compared with, and whether that is another update of the very same members."""
+    since, dots, checkpoint = against.partition("..")
+    if not against:
+        return first, False
+    if dots and since and checkpoint and "/" not in against:
+        return stretches.read(first.run, checkpoint, since, first.used), True
+    second = stretches.read(runs.open(against), first.checkpoint, first.since, first.used)
+    shapes = [{name: x.shape[1:] for name, x in stretch.before.items()} for stretch in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(f"--against {against}: its policy has another shape; give a run of the same policy")
+    return second, False

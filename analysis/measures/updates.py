@@ -1,0 +1,116 @@
+"""How many parameters training changed, by every definition in use, beside how far its steps could have gone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from agents.runs import Run
+from analysis import changes, estimates, stretches, weights
+from analysis.estimates import of
+from analysis.figures.panels import Curve, Curves, Map, Panel, Rows
+from analysis.measure import end, measure
+
+MEANINGS = {name: meaning for name, (*_, meaning) in changes.DEFINITIONS.items()} | changes.CONCENTRATIONS
+SHOWN = ("changed_bf16", "paper", "relative", "changed_stored", "holding_90")
+"""Those of `MEANINGS` that tables show."""
+UNITS = {"participation_ratio": ""}
+
+
+def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """Shares by the paper's definition, along the tolerance and along training, and where the changes lie."""
+    columns, words = estimates.columns(arms), f"parameters that {MEANINGS['paper']} (%)"
+    shares = {name: of(x["paper"].sel(kind="all")) for name, x in columns.items()}
+    drawn: list[Panel] = [Rows(shares, words, percent=True)]
+    for view, words in (("bf16", "in bfloat16"), ("stored", "as stored")):
+        curves = {name: x["curve"].sel(kind="all", view=view, scale="absolute") for name, x in columns.items()}
+        lines = {name: Curve(changes.TOLERANCES[1:], y.values[1:], y["unit"].values) for name, y in curves.items()}
+        drawn.append(Curves(lines, f"tolerance on |Δ|, {words}", "parameters beyond it (%)", percent=True, log_x=True))
+    for arm, dataset in arms.items():
+        for point, x in dataset.groupby("point"):
+            if x.sizes["checkpoint"] > 1:
+                course = x["course"].sel(kind="all", view="stored").transpose("state", "checkpoint", "member")
+                lines = {
+                    name.replace("_", " "): Curve(
+                        x["update"].values, course.sel(state=name).values, x["unit"].values[-1]
+                    )
+                    for name in changes.STATES
+                }
+                label = ", ".join(["updates", *filter(None, [arm if len(arms) > 1 else "", str(point)])])
+                drawn.append(Curves(lines, label, "parameters as stored (%)", percent=True))
+    return drawn + [where(x["by_matrix"].sel(measure="changed_bf16"), name) for name, x in columns.items()]
+
+
+def where(values: xr.DataArray, name: str) -> Map:
+    """A number of every matrix, in its layer's row and the column of what it does there."""
+    names = values["matrix"].values.tolist()
+    rows, columns = ([*dict.fromkeys(map(part, names))] for part in (_row, weights.role))
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for matrix, value in zip(names, values.mean("member").values, strict=True):
+        grid[rows.index(_row(matrix)), columns.index(weights.role(matrix))] = 100 * value
+    return Map(grid, tuple(rows), tuple(columns), f"{name}: parameters that {MEANINGS['changed_bf16']} (%)")
+
+
+@measure(checkpoints=end, panels=panels)
+def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
+    """How many parameters training has changed, by every definition in use.
+
+    Args:
+        since: checkpoint that changes are counted from; by default the one that training set out from.
+
+    Returns:
+        Shares of the parameters of each kind, float64[kind, member]: those changed by each of `changes.DEFINITIONS`,
+        and `changes.CONCENTRATIONS`. Beside them `learning_rate_sum` [member] over the steps,
+        `median_weight` and `learning_rate_sum_over_median_weight` [kind, member]. For figures
+        `by_matrix` [measure, matrix, member], `curve` [tolerance, view, scale, kind, member], the share that moved by
+        more than a tolerance, and `course` [state, view, kind, member], what has become of the parameters as seen at
+        the checkpoints kept so far: what changed and was cancelled between two of them counts as never touched.
+        `parameters` int[kind].
+    """
+    stretch = stretches.read(run, checkpoint, since)
+    before, after, kinds = stretch.before, stretch.after, stretch.kinds
+    counted, sizes = changes.curves(before, after), changes.sizes(before)
+
+    def measured(names: list[str]) -> dict[str, np.ndarray]:
+        shares = changes.fraction(counted, sizes, names)
+        return changes.defined(shares) | changes.concentration(before, after, names)
+
+    def of_kinds(function) -> np.ndarray:
+        return np.stack([function(names) for names in kinds.values()])
+
+    *_, last = changes.course(stretch.course())
+    rate, median = stretch.learning_rate(), of_kinds(lambda names: changes.median_weight(before, names))
+    share, hidden = {"units": "share of the parameters"}, {"table": 0}
+    dataset = stretches.dataset(
+        {kind: measured(names) for kind, names in kinds.items()},
+        {name: measured([name]) for name in before},
+        MEANINGS, UNITS, SHOWN,
+    )  # fmt: skip
+    dataset = dataset.assign(
+        learning_rate_sum=("member", rate, {"long_name": "learning rate summed over the steps"}),
+        median_weight=(("kind", "member"), median, {"long_name": "median |w|"} | hidden),
+        learning_rate_sum_over_median_weight=(
+            ("kind", "member"),
+            rate / np.where(median > 0, median, np.nan),
+            {"long_name": "that sum over the median |w|"},
+        ),
+        curve=(
+            ("kind", "member", "view", "scale", "tolerance"),
+            of_kinds(lambda names: changes.fraction(counted, sizes, names)),
+            {"long_name": "moved by more than a tolerance"} | share | hidden,
+        ),
+        course=(
+            ("kind", "member", "view", "state"),
+            of_kinds(lambda names: changes.fraction(last, sizes, names)),
+            {"long_name": "what has become of the parameters"} | share | hidden,
+        ),
+        parameters=("kind", of_kinds(lambda names: sum(sizes[name] for name in names))),
+    )
+    dataset = dataset.transpose("tolerance", "state", "view", "scale", "measure", "matrix", "kind", "member")
+    labels = {"view": [*changes.VIEWS], "scale": [*changes.SCALES], "state": [*changes.STATES]}
+    return dataset.assign_coords(labels | {"tolerance": changes.TOLERANCES}).assign_attrs(stretch.about)
+
+
+def _row(matrix: str) -> str:
+    layer = weights.layer(matrix)
+    return "outside" if layer is None else f"block {layer}"
