@@ -126,9 +126,9 @@ class Measurement:
         identity = {"measurement": self.name, "version": self.version, "options": options, "checkpoint": checkpoint}
         text = json.dumps(files.plain(identity, self.name), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        path = run.analysis("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
-        if path.exists():
-            return _read(path)
+        name = "-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc"
+        if (run.path / "analysis" / name).exists():
+            return _read(run.path / "analysis" / name)
         tell(f"{run.path.name}: {self.name}{f' of {checkpoint}' if checkpoint else ''}")
         arguments = (run, checkpoint) if checkpoint else (run,)
         dataset = _labelled(run, self.function(*arguments, **options), checkpoint, self.name)
@@ -138,7 +138,7 @@ class Measurement:
             "commit": json.dumps(runs.provenance()["git"]),
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        _write(path, dataset)
+        _write(run.analysis(name), dataset)
         return dataset
 
 
