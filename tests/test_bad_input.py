@@ -151,7 +151,7 @@ def test_any_words_are_refused_in_one_line(capsys, monkeypatch, tmp_path_factory
         ("train", ["--population.sweep", "rl.learning_rat=1,2"], "rl.learning_rate"),
         ("train", ["--world.name", "EmojiMaze-v1"], "EmojiMaze-v0"),
         ("analysis", ["concept", "x"], "concepts"),
-        ("analysis", ["updates", "x", "--befor", "init"], "--before"),
+        ("analysis", ["updates", "x", "--sinc", "init"], "--since"),
         ("studies", ["run", "functional-welfar"], "functional_welfare"),
         ("studies", ["lists"], "list"),
         ("benchmarks", ["train", "--repeat", "3"], "--repeats"),
@@ -276,10 +276,10 @@ def test_what_is_no_run_is_refused_by_every_command(capsys, monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["updates", "--before", "nowhere"],
-        ["updates", "--after", "rl-000007"],
-        ["updates", "--before", "../pretrain"],
-        ["updates", "--against", "nowhere"],
+        ["updates", "--since", "nowhere"],
+        ["updates", "--checkpoints", "rl-000007"],
+        ["spectra", "--since", "../pretrain"],
+        ["overlaps", "--against", "nowhere"],
         ["concepts", "--episodes", "0"],
         ["concepts", "--permutations", "-1"],
         ["concepts", "--against", "nowhere"],

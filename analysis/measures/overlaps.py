@@ -19,8 +19,9 @@ COMPARED = {"seen": "Jaccard index"} | tallies.CHANCES
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
-    """The overlap of the farthest-moving tenths beyond the finest chance: of all parameters, and kind by kind."""
-    columns = {name: x["excess"].sel(mask="farthest_10_percent") for name, x in estimates.columns(arms).items()}
+    """Overlap of the farthest-moving tenths at the last checkpoint, beyond the finest chance: of all, and by kind."""
+    parts = estimates.columns({arm: x.isel(checkpoint=-1) for arm, x in arms.items()})
+    columns = {name: x["excess"].sel(mask="farthest_10_percent") for name, x in parts.items()}
     words = "Jaccard index of the farthest-moving 10 %, less weight-matched chance"
     drawn: list[Panel] = [Rows({name: of(x.sel(kind="all")) for name, x in columns.items()}, words, {"chance": 0.0})]
     for name, x in columns.items():

@@ -18,8 +18,9 @@ UNITS = {"participation_ratio": ""}
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
-    """Shares by the paper's definition, along the tolerance and along training, and where the changes lie."""
-    columns, words = estimates.columns(arms), f"parameters that {MEANINGS['paper']} (%)"
+    """Shares at the last checkpoint, by the paper's definition and along tolerances; the course; where changes lie."""
+    columns = estimates.columns({arm: x.isel(checkpoint=-1) for arm, x in arms.items()})
+    words = f"parameters that {MEANINGS['paper']} (%)"
     shares = {name: of(x["paper"].sel(kind="all")) for name, x in columns.items()}
     drawn: list[Panel] = [Rows(shares, words, percent=True)]
     for view, words in (("bf16", "in bfloat16"), ("stored", "as stored")):
