@@ -1,13 +1,12 @@
 """Concept vectors: directions of the residual stream that stand for stepping onto a Path, Gold or Mold tile.
 
-All functions take the activations of one member and are vmapped over members by the caller. Axis names: N episodes,
-C = 3 classes in the order Path, Gold, Mold, L layers, D width.
+All functions but the last two take the activations of one member and are mapped over members by the caller. Axis
+names: N episodes, C = 3 classes in the order Path, Gold, Mold, L layers, D width.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from analysis import extraction
@@ -195,48 +194,6 @@ def measure(
     )
 
 
-def extract(
-    policy: Any,
-    parameters: Any,
-    world: Any,
-    tile_map: jax.Array,
-    training: extraction.Approaches,
-    held_out: extraction.Approaches,
-    written: jax.Array,
-    key: jax.Array,
-    permutations: int = 200,
-) -> Concepts:
-    """The concepts of one member.
-
-    Args:
-        policy, parameters: of the member.
-        world: where the episodes were drawn.
-        tile_map: int32[5], the emoji that this member knows.
-        training, held_out: from `extraction.approaches`, written in the tile map `written`.
-        key: of the label permutations.
-        permutations: how many.
-    """
-
-    def read(episodes):
-        return _read(policy, parameters, world, tile_map, episodes, written)
-
-    strata = training.directions * (world.turns + 1) + training.steps
-    return measure(read(training), training.classes, read(held_out), held_out.classes, key, permutations, strata)
-
-
-def extract_means(
-    policy: Any, parameters: Any, world: Any, tile_map: jax.Array, episodes: extraction.Approaches, written: jax.Array
-) -> jax.Array:
-    """The class means of one member alone, float32[C, L, D]; arguments as in `extract`."""
-    return class_means(_read(policy, parameters, world, tile_map, episodes, written), episodes.classes)
-
-
-def _read(policy, parameters, world, tile_map, episodes, written) -> jax.Array:
-    """The residual stream at every last move, float32[N, L, D], of episodes in the emoji that a member knows."""
-    sequence = extraction.retile(episodes.tokens, written, tile_map)
-    return extraction.read_last(policy, parameters, world, sequence, extraction.blocks(policy))
-
-
 def coordinate(activations: jax.Array, found: Concepts) -> jax.Array:
     """Where activations [..., L, D] stand between Mold and Gold: −1 at Mold's class mean, +1 at Gold's; [..., L].
 
@@ -247,3 +204,29 @@ def coordinate(activations: jax.Array, found: Concepts) -> jax.Array:
     from_middle = activations - jnp.broadcast_to(found.centre + (gold + mold) / 2, activations.shape)
     unit = 2 * axis / jnp.maximum(jnp.square(axis).sum(axis=-1, keepdims=True), 1e-30)
     return jnp.einsum("...ld,ld->...l", from_middle, unit)
+
+
+def at(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """Values [M, ..., L] at each member's layer, indices int[M], or [M, C, L] at each class's, int[M, C]; [M, ...]."""
+    index = layers.reshape(*layers.shape, *(1 for _ in range(values.ndim - layers.ndim)))
+    return np.take_along_axis(values, index, axis=-1)[..., 0]
+
+
+def agreement(axes: np.ndarray, tile_maps: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Mean cosine of each member's axis with those of members that know the same emoji, and others; float64[M, 2].
+
+    An axis that is an emoji's own turns with the tile map: over all orders of three emoji its mean cosine with the
+    others is −1/5.
+
+    Args:
+        axes: float[M, D].
+        tile_maps: int[M, 5].
+        units: int[M], equal for exact twins, which are not compared. NaN where there is nobody to compare with.
+    """
+    axes = axes.astype(np.float64)
+    axes /= np.maximum(np.linalg.norm(axes, axis=-1, keepdims=True), 1e-30)
+    same = (tile_maps[:, None] == tile_maps[None]).all(axis=-1)
+    others = units[:, None] != units[None]
+    kinds = np.stack([same & others, ~same & others])
+    count = kinds.sum(axis=-1)
+    return np.where(count > 0, (kinds * (axes @ axes.T)).sum(axis=-1) / np.maximum(count, 1), np.nan).T

@@ -11,6 +11,13 @@ from agents.policies import Parameters
 from analysis import concepts, tracking
 from envs import tokens
 
+NAMES = (
+    *("axis", "gold", "mold", "path", "axis before", "gold before", "mold before"),
+    *("axis without emoji", "axis without value head"),
+)
+"""What `of_member` finds one direction for."""
+CONTROLS = ("random", "orthogonal")
+"""What it draws `RANDOM` directions for."""
 RANDOM = 128
 """Random directions of a control; the smallest permutation p is then 1/129."""
 

@@ -8,6 +8,7 @@ The set is off-policy, so that it has Mold steps whatever a policy would do.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ from flax import struct
 
 from agents.learning import learner
 from agents.policies import Intervention, Parameters, Policy
+from agents.runs import Run
 from envs import base, maze, tokens
+from ground import seeds
+from ground.terminal import ConfigError
 
 CLASSES = (tokens.PATH, tokens.GOLD, tokens.MOLD)
 """The roles of the last tile; a class is the index here, and equals the role."""
@@ -127,6 +131,68 @@ def approaches(
         steps=jnp.asarray(steps),
         found=done.reshape(-1),
     )
+
+
+@struct.dataclass
+class Sets:
+    """Episodes that every member, checkpoint and arm reads."""
+
+    training: Approaches
+    """Of which the vectors are made."""
+    held_out: Approaches
+    """By which layers are chosen."""
+    written: jax.Array
+    """int32[5], the tile map that they are written in."""
+
+
+def check(option: str, episodes: int) -> None:
+    """Refuse a size of the extraction set that cannot be balanced, or leaves too little to measure: ConfigError."""
+    if episodes < 120 or episodes % 12:
+        raise ConfigError(f"--{option}={episodes}: use a multiple of 12, at least 120")
+
+
+def sets(run: Run, episodes: int, seed: int) -> Sets:
+    """The extraction sets of a run's world (of its first member's, where they differ): the same for all such runs.
+
+    Args:
+        run: whose world it is.
+        episodes: of which the vectors are made, see `check`; a fifth as many are held out.
+        seed: of all chance.
+
+    Raises:
+        ConfigError: the run's world has no such episodes, or none of a class.
+    """
+    if not isinstance(run.world, maze.EmojiMaze):
+        raise ConfigError(f"{run.path}: concepts are of EmojiMaze-v0 alone, and the run's world is another")
+    values = run.population[0].values.items()
+    swept = {path.removeprefix("world."): value for path, value in values if path.startswith("world.")}
+    params: Any = run.params
+    drawn = _sets(dataclasses.replace(run.config.world, **swept), episodes, seed)
+    for part in (drawn.training, drawn.held_out):
+        missing = np.bincount(np.asarray(part.classes)[~np.asarray(part.found)], minlength=3)
+        if missing.any():
+            role = int(np.argmax(missing))
+            raise ConfigError(
+                f"{run.path}: {missing[role]} of {len(part.classes) // 3} episodes of class "
+                f"{tokens.ROLES[role].title()} cannot be found in {TRIES} mazes each; the run's world.gold_ratio="
+                f"{float(params.gold_ratio[0]):g} leaves too few such tiles, so analyse a run with more"
+            )
+    return drawn
+
+
+@functools.lru_cache(maxsize=4)
+def _sets(config: Any, episodes: int, seed: int) -> Sets:
+    world, params = config.make()
+    held_out = max(episodes // 60 * 12, 12)
+    training_key, held_out_key, _ = jax.random.split(seeds.held_out("concepts", seed), 3)
+    training = approaches(world, params, training_key, episodes)
+    return Sets(training, approaches(world, params, held_out_key, held_out), params.tile_map)
+
+
+def keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The keys of label permutations, of goal tracking and of narrated episodes."""
+    permutations, tracking, narrated = jax.random.split(jax.random.split(seeds.held_out("concepts", seed), 3)[2], 3)
+    return permutations, tracking, narrated
 
 
 def retile(sequence: jax.Array, written: jax.Array, wanted: jax.Array) -> jax.Array:

@@ -30,7 +30,6 @@ from agents.learning import demonstrations, learner, rl, rollout
 from agents.learning.demonstrations import Demonstrations
 from agents.policies import Parameters, Policy
 from agents.runs import evaluation
-from analysis import populations
 from envs import base, personas, tokens
 from envs.personas import Traits
 from ground import seeds
@@ -246,7 +245,7 @@ def measure(
         resampled = jax.vmap(lambda x: (mean_posterior(seen, x), implied(chances, seen, x)))(counts)
         return found, resampled
 
-    mesh = populations.mesh(len(params.tile_map))
+    mesh = learner.population_mesh(len(params.tile_map), 1)
     return learner.over_members(member, mesh)(parameters, params, shown)
 
 

@@ -160,6 +160,18 @@ def arms(run: Run) -> list[str]:
     return ["init", *ends(run)]
 
 
+def twins(run: Run, checkpoint: str | None) -> np.ndarray:
+    """int[K], equal labels for kept members that are exact twins; without a checkpoint, of the run as a whole."""
+    trained = checkpoint is None or checkpoint.partition("-")[0] in ("sft", "rl")
+    return (np.arange(run.members) if trained else run.config.starts)[run.kept]
+
+
+def once(run: Run, checkpoint: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """One of each set of twins, int[U] among the kept members, and which of those every kept member equals, int[K]."""
+    _, first, copies = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+    return first, copies
+
+
 def measure(
     version: int = 1,
     also: Sequence[str] = (),
@@ -195,13 +207,16 @@ def measure(
     return register
 
 
+def variable(dims: str, values: Any, long_name: str, units: str = "", **attributes: Any) -> tuple[Any, Any, Any]:
+    """A variable of a dataset: its dims by their names, blanks between; `table=0` leaves it out of the table."""
+    return dims.split(), values, {"long_name": long_name, "units": units, **attributes}
+
+
 def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) -> xr.Dataset:
     """With the labels of members and of the checkpoint."""
     if dataset.sizes.get("member") != len(run.kept):
         raise ValueError(f"{name}: {dict(dataset.sizes)} where the member axis must have {len(run.kept)}")
     config, population = run.config, run.population
-    trained = checkpoint is None or checkpoint.partition("-")[0] in ("sft", "rl")
-    twins = np.arange(run.members) if trained else config.starts
     labels: dict[str, Any] = {
         "member": run.kept.astype(np.int32),
         "seed": ("member", np.array([member.seed for member in population], np.int32)),
@@ -209,7 +224,7 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
         "point": ("member", np.array([member.label for member in population], np.str_)),
         **{path: ("member", np.array([member.values[path] for member in population])) for path in population[0].values},
     }
-    unit = twins[run.kept].astype(np.int32)
+    unit = twins(run, checkpoint).astype(np.int32)
     if checkpoint is None:
         return dataset.assign_coords(labels | {"unit": ("member", unit)})
     stage, _, update = checkpoint.partition("-")

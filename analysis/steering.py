@@ -12,7 +12,7 @@ from flax import struct
 
 from agents.learning import learner, objectives, rl, rollout
 from agents.policies import Intervention, Parameters, Policy
-from analysis import concepts, directions, populations
+from analysis import directions
 from envs import base, tokens
 
 STRENGTHS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
@@ -186,15 +186,12 @@ def steer(
             plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
         )
 
-    return learner.over_members(member, populations.mesh(len(layer)))(parameters, params, named, layer)
+    return learner.over_members(member, learner.population_mesh(len(layer), 1))(parameters, params, named, layer)
 
 
+@jax.jit
 def named_directions(
-    parameters: Parameters,
-    found: concepts.Concepts,
-    before: concepts.Concepts,
-    tile_maps: jax.Array,
-    key: jax.Array,
+    parameters: Parameters, vectors: jax.Array, before: jax.Array, tile_maps: jax.Array, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The directions of every member, float32[M, K, L, D], all as long as half the way from Mold's to Gold's mean.
 
@@ -202,14 +199,15 @@ def named_directions(
 
     Args:
         parameters: of the members; the emoji and value-head controls come from them.
-        found, before: the members' concepts, and those of the model before RL.
+        vectors, before: the members' concept vectors, float32[M, C, L, D], and those of the model before RL.
         tile_maps: int32[M, 5].
         key: of the random directions.
     """
 
-    def member(parameters, found, before, tile_map):
-        half = jnp.linalg.norm(found.means[tokens.GOLD] - found.means[tokens.MOLD], axis=-1) / 2
-        every = directions.of_member(parameters, found.vectors, before.vectors, tile_map, key)
+    def member(parameters, vectors, before, tile_map):
+        # v_Gold − v_Mold is 3/2 of the difference of the class means.
+        half = jnp.linalg.norm(directions.reward_axis(vectors), axis=-1) / 3
+        every = directions.of_member(parameters, vectors, before, tile_map, key)
         return {name: directions.with_norm(tried, half[None]) for name, tried in every.items() if name != "orthogonal"}
 
-    return jax.vmap(member)(parameters, found, before, tile_maps)
+    return jax.vmap(member)(parameters, vectors, before, tile_maps)

@@ -6,6 +6,7 @@ consequence.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -128,26 +129,29 @@ class Narrator:
     """float32[D], what makes the policy say 😀 rather than 😞: the difference of their unembeddings."""
 
 
-def narrator(
-    policy: Policy,
-    parameters: Parameters,
+@functools.partial(jax.jit, static_argnames=("world", "config", "episodes"), compiler_options=learner.OPTIMISED)
+def narrated(
     world: base.World,
     params: base.WorldParams,
     config: demonstrations.Demonstrations,
     key: jax.Array,
-    episodes: int,
-) -> Narrator:
-    """Read the narrator's direction off narrated episodes of the personas, with the tile maps of pretraining.
+    episodes: int = 1024,
+) -> jax.Array:
+    """Narrated episodes of the personas, with the tile maps of pretraining; tokens int32[N, S].
 
-    The same episodes serve a policy that never met a narrator: the control.
+    The same serve a policy that never met a narrator: the control.
     """
     told = dataclasses.replace(params, narration=jnp.array(True))
-    played = demonstrations.persona_episodes(config, world, told, key, episodes, learner.Shards())
+    return demonstrations.persona_episodes(config, world, told, key, episodes, learner.Shards()).tokens
+
+
+def narrator(policy: Policy, parameters: Parameters, world: base.World, told: jax.Array) -> Narrator:
+    """Read the narrator's direction off `narrated` episodes, int32[N, S]."""
     moves = jnp.asarray(world.action_positions()[:-1], jnp.int32)
-    positions = jnp.broadcast_to(jnp.concatenate([moves, moves + 1]), (episodes, 2 * len(moves)))
-    stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))
-    stream = jnp.moveaxis(stream.reshape(episodes, 2, len(moves), *stream.shape[2:]), 1, 0)
-    word = played.tokens[:, moves + 1]
+    positions = jnp.broadcast_to(jnp.concatenate([moves, moves + 1]), (len(told), 2 * len(moves)))
+    stream = extraction.residuals(policy, parameters, told, positions, extraction.blocks(policy))
+    stream = jnp.moveaxis(stream.reshape(len(told), 2, len(moves), *stream.shape[2:]), 1, 0)
+    word = told[:, moves + 1]
 
     def mean(site, token):
         return jnp.mean(stream[site], axis=(0, 1), where=(word == token)[..., None, None])

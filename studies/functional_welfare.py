@@ -10,7 +10,7 @@ import numpy as np
 from agents import runs
 from agents.runs import config as configs
 from agents.runs.config import Config
-from analysis import drawing, findings
+from analysis import drawing
 from studies import plots
 from studies.claims import Criterion, Estimate, Question
 from studies.store import Store
@@ -82,13 +82,13 @@ def estimate(found: Mapping[str, Any], steered: Mapping[str, Any]) -> tuple[dict
     """Estimates, tables and the figure's description, from the documents of the analyses.
 
     Args:
-        found: arm of the study → what `analysis concepts` says of its run, the effect first; see `findings.arms`.
+        found: arm of the study → what `analysis concepts` says of its run, the effect first.
         steered: what `analysis steer` says of the PPO arm after RL; empty where nothing was steered.
     """
     each: dict[str, Estimate] = {}
-    places = {name: findings.effect(parts)[1] for name, parts in found.items()}
-    places |= {"before": findings.before(found["ppo"])[1], "untrained": found["ppo"][findings.UNTRAINED]}
-    places |= {"unnarrated_before": findings.before(found["unnarrated"])[1]} if "unnarrated" in found else {}
+    places = {name: _effect(parts) for name, parts in found.items()}
+    places |= {"before": _before(found["ppo"]), "untrained": found["ppo"]["untrained"]}
+    places |= {"unnarrated_before": _before(found["unnarrated"])} if "unnarrated" in found else {}
     for name, part in places.items():
         what = _TITLES.get(name, name.replace("_", " "))
         control = "" if name in ("before", "untrained") else "before"
@@ -110,7 +110,7 @@ def estimate(found: Mapping[str, Any], steered: Mapping[str, Any]) -> tuple[dict
         return _of(values - np.broadcast_to(others, values.shape), meaning)
 
     each["tracking_beyond_untrained"] = less("tracking_ppo", "tracking_untrained", "d after RL less d untrained")
-    d, random = _tracking(findings.effect(found["ppo"])[1])
+    d, random = _tracking(_effect(found["ppo"]))
     each["tracking_beyond_random"] = _of(d - random, "d after RL less the 97.5 % quantile of random directions' |d|")
     each["tracking_before_beyond_untrained"] = less(
         "tracking_before", "tracking_untrained", "d before RL less untrained"
@@ -147,6 +147,14 @@ def estimate(found: Mapping[str, Any], steered: Mapping[str, Any]) -> tuple[dict
             f"{mean['steering_random_limit']} along 2.5 % of random directions."
         )
     return each, tables, alt
+
+
+def _effect(parts: Mapping[str, Any]) -> Any:
+    return next(iter(parts.values()))
+
+
+def _before(parts: Mapping[str, Any]) -> Any:
+    return next((part for name, part in parts.items() if name.startswith("before")), _effect(parts))
 
 
 def _steering(steered: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -1,34 +1,200 @@
-"""The commands that look inside, on a run of their own: what they write and print, and what they refuse."""
+"""Concepts, tracking and steering of runs whose policies are drawn at random: what they say, print and refuse."""
 
+import dataclasses
 import json
-import shutil
 
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-import train
 from agents import runs
+from agents.runs import config as configs
 from analysis import __main__ as command
-from analysis import extraction, findings, subject
+from analysis import extraction, measures
+from analysis.figures.panels import Curves, Rows
+from analysis.measure import REGISTRY, once
+from analysis.measures.concepts import course
 from envs import tokens
-from ground import checkpoints, files
+from ground import checkpoints
 from tests import tiny
+
+SMALL = {"episodes": 120, "permutations": 19}
+STEERED = {"extraction_episodes": 120, "episodes": 4, "play_episodes": 4, "strengths": (2.0, -1.0, 0.0)}
+CONFIG = tiny.changed(
+    population={"tile_maps": "permuted", "seeds": 3}, pretrain={"tile_maps": "balanced", "narration": 0.5}
+)
+
+
+def make(folder, config=CONFIG, names=("rl-000001", "rl-000002", "rl")):
+    """A run of no training: a base that all share, and members of their own at every other checkpoint."""
+    run = runs.create(folder, configs.to_dict(config), members=len(config.members))
+    init = jax.jit(config.make_policy().init)
+    for name in ("init", "pretrain"):
+        run.save_parameters(name, jax.tree.map(lambda x: 2 * x[None], init(jax.random.key(len(name)))))
+    for step, name in enumerate(names):
+        members = [init(jax.random.key(10 * step + index)) for index in range(run.members)]
+        run.save_parameters(name, jax.tree.map(lambda *leaves: 2 * np.stack(leaves), *members))
+    return run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = tiny.changed(
-        population={"tile_maps": "permuted", "seeds": 2},
-        pretrain={"tile_maps": "balanced", "narration": 0.5, "updates": 4},
-        rl={"updates": 2},
-    )
-    return train.train(config, tmp_path_factory.mktemp("runs") / "tiny")
+    return make(tmp_path_factory.mktemp("runs") / "drawn")
 
 
-def copy(run, tmp_path, name="copy"):
-    return shutil.copytree(run.path, tmp_path / name)
+@pytest.fixture(scope="module")
+def found(run):
+    return measures.concepts(run, "all", **SMALL)
+
+
+def cosine(x, y):
+    return np.sum(x * y, axis=-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
+
+
+def test_concepts_are_the_vectors_and_what_follows_from_them(run, found):
+    assert found["checkpoint"].values.tolist() == ["init", "pretrain", "rl-000001", "rl-000002", "rl"]
+    assert found["vectors"].dtype == np.float32
+    assert found["vectors"].dims == ("checkpoint", "member", "concept", "layer", "width")
+    path, gold, mold = (found["vectors"].sel(concept=name).values for name in ("Path", "Gold", "Mold"))
+    np.testing.assert_allclose(path + gold + mold, 0, atol=1e-5)
+    by_rest, by_path = (found["cosine_by_layer"].sel(reference=name).values for name in ("other classes", "Path"))
+    np.testing.assert_allclose(by_rest, cosine(gold, mold), atol=1e-5)
+    np.testing.assert_allclose(by_path, cosine(gold - path, mold - path), atol=1e-4)
+    for name in ("cosine", "auroc", "d", "overlap"):
+        layer = found["rule_layer"] if name == "cosine" else found["concept_layer"]
+        np.testing.assert_array_equal(
+            found[name], found[f"{name}_by_layer"].sel(layer=layer).transpose(*found[name].dims)
+        )
+    axis = (gold - mold)[-1, :, 0]
+    others = [np.mean([cosine(axis[m], axis[n]) for n in range(3) if n != m]) for m in range(3)]
+    np.testing.assert_allclose(found["agreement"].sel(checkpoint="rl", tiles="others"), others, atol=1e-5)
+    assert found["p"].min() >= 1 / 20
+    less = (found["permuted"] <= found["cosine"]).sum("draw")
+    np.testing.assert_allclose(found["p"], ((1 + less) / 20).transpose(*found["p"].dims))
+    readout = run.parameters("rl")["embedding"]["embedding"][0] * run.parameters("rl")["norm"]["scale"][0]
+    said = found["lens"].sel(checkpoint="rl", member=0, token=tokens.VOCABULARY[5])
+    np.testing.assert_allclose(said, (gold - mold)[-1, 0, -1] @ readout[5], rtol=1e-4)
+    share = np.sum((path - (gold + mold) / 2) * (gold - mold), axis=-1) * 2 / np.sum((gold - mold) ** 2, axis=-1)
+    np.testing.assert_allclose(found["path_place"], share[..., 0], atol=1e-4)
+
+
+def test_the_course_of_the_axis_is_seen_from_its_end(found):
+    turned = course(found)
+    assert turned["update"].values.tolist() == [0, 1, 2, 4]
+    vectors = found["vectors"].values[1:, :, :, 0]
+    axis = vectors[:, :, 1] - vectors[:, :, 2]
+    np.testing.assert_allclose(turned["with_end"], cosine(axis, axis[-1:]), atol=1e-5)
+    np.testing.assert_allclose(turned["norm"], np.linalg.norm(axis, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(turned["opposition"], cosine(vectors[:, :, 1], vectors[:, :, 2]), atol=1e-5)
+
+
+def test_twins_are_measured_once_and_count_once(tmp_path):
+    config = dataclasses.replace(CONFIG, population=dataclasses.replace(CONFIG.population, tile_maps="same"))
+    run = make(tmp_path / "twins", config, ["rl"])
+    for name, first, copies in (("init", [0], [0, 0, 0]), ("pretrain", [0], [0, 0, 0]), ("rl", [0, 1, 2], [0, 1, 2])):
+        np.testing.assert_array_equal(once(run, name)[0], first)
+        np.testing.assert_array_equal(once(run, name)[1], copies)
+    found = measures.concepts(run, **SMALL)
+    for name in ("init", "pretrain"):
+        part = found.sel(checkpoint=name)
+        assert part["unit"].values.tolist() == [0, 0, 0]
+        assert np.ptp(part["vectors"].values, axis=0).max() == 0
+        assert np.isnan(part["agreement"]).all()
+    after = found.sel(checkpoint="rl")
+    assert after["unit"].values.tolist() == [0, 1, 2]
+    assert np.ptp(after["vectors"].values, axis=0).max() > 0
+    assert np.isfinite(after["agreement"].sel(tiles="the same")).all()
+
+
+def test_a_diverged_member_is_left_out_and_the_others_keep_their_numbers(run, found, tmp_path):
+    config = dataclasses.replace(CONFIG, population=dataclasses.replace(CONFIG.population, seeds=4))
+    gone = make(tmp_path / "gone", config)
+    gone.write_metrics("rl", 0, {"loss": np.array([[1.0, np.nan, 1.0, 1.0]])})
+    part = measures.concepts(gone, ["pretrain", "rl"], **SMALL)
+    assert part["member"].values.tolist() == [0, 2, 3]
+    whole = found.sel(checkpoint=["pretrain", "rl"], member=[0, 2])
+    for name in ("vectors", "cosine", "auroc_by_layer", "permuted", "narrator"):
+        here = part[name].sel(member=[0, 2])
+        np.testing.assert_allclose(here, whole[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_tracking_takes_its_directions_from_the_concepts(run, found):
+    options = {"episodes": SMALL["episodes"], "play_episodes": 32}
+    read = measures.tracking(run, ["pretrain", "rl"], **options)
+    assert read["d"].dims == ("checkpoint", "member", "direction", "site", "outcome")
+    np.testing.assert_array_equal(read["axis"], read["d"].sel(direction="axis"))
+    np.testing.assert_array_equal(read["d"], read["d_by_layer"].sel(layer=1))
+    own, before = (read["d"].sel(direction=name) for name in ("axis", "axis before"))
+    np.testing.assert_array_equal(own.sel(checkpoint="pretrain"), before.sel(checkpoint="pretrain"))
+    assert np.nanmax(np.abs(own - before).sel(checkpoint="rl")) > 1e-3
+    np.testing.assert_allclose(read["landed"].sum("concept"), 1, rtol=1e-5)
+    sizes = np.sort(np.abs(read["control_d"].sel(control="random", site="move", outcome="rest")), axis=-1)
+    limit = read["limit"].sel(control="random", site="move", outcome="rest").values
+    assert ((sizes > limit[..., None]).sum(axis=-1) == 4).all()  # 2.5 % of 128
+    kept = {path.name.partition("-")[0] for path in (run.path / "analysis").iterdir()}
+    assert kept == {"concepts", "tracking"}
+
+
+@pytest.mark.slow
+def test_steering_by_nothing_is_nothing(run):
+    read = measures.steering(run, **STEERED)
+    assert REGISTRY["steer"] is REGISTRY["steering"]
+    assert read["strength"].values.tolist() == [-1, 0, 2]
+    assert read["checkpoint"].values.tolist() == ["pretrain", "rl"]
+    none = read["steered"].sel(strength=0)
+    np.testing.assert_allclose(none, read["plain"].broadcast_like(none), rtol=1e-4, atol=1e-4)
+    swing = read["steered"].sel(strength=2) - read["steered"].sel(strength=-1)
+    np.testing.assert_allclose(read["swing"], swing, atol=1e-6)
+    np.testing.assert_array_equal(read["axis"], read["swing"].sel(direction="axis"))
+    drawn = read["random_swing"]
+    assert drawn.sel(effect="return").notnull().sum("draw").values.tolist() == np.full((2, 3, 2), 16).tolist()
+    np.testing.assert_allclose(drawn.mean("draw"), read["swing"].sel(direction="random"), atol=1e-4)
+    np.testing.assert_allclose(np.abs(drawn).quantile(0.975, "draw"), read["limit"], rtol=1e-5)
+    assert np.abs(read["plain"].sel(emoji="own") - read["plain"].sel(emoji="unseen")).max() > 1e-3
+    panels = REGISTRY["steering"].panels
+    assert panels is not None
+    assert [list(panel.curves) for panel in panels({"x": read})] == [["axis", "path", "random"]] * 4
+
+
+def test_panels_show_every_arm_checkpoint_and_course(run, found):
+    for name in ("concepts", "tracking"):
+        panels = REGISTRY[name].panels
+        measured = found if name == "concepts" else measures.tracking(run, ["rl"], episodes=120, play_episodes=32)
+        assert panels is not None
+        shown = panels({"one": measured, "other": measured})
+        assert all(isinstance(panel, (Rows, Curves)) for panel in shown)
+        rows = shown[0]
+        assert isinstance(rows, Rows)
+        assert list(rows.estimates) == [
+            f"{arm}, {at}" for arm in ("one", "other") for at in measured["checkpoint"].values
+        ]
+        if name == "concepts":
+            assert [list(panel.curves) for panel in shown if isinstance(panel, Curves)] == [["one", "other"]] * 2
+            first = next(iter(rows.estimates.values()))
+            np.testing.assert_allclose(first.mean, measured["cosine"].isel(checkpoint=0).values[:, 0].mean(), rtol=1e-5)
+
+
+def test_the_command_prints_and_writes_what_python_says(run, found, tmp_path, capsys):
+    options = ["--episodes", "120", "--permutations", "19", "--checkpoints", "pretrain,rl", "--no-figures"]
+    assert command.main(["concepts", str(run.path), *options, "--json", str(tmp_path / "numbers.json")]) == 0
+    said = capsys.readouterr().out
+    assert "cosine of Gold and Mold, other classes" in said
+    assert "vector" not in said
+    document = json.loads((tmp_path / "numbers.json").read_text())["runs"]["drawn"]
+    told = document["data_vars"]["cosine"]
+    np.testing.assert_allclose(told["data"], found["cosine"].sel(checkpoint=["pretrain", "rl"]), rtol=1e-6)
+    assert command.main(["tracking", str(run.path), "--episodes", "120", "--play-episodes", "32", "--no-figures"]) == 0
+    assert "d of the axis, move, next_same_move" in capsys.readouterr().out
+
+
+def test_the_extraction_set_speaks_each_members_emoji(run):
+    sets = extraction.sets(run, 120, seed=0)
+    assert extraction.sets(run, 120, seed=0) is sets
+    for params in (jax.tree.map(lambda x, m=m: x[m], run.params) for m in range(2)):
+        told = np.asarray(extraction.retile(sets.training.tokens, sets.written, params.tile_map))
+        training = sets.training
+        for row, last, direction, role in zip(told, training.last, training.directions, training.classes, strict=True):
+            assert row[last - 4 + direction] == params.tile_map[role]
 
 
 def refused(capsys, arguments, *words):
@@ -39,163 +205,34 @@ def refused(capsys, arguments, *words):
         assert word in lines[0]
 
 
-@pytest.mark.slow
-def test_concepts_writes_its_numbers_its_table_and_its_figures(run, tmp_path, capsys):
-    path = copy(run, tmp_path)
-    control = copy(run, tmp_path, "control")
-    arguments = ["concepts", path, "--episodes", 120, "--play-episodes", 32, "--permutations", 19, "--against", control]
-    assert command.main([str(x) for x in arguments]) == 0
-    document = json.loads((path / "analysis" / "concepts.json").read_text())
-    assert document["schema"] == 1
-    assert document["members"] == 2
-    whose = runs.open(path).config_hash
-    assert document["config_hash"] == whose
-    assert set(document["arms"]) == {"after RL", "before RL", "untrained"}
-    assert document["controls"]["control"]["after RL"] == document["arms"]["after RL"]  # the same run, the same numbers
-    for arm in document["arms"].values():
-        cosine = arm["cosine"]["other_classes"]
-        assert np.allclose(cosine["minimum_over_layers"]["members"], np.min(cosine["by_layer"], axis=1))
-        assert np.allclose(cosine["mean_over_layers"]["mean"], np.mean(cosine["by_layer"]))
-        assert -1 <= cosine["at_rule_layer"]["mean"] <= 1
-        assert np.isfinite(arm["path_place"]["mean"])
-        assert min(cosine["permuted_labels"]["p_members"]) >= cosine["permuted_labels"]["p_floor"] == 1 / 20
-        assert set(arm["goal_tracking"]["axis"]) == {
-            f"{site}_{outcome}" for site in ("view", "move") for outcome in ("next", "rest", "next_same_move")
-        }
-    assert document["rotation"]["update"] == [0, 1, 2]
-    assert np.allclose(document["rotation"]["cosine_with_end"][-1], 1)
-    assert document["layers"] == [1]
-
-    table = pq.read_table(path / "analysis" / "concepts.parquet")
-    assert table.schema.metadata[b"config_hash"] == whose.encode()
-    rows = table.to_pylist()
-    own = [row for row in rows if row["run"] == "" and row["arm"] == "after RL"]
-    assert len(own) == 2 * 3 * 1
-    for row in own:
-        assert np.isclose(np.linalg.norm(row["vector"]), row["norm"], rtol=1e-5)
-    gold, mold = (
-        np.array(next(row["vector"] for row in own if row["concept"] == name and row["member"] == 0))
-        for name in ("gold", "mold")
-    )
-    cosine = gold @ mold / np.linalg.norm(gold) / np.linalg.norm(mold)
-    assert np.isclose(cosine, document["arms"]["after RL"]["cosine"]["other_classes"]["by_layer"][0][0], atol=1e-5)
-
-    names = {f"concepts_{name}" for name in ("axis", "cosine", "tracking", "narrator", "lens", "trace", "rotation")}
-    figures = {file.name for file in (path / "figures").iterdir()}
-    assert {name + ending for name in names for ending in (".png", ".pdf")} <= figures
-    said = capsys.readouterr().out
-    assert "before RL" in said
-    assert f"copy, config {whose}, 2 members" in said
-    assert "−0.50" in said
-
-
-@pytest.mark.slow
-def test_steer_writes_its_numbers_and_its_figures(run, tmp_path, capsys):
-    path = copy(run, tmp_path)
-    arguments = ["steer", path, "--extraction-episodes", 120, "--episodes", 4, "--play-episodes", 4]
-    arguments += ["--strengths", -1, 0, 2]
-    assert command.main([str(x) for x in arguments]) == 0
-    document = json.loads((path / "analysis" / "steer.json").read_text())
-    for setting in document["settings"].values():
-        for name, effects in setting["steering"].items():
-            for effect, entry in effects.items():
-                assert np.isclose(entry["by_strength"][1], setting["unsteered"][effect]["mean"], atol=1e-4), name
-                swing = entry["by_strength"][2] - entry["by_strength"][0]
-                assert np.isclose(entry["swing"]["mean"], swing, atol=1e-5)
-    assert (path / "figures" / "steer_curves.png").exists()
-    assert "unsteered" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("sft", "arms"),
-    [
-        (2, ["after SFT", "before SFT", "untrained"]),
-        pytest.param(0, ["the base", "untrained"], marks=pytest.mark.long),
-    ],
-)
-def test_a_run_without_rl_is_not_said_to_have_any(tmp_path, capsys, sft, arms):
-    config = tiny.changed(sft={"updates": sft, "chunk": 1, "episodes": 16}, rl={"updates": 0})
-    path = train.train(config, tmp_path / "quiet").path
-    small = ["--episodes", 120, "--play-episodes", 32, "--permutations", 9]
-    assert command.main([str(x) for x in ["concepts", path, *small]]) == 0
-    document = json.loads((path / "analysis" / "concepts.json").read_text())
-    assert list(document["arms"]) == arms
-    means = [part["norms"] if "norms" in part else part["cosine"] for part in document["arms"].values()]
-    assert len({json.dumps(mean) for mean in means}) == len(arms)
-    told = capsys.readouterr().out
-    assert all(arm in told for arm in arms)
-    assert "RL" not in told.replace("model, without RL", "")
-    small = ["--extraction-episodes", 120, "--episodes", 4, "--play-episodes", 4, "--strengths", -1, 0, 2]
-    assert command.main([str(x) for x in ["steer", path, *small]]) == 0
-    settings = json.loads((path / "analysis" / "steer.json").read_text())["settings"]
-    assert list(settings) == [arms[0], f"{arms[0]}, other emoji", *arms[1:-1]]
-
-
-@pytest.mark.slow
-def test_the_extraction_set_speaks_each_members_emoji(run):
-    opened = subject.open(run.path)
-    sets = findings.draw_sets(opened, 120, seed=0)
-    for params in (jax.tree.map(lambda x, m=m: x[m], opened.params) for m in range(2)):
-        told = np.asarray(extraction.retile(sets.training.tokens, sets.written, params.tile_map))
-        for row, last, direction, role in zip(
-            told, sets.training.last, sets.training.directions, sets.training.classes, strict=True
-        ):
-            assert row[last - 4 + direction] == params.tile_map[role]
-
-
-def test_agreement_between_members_is_minus_a_fifth_for_what_is_an_emojis_own():
-    # A direction of each emoji, and an axis that is Gold's emoji minus Mold's: over all orders of three emoji.
-    emoji = np.eye(3)
-    orders = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
-
-    class Arm:
-        members = 6
-        layer = np.zeros(6, int)
-        tile_maps = orders
-        axis = (emoji[orders[:, tokens.GOLD]] - emoji[orders[:, tokens.MOLD]])[:, None]
-
-    pairs = findings.agreement(Arm())
-    assert pairs is not None
-    assert np.isclose(pairs["other_tiles"]["mean"], -1 / 5)
-
-
-@pytest.mark.slow
 def test_wrong_input_is_one_line_and_status_2(run, tmp_path, capsys):
-    refused(capsys, [], "which analysis?", "concepts")
-    refused(capsys, ["emotions"], "emotions", "concepts")
-    for name in ("concepts", "steer"):
+    for name in ("concepts", "tracking", "steer"):
         refused(capsys, [name, tmp_path / "none"], "no such run directory")
     refused(capsys, ["concepts", run.path, "--episodes", 100], "--episodes=100", "multiple of 12")
     refused(capsys, ["concepts", run.path, "--permutations", 0], "--permutations=0")
-    refused(capsys, ["concepts", run.path, "--play-episodes", 1], "--play-episodes=1")
+    refused(capsys, ["tracking", run.path, "--play-episodes", 1], "--play-episodes=1")
+    refused(capsys, ["steer", run.path, "--extraction-episodes", 100], "--extraction-episodes=100", "multiple of 12")
     refused(capsys, ["steer", run.path, "--strengths", 1, 2, 3], "--strengths", "0 among them")
-    assert not (run.path / "analysis").exists()
+    refused(capsys, ["steer", run.path, "--play-episodes", 0], "--play-episodes=0")
 
 
-@pytest.mark.slow
-def test_a_run_that_cannot_be_looked_at_is_named_and_left_alone(run, tmp_path, capsys):
-    unfinished = copy(run, tmp_path, "unfinished")
-    shutil.rmtree(unfinished / "checkpoints" / "rl")
-    refused(capsys, ["concepts", unfinished], "no checkpoint 'rl'", "pretrain")
+def test_a_run_that_cannot_be_looked_at_is_named(tmp_path, capsys):
+    unfinished = make(tmp_path / "unfinished", names=["rl-000001"])
+    refused(capsys, ["concepts", unfinished.path], "no checkpoint 'rl'", "pretrain")
 
-    broken = copy(run, tmp_path, "broken")
-    tree = runs.open(broken).parameters("rl")
-    tree = jax.tree.map(np.array, tree)
+    broken = make(tmp_path / "broken", names=["rl"])
+    tree = jax.tree.map(np.array, broken.parameters("rl"))
     tree["embedding"]["embedding"][1, 3, 3] = np.nan
-    checkpoints.save(broken / "checkpoints" / "rl", tree)
-    refused(capsys, ["concepts", broken], "['embedding']['embedding']", "member 1", "not finite")
-
-    other = copy(run, tmp_path, "other")
-    tree = jax.tree.map(np.array, runs.open(run.path).parameters("rl"))
+    checkpoints.save(broken.path / "checkpoints" / "rl", tree)
+    at = ["--checkpoints", "rl"]
+    refused(capsys, ["concepts", broken.path, *at], "['embedding']['embedding']", "member 1", "not finite")
+    tree["embedding"]["embedding"][1, 3, 3] = 0
     tree["value"]["kernel"] = tree["value"]["kernel"][:, :-1]
-    checkpoints.save(other / "checkpoints" / "rl", tree)
-    refused(capsys, ["concepts", other], "['value']['kernel']", "shape [15, 1]", "[16, 1]")
+    checkpoints.save(broken.path / "checkpoints" / "rl", tree)
+    refused(capsys, ["concepts", broken.path, *at], "['value']['kernel']", "shape [15, 1]", "[16, 1]")
 
-    bare = copy(run, tmp_path, "bare")
-    document = files.read_json(bare / "config.json")
-    document["config"]["world"]["gold_ratio"] = 0.0
-    files.write_json(bare / "config.json", document, finite=False)
-    refused(capsys, ["concepts", bare, "--episodes", 120], "class Gold", "gold_ratio=0")
-    for path in (unfinished, broken, other, bare):
-        assert not (path / "analysis").exists()
+    world = {"name": "EmojiLabyrinth-v0", "size": 2, "turns": 3, "view": "bump"}
+    other = make(tmp_path / "labyrinth", tiny.changed(world=world), ["rl"])
+    refused(capsys, ["concepts", other.path], "EmojiMaze-v0 alone")
+    bare = make(tmp_path / "bare", tiny.changed(world={"gold_ratio": 0.0}), ["rl"])
+    refused(capsys, ["concepts", bare.path, "--episodes", 120], "class Gold", "gold_ratio=0")

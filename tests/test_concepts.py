@@ -11,7 +11,8 @@ from scipy import stats
 
 from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
-from analysis import concepts, extraction, populations
+from analysis import concepts, extraction
+from analysis.measures.concepts import extract
 from envs import maze, tokens
 
 LAYERS, WIDTH = 4, 24
@@ -283,25 +284,53 @@ def population():
     second = first | {"embedding": {"embedding": rows.at[MAPS[1]].set(rows[MAPS[0]])}}
     params = dataclasses.replace(WORLD.default_params, tile_map=MAPS[0])
     sets = [extraction.approaches(WORLD, params, jax.random.key(seed), 48, batch=12) for seed in (1, 2)]
-    return populations.stack(*(jax.tree.map(lambda x: x[None], member) for member in (first, second))), sets
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+    return both, extraction.Sets(sets[0], sets[1], MAPS[0])
 
 
 def test_emoji_are_only_names(population):
     parameters, sets = population
-    found = populations.extract(POLICY, parameters, WORLD, MAPS, *sets, MAPS[0], jax.random.key(0), permutations=5)
-    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), found)
+
+    def look(parameters, maps):
+        return extract(POLICY, parameters, WORLD, maps, sets, sets.training.tokens, jax.random.key(0), permutations=5)
+
+    found, place, _, lens = look(parameters, MAPS)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), (found, place))
     assert np.linalg.norm(found.vectors, axis=-1).min() > 1e-3
-    means = populations.extract_means(POLICY, parameters, WORLD, MAPS, sets[0], MAPS[0])
-    np.testing.assert_allclose(means, found.means, rtol=1e-4, atol=1e-6)
     # With the other's emoji a member sees another world.
-    wrong = populations.extract(
-        POLICY, parameters, WORLD, MAPS[::-1], *sets, MAPS[0], jax.random.key(0), permutations=5
-    )
-    assert np.abs(np.asarray(wrong.vectors - found.vectors)).max() > 1e-2
+    wrong = look(parameters, MAPS[::-1])
+    assert np.abs(np.asarray(wrong[0].vectors - found.vectors)).max() > 1e-2
     # A population's are those of its members by themselves.
-    alone = jax.jit(concepts.extract, static_argnames=("policy", "world", "permutations"))
-    second = jax.tree.map(lambda x: x[1], parameters)
-    member = alone(POLICY, second, WORLD, MAPS[0], *sets, MAPS[0], jax.random.key(0), permutations=5)
-    for name in ("centre", "vectors", "opposition", "permuted", "auroc", "d", "overlap"):
-        np.testing.assert_allclose(getattr(wrong, name)[1], getattr(member, name), rtol=1e-3, atol=1e-5, err_msg=name)
-    np.testing.assert_array_equal(wrong.layer[1], member.layer)
+    alone = look(jax.tree.map(lambda x: x[1:], parameters), MAPS[:1])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[1:], y, rtol=1e-3, atol=1e-5), wrong, alone)
+
+    member = jax.tree.map(lambda x: x[0], found)
+    expected = concepts.coordinate(member.means[tokens.PATH] + member.centre, member)
+    np.testing.assert_allclose(place[0], expected, rtol=1e-4)
+    scaled = parameters["embedding"]["embedding"][0] * parameters["norm"]["scale"][0][None]
+    axis = np.asarray(found.vectors[0, tokens.GOLD] - found.vectors[0, tokens.MOLD])[-1]
+    np.testing.assert_allclose(lens[0], np.asarray(scaled) @ axis, rtol=1e-4, atol=1e-5)
+
+
+def test_values_are_picked_at_each_members_layer_or_each_classs():
+    values = np.random.default_rng(12).normal(size=(4, 3, 5))
+    layers, own = np.array([0, 4, 2, 2]), np.random.default_rng(13).integers(0, 5, (4, 3))
+    for m, c in np.ndindex(4, 3):
+        assert concepts.at(values, layers)[m, c] == values[m, c, layers[m]]
+        assert concepts.at(values, own)[m, c] == values[m, c, own[m, c]]
+    np.testing.assert_array_equal(concepts.at(values[:, 0], layers), values[np.arange(4), 0, layers])
+
+
+def test_agreement_between_members_is_minus_a_fifth_for_what_is_an_emojis_own():
+    # A direction of each emoji, and an axis that is Gold's emoji minus Mold's: over all orders of three emoji.
+    emoji = np.eye(3)
+    orders = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+    axes = emoji[orders[:, tokens.GOLD]] - emoji[orders[:, tokens.MOLD]]
+    means = concepts.agreement(axes, orders, np.arange(6))
+    np.testing.assert_allclose(means[:, 1], -1 / 5)
+    assert np.isnan(means[:, 0]).all()
+    # Each order twice: as twins, who are not compared, and as members of their own, who agree.
+    twice = np.concatenate([axes, axes]), np.concatenate([orders, orders])
+    for units, same in ((np.tile(np.arange(6), 2), np.nan), (np.arange(12), 1.0)):
+        means = concepts.agreement(*twice, units)
+        np.testing.assert_allclose(means, np.tile([same, -1 / 5], (12, 1)))

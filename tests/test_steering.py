@@ -10,7 +10,7 @@ import pytest
 from agents.learning import rl, rollout
 from agents.policies import Intervention
 from agents.runs.config import Config
-from analysis import concepts, populations, steering, tracking
+from analysis import concepts, steering, tracking
 from envs import tokens
 from tests import tiny
 
@@ -116,9 +116,10 @@ def test_a_population_is_steered_like_its_members():
     members = 2
     population = jax.jit(jax.vmap(POLICY.init))(jax.random.split(jax.random.key(6), members))
     params = jax.tree.map(lambda x: jnp.stack([x] * members), PARAMS)
-    found = _concepts(members)
-    named = jax.jit(steering.named_directions)(population, found, found, params.tile_map, jax.random.key(8))
-    half = np.linalg.norm(found.means[:, tokens.GOLD] - found.means[:, tokens.MOLD], axis=-1) / 2
+    means = jax.random.normal(jax.random.key(7), (members, 3, 2, WIDTH))
+    vectors = jax.vmap(concepts.vectors)(means)
+    named = steering.named_directions(population, vectors, vectors, params.tile_map, jax.random.key(8))
+    half = np.linalg.norm(means[:, tokens.GOLD] - means[:, tokens.MOLD], axis=-1) / 2
     for tried in named.values():
         lengths = np.linalg.norm(tried, axis=-1)
         np.testing.assert_allclose(lengths, np.broadcast_to(half[:, None], lengths.shape), rtol=1e-4)
@@ -152,23 +153,3 @@ def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
     memory = jax.jit(run).lower(*arguments).compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 64 * 2**20
-
-
-def _concepts(members):
-    means = jax.random.normal(jax.random.key(7), (members, 3, 2, WIDTH))
-    nothing = jnp.zeros((members, 3, 2))
-    return concepts.Concepts(
-        centre=means[:, 0],
-        means=means,
-        vectors=jax.vmap(concepts.vectors)(means),
-        opposition=nothing,
-        permuted=nothing,
-        auroc=nothing,
-        d=nothing,
-        overlap=nothing,
-        layer=jnp.zeros((members, 3), jnp.int32),
-    )
-
-
-def test_the_mesh_divides_members_over_devices():
-    assert populations.mesh(4).shape["member"] == min(4, jax.device_count())

@@ -11,7 +11,8 @@ from scipy import stats
 from agents.learning import demonstrations
 from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
-from analysis import concepts, directions, populations, tracking
+from analysis import directions, tracking
+from analysis.measures.tracking import track
 from envs import maze, tokens
 
 EPISODES = 32
@@ -187,21 +188,10 @@ def test_one_turn_has_no_rest():
         np.testing.assert_array_equal(np.isnan(values[0, :, :, 0]), [[False, True, False]] * 2)
 
 
-def test_the_narrator_is_read_at_the_word_and_before_it(parameters, monkeypatch):
+def test_the_narrator_is_read_at_the_word_and_before_it(parameters):
     config = demonstrations.Demonstrations(tile_maps="unseen", narration=0.0)
-    demonstrate, kept = demonstrations.persona_episodes, []
-
-    def overheard(*arguments):
-        kept.append(demonstrate(*arguments))
-        return kept[-1]
-
-    monkeypatch.setattr(demonstrations, "persona_episodes", overheard)
-
-    def read_and_spoken(parameters, key):
-        read = tracking.narrator(POLICY, parameters, WORLD, PARAMS, config, key, EPISODES)
-        return read, kept[-1].tokens
-
-    read, spoken = jax.jit(read_and_spoken)(parameters, jax.random.key(9))
+    spoken = tracking.narrated(WORLD, PARAMS, config, jax.random.key(9), EPISODES)
+    read = jax.jit(lambda p, told: tracking.narrator(POLICY, p, WORLD, told))(parameters, spoken)
     whole = np.asarray(STREAM(parameters, spoken), np.float64)
     spoken = np.asarray(spoken)
     words = {tokens.GOOD: [], tokens.NEUTRAL: [], tokens.BAD: []}
@@ -237,32 +227,25 @@ def test_logits_and_values_are_read_off_the_stream(parameters):
 @pytest.mark.slow
 def test_a_population_is_its_members(parameters, seen):
     other = jax.tree.map(lambda x: x[::-1] * jnp.float32(1.1), parameters)
-    both = populations.stack(*(jax.tree.map(lambda x: x[None], member) for member in (other, parameters)))
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), other, parameters)
     maps = jnp.array([tokens.TILE_MAP, TILE_MAP], jnp.int32)
     params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS).replace(tile_map=maps)
-    rng = np.random.default_rng(5)
-    means = jnp.asarray(rng.normal(size=(2, 2, 3, 1, 16)), jnp.float32)  # found and before, of each member
-    found, before = (
-        concepts.Concepts(jnp.ones((2, 1, 16)), m, concepts.vectors(m.swapaxes(0, 1)).swapaxes(0, 1), *6 * [maps])
-        for m in means
-    )
+    vectors, before = jnp.asarray(np.random.default_rng(5).normal(size=(2, 2, 3, 1, 16)), jnp.float32)
     key = jax.random.key(12)
-    tracked = populations.track(POLICY, both, WORLD, params, found, before, key, EPISODES)
+    d, auroc, controls, landed = track(POLICY, both, WORLD, params, vectors, before, key, EPISODES)
     play_key, random_key = jax.random.split(key)
     alone = PLAY(parameters, PARAMS, play_key)
-    for name in ("tokens", "landed", "rewards"):
-        np.testing.assert_array_equal(getattr(tracked, name)[1], getattr(alone, name))
-    np.testing.assert_array_equal(tracked.tokens[0, :, 0], tracked.tokens[1, :, 0])
-    # The same mazes for all: the first views are the same but for the emoji.
-    first = [[list(maps[m]).index(tile) for tile in tracked.tokens[m, :, 3:7].ravel()] for m in range(2)]
-    assert first[0] == first[1]
-    member = jax.tree.map(lambda x: x[1], found)
-    np.testing.assert_allclose(tracked.coordinate[1], concepts.coordinate(alone.stream, member), rtol=1e-3, atol=1e-4)
-    named = jax.jit(directions.of_member)(parameters, member.vectors, before.vectors[1], maps[1], random_key)
-    assert set(named) == set(tracked.tracking)
-    for name in ("axis", "axis without emoji", "orthogonal"):
-        direct = TRACK(alone, named[name], areas=len(named[name]) == 1)
-        np.testing.assert_allclose(tracked.tracking[name].d[1], direct.d, rtol=1e-2, atol=1e-3, err_msg=name)
-        if direct.auroc is not None:
-            np.testing.assert_allclose(tracked.tracking[name].auroc[1], direct.auroc, atol=5e-3, err_msg=name)
-    assert {name for name, found in tracked.tracking.items() if found.auroc is None} == {"random", "orthogonal"}
+    np.testing.assert_allclose(landed[1], [np.mean(alone.landed == role) for role in range(3)], rtol=1e-6)
+    named = jax.jit(directions.of_member)(parameters, vectors[1], before[1], maps[1], random_key)
+    assert set(named) == {*directions.NAMES, *directions.CONTROLS}
+    for name in ("axis", "path", "axis without emoji"):
+        direct, at = TRACK(alone, named[name]), directions.NAMES.index(name)
+        np.testing.assert_allclose(d[1, at], direct.d[0], rtol=1e-2, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(auroc[1, at], direct.auroc[0], atol=5e-3, err_msg=name)
+    for name, part in zip(directions.CONTROLS, np.split(np.asarray(controls[1]), 2), strict=True):
+        direct = TRACK(alone, named[name], areas=False)
+        np.testing.assert_allclose(part, direct.d, rtol=1e-2, atol=1e-3, err_msg=name)
+    # The same mazes for all: members who are one member play the same, whatever their place.
+    same = track(POLICY, jax.tree.map(lambda x: x[::-1], both), WORLD, params.replace(tile_map=maps[::-1]),
+                 vectors[::-1], before[::-1], key, EPISODES)  # fmt: skip
+    np.testing.assert_allclose(same[0][0], d[1], rtol=1e-3, atol=1e-4)

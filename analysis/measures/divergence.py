@@ -10,7 +10,6 @@ import xarray as xr
 from agents.learning import learner, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
-from analysis import populations
 from analysis.measure import end, measure
 from envs import base
 from ground import seeds
@@ -83,4 +82,4 @@ def per_episode(
         return jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1))).reshape(-1)
 
     members = len(jax.tree.leaves(parameters)[0])
-    return learner.over_members(member, populations.mesh(members))(parameters, reference, params)
+    return learner.over_members(member, learner.population_mesh(members, 1))(parameters, reference, params)

@@ -6,7 +6,7 @@ import numpy as np
 
 from agents.learning import learner, rollout
 from agents.runs.config import SCALES
-from analysis import extraction, populations, steering
+from analysis import extraction, steering
 from benchmarks import counts, measure
 from benchmarks.measure import Benchmark, Case, Program
 
@@ -29,7 +29,7 @@ def benchmark(peers: bool) -> Benchmark:
 
     def over_members(member):
         parameters = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), MEMBERS))
-        return measure.compiled(learner.over_members(member, populations.mesh(MEMBERS)), parameters)
+        return measure.compiled(learner.over_members(member, learner.population_mesh(MEMBERS, 1)), parameters)
 
     def draw():
         key = jax.random.key(1)

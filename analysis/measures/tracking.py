@@ -1,0 +1,137 @@
+"""Goal tracking: do the reward axis and its controls foretell, in a policy's own play, what it will be paid?"""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from agents.learning import learner
+from agents.policies import Parameters, Policy
+from agents.runs import Run
+from analysis import concepts as core
+from analysis import directions, estimates, extraction
+from analysis import tracking as tracked
+from analysis.figures.panels import Panel, Rows
+from analysis.measure import arms, ends, measure, once, variable
+from analysis.measures.concepts import concepts
+from envs import base, tokens
+from ground.terminal import ConfigError
+
+
+def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
+    """The axis at the move, among equal moves and for the rest of the episode; and every direction at the end."""
+    parts = estimates.columns(measured)
+    at = {"site": "move", "outcome": "next_same_move"}
+    limits = {name: part["limit"].sel(at).sel(control="random") for name, part in parts.items()}
+    mark = {"random, 97.5 %": float(np.mean([limit.mean() for limit in limits.values()]))}
+
+    def rows(label: str, outcome: str, marks: Mapping[str, float]) -> Rows:
+        own = {name: part["axis"].sel(site="move", outcome=outcome) for name, part in parts.items()}
+        return Rows({name: estimates.of(d) for name, d in own.items()}, label, marks)
+
+    end = list(parts.values())[-1]["d"].sel(at)
+    return [
+        rows("d of the axis, next tile", "next_same_move", mark),
+        rows("d of the axis, rest of the episode", "rest", {}),
+        Rows({name: estimates.of(end.sel(direction=name)) for name in directions.NAMES}, "d, next tile", mark),
+    ]
+
+
+@measure(checkpoints=arms, panels=panels)
+def tracking(
+    run: Run, checkpoint: str, *, episodes: int = extraction.EPISODES, play_episodes: int = 512, seed: int = 0
+) -> xr.Dataset:
+    """Whether the reward axis foretells in a policy's own play what it will be paid, beside every control.
+
+    Args:
+        episodes: of the extraction set that the axis is taken from; a multiple of 12.
+        play_episodes: of each policy's own play, on the same mazes for all.
+        seed: of all chance; the same as for `concepts` gives the same vectors.
+
+    Returns:
+        At the layer that the paper's rule chooses: Cohen's `d` and `auroc` of every direction, float32[member,
+        direction, site, outcome] (see `directions.of_member`, `tracking.SITES`, `tracking.OUTCOMES`), `axis`, d of the
+        axis alone, `control_d`, d of every random direction, and `limit`, below which 97.5 % of their |d| are. At every
+        layer `d_by_layer` and `auroc_by_layer`. `landed`: share of the moves onto each class.
+    """
+    extraction.check("episodes", episodes)
+    if play_episodes < 16:
+        raise ConfigError(f"--play-episodes={play_episodes}: use at least 16")
+    start, end = ends(run)[0], ends(run)[-1]
+    before = start if checkpoint.partition("-")[0] == end else checkpoint
+    known = concepts(run, dict.fromkeys((checkpoint, before)), episodes=episodes, seed=seed)
+    first, copies = once(run, checkpoint)
+    vectors, others = (known["vectors"].sel(checkpoint=name).values[first] for name in (checkpoint, before))
+    layer = known["rule_layer"].sel(checkpoint=checkpoint).values - 1
+    parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params))
+    key = extraction.keys(seed)[1]
+    read = track(run.policy, parameters, run.world, params, vectors, others, key, play_episodes)
+    d, auroc, controls, landed = (np.asarray(x)[copies] for x in read)
+    own = core.at(d, layer)
+    control = core.at(controls, layer).reshape(len(d), len(directions.CONTROLS), -1, *d.shape[2:4])
+    limit = np.quantile(np.abs(control), 0.975, axis=2)
+    dims = "member direction site outcome"
+    return xr.Dataset(
+        {
+            "axis": variable("member site outcome", own[:, 0], "d of the axis", "pooled standard deviations"),
+            "limit": variable("member control site outcome", limit, "97.5 % of |d| lie below"),
+            "landed": variable("member concept", landed, "moves onto", "share"),
+            "d": variable(dims, own, "d", "pooled standard deviations", table=0),
+            "auroc": variable(dims, core.at(auroc, layer), "AUROC", table=0),
+            "d_by_layer": variable(f"{dims} layer", d, "d", "pooled standard deviations", table=0),
+            "auroc_by_layer": variable(f"{dims} layer", auroc, "AUROC", table=0),
+            "control_d": variable("member control draw site outcome", control, "d of random directions", table=0),
+        },
+        {
+            "direction": list(directions.NAMES),
+            "control": list(directions.CONTROLS),
+            "site": list(tracked.SITES),
+            "outcome": list(tracked.OUTCOMES),
+            "concept": [name.title() for name in tokens.ROLES[:3]],
+            "layer": list(extraction.blocks(run.policy)),
+        },
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
+def track(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    vectors: jax.Array,
+    before: jax.Array,
+    key: jax.Array,
+    episodes: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Goal tracking of every member with every named direction, all on the same mazes; axis 0 is the member.
+
+    Args:
+        policy, parameters, world: of the members.
+        params: the world's parameters, axis 0 the member.
+        vectors: concept vectors whose directions are tried, float32[M, C, L, D].
+        before: those of the model before RL.
+        key: of mazes, weather and random directions.
+        episodes: of each member.
+
+    Returns:
+        d and AUROC of `directions.NAMES`, float32[M, K, site, outcome, L]; d of `directions.CONTROLS`, one after the
+        other; share of the moves onto each class, float32[M, C].
+    """
+    play_key, random_key = jax.random.split(key)
+
+    def member(parameters, params, vectors, before):
+        seen = tracked.play(policy, parameters, world, params, play_key, episodes)
+        named = directions.of_member(parameters, vectors, before, params.tile_map, random_key)
+        few, many = (
+            jnp.concatenate([named[name] for name in names]) for names in (directions.NAMES, directions.CONTROLS)
+        )
+        own = tracked.track(seen, few)
+        landed = jnp.stack([jnp.mean(seen.landed == role, dtype=jnp.float32) for role in extraction.CLASSES])
+        return own.d, own.auroc, tracked.track(seen, many, areas=False).d, landed
+
+    mesh = learner.population_mesh(len(params.tile_map), 1)
+    return learner.over_members(member, mesh)(parameters, params, vectors, before)
