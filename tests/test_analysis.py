@@ -15,6 +15,7 @@ from analysis.figures.panels import Curves, Rows
 from analysis.measure import REGISTRY, once
 from analysis.measures.concepts import course
 from envs import tokens
+from envs.labyrinth import LabyrinthOptions
 from ground import checkpoints
 from tests import tiny
 
@@ -231,7 +232,7 @@ def test_a_run_that_cannot_be_looked_at_is_named(tmp_path, capsys):
     checkpoints.save(broken.path / "checkpoints" / "rl", tree)
     refused(capsys, ["concepts", broken.path, *at], "['value']['kernel']", "shape [15, 1]", "[16, 1]")
 
-    world = {"name": "EmojiLabyrinth-v0", "size": 2, "turns": 3, "view": "bump"}
+    world = LabyrinthOptions(size=2, turns=3, view="bump")
     other = make(tmp_path / "labyrinth", tiny.changed(world=world), ["rl"])
     refused(capsys, ["concepts", other.path], "EmojiMaze-v0 alone")
     bare = make(tmp_path / "bare", tiny.changed(world={"gold_ratio": 0.0}), ["rl"])
