@@ -36,17 +36,17 @@ MEASUREMENTS = {name: getattr(measures, name) for name in measures.__all__}
 def command(measurement: Measurement) -> Any:
     """The options of a measurement as a dataclass: its own, and those that all share."""
 
-    def field(name: str, kind: Any, default: Any, words: str) -> tuple[str, Any, Any]:
-        return name, Annotated[kind, tyro.conf.arg(help=words)], dataclasses.field(default=default)
+    def field(name: str, kind: Any, default: Any, words: str, **shown: Any) -> tuple[str, Any, Any]:
+        return name, Annotated[kind, tyro.conf.arg(help=words, **shown)], dataclasses.field(default=default)
 
     where = "The run's directory; several are shown side by side."
     fields: list[Any] = [("runs", Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help=where)])]
     fields += [field(name, option.type, option.default, option.help) for name, option in measurement.options.items()]
     if measurement.followed:
-        words = "Which checkpoints: `all`, or names with commas between; by default those that it is about."
-        fields.append(field("checkpoints", str | None, None, words))
+        words = "Which checkpoints; by default those that it is about."
+        fields.append(field("checkpoints", str | None, None, words, metavar="all|A,B", help_behavior_hint=""))
     fields += [
-        field("json", Path | None, None, "Write all numbers to this file too."),
+        field("json", Path | None, None, "Write all numbers to this file.", metavar="FILE", help_behavior_hint=""),
         field("figures", bool, True, "Draw the figure beside the numbers."),
         field("width", float, 5.5, "Width of the figure in inches; 3.25 and 5.5 are usual columns."),
         field("plain", bool, False, "No headline and footer in the figure; they go into a caption file beside it."),
@@ -68,7 +68,7 @@ def run(measurement: Measurement, options: Any, console: Console) -> None:
         values["checkpoints"] = options.checkpoints
     with console.status("reading") as status:
         arms = {name: measurement(one, tell=status.update, **values) for name, one in opened.items()}
-    console.print(estimates.table(arms, measurement.summary))
+    console.print(estimates.table(arms, measurement.summary, console.width))
     written = []
     if options.json:
         documents = {name: dataset.to_dict(encoding=False) for name, dataset in arms.items()}
@@ -78,13 +78,10 @@ def run(measurement: Measurement, options: Any, console: Console) -> None:
 
 
 def listed() -> Table:
-    """Every measurement in a line."""
-    table = Table(box=None, show_header=False)
+    """Every measurement, what it measures, and its other names."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, measurement in sorted(REGISTRY.items()):
-        other = "" if name == measurement.name else f" (another name of {measurement.name})"
-        table.add_row(
-            name, f"{measurement.summary}{other}", "followed through training" if measurement.followed else ""
-        )
+        table.add_row(name, measurement.summary if name == measurement.name else f"the same as {measurement.name}")
     return table
 
 

@@ -1,17 +1,21 @@
 """From measurements to estimates: selections of a labelled array, averaged over members, with their intervals."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import xarray as xr
+from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from ground import numbers
-from ground.estimates import Estimate
+from ground.estimates import INDEPENDENT, Estimate
 
 MOST_ROWS = 24
 """A variable of more numbers than these is left to figures and files."""
+_HEAD = 18
+"""Characters of a column's head after which it goes on in the next line."""
 
 
 def of(array: xr.DataArray, meaning: str = "", control: str = "", units: str = "unit") -> Estimate:
@@ -50,55 +54,117 @@ def described(array: xr.DataArray) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
-    """Each number of a dataset, with its name: an array over members (and no more) for every other coordinate.
+def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ", followed: bool = False) -> dict[str, xr.Dataset]:
+    """What stands side by side: the part of each arm, checkpoint and grid point, by a name joined of theirs.
 
-    Variables without members, and those of more than `MOST_ROWS` numbers, are left out; so are those whose attribute
-    `table` is 0.
+    Args:
+        arms: measurements of one kind; their names are left out where there is but one.
+        joint: stands between the parts of a name.
+        followed: keep the checkpoints together.
     """
-    for name, array in dataset.data_vars.items():
-        if "member" not in array.dims or not array.attrs.get("table", 1):
-            continue
-        others = [dimension for dimension in array.dims if dimension != "member"]
-        count = int(np.prod([array.sizes[dimension] for dimension in others], dtype=int))
-        if count > MOST_ROWS:
-            continue
-        for place in np.ndindex(*(array.sizes[dimension] for dimension in others)):
-            at = dict(zip(others, place, strict=True))
-            labels = [str(array[d].values[i]) if d in array.coords else f"{d} {i}" for d, i in at.items()]
-            yield ", ".join([array.attrs.get("long_name", str(name)), *labels]), array.isel(at)
-
-
-def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ") -> dict[str, xr.Dataset]:
-    """What stands side by side: the part of each arm, checkpoint and grid point, by a name joined of theirs."""
     parts: dict[str, xr.Dataset] = {}
     for arm, dataset in arms.items():
-        for point in dict.fromkeys(dataset["point"].values.tolist()):
-            part = dataset.isel(member=np.flatnonzero(dataset["point"].values == point))
-            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims else [None]
+        points = dataset["point"].values
+        for point in dict.fromkeys(points.tolist()):
+            part = dataset.isel(member=np.flatnonzero(points == point))
+            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims and not followed else [None]
             for step in steps:
                 words = [arm if len(arms) > 1 else "", step or "", point]
                 parts[joint.join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
     return parts
 
 
-def table(arms: Mapping[str, xr.Dataset], title: str = "") -> Table:
-    """What a person reads at the terminal: a row for each number, a column for each arm, checkpoint and grid point."""
-    shown = Table(title=title, title_justify="left", caption=_caption(arms), caption_justify="left")
-    shown.add_column("")
-    cells: dict[str, dict[str, Any]] = {}
-    parts = columns(arms, "\n")
-    for column, dataset in parts.items():
-        shown.add_column(column, justify="right")
-        for row, array in rows(dataset):
-            estimate = of(array)
-            cells.setdefault(row, {})[column] = numbers.shown(estimate.mean, estimate.low, estimate.high)
-    for row, values in cells.items():
-        shown.add_row(row, *(values.get(column, "") for column in parts))
-    return shown
+def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
+    """Each number of a dataset, with its name: an array over members (and no more) for every other coordinate.
+
+    Variables without members, and those of more than `MOST_ROWS` numbers, are left out; so are those whose attribute
+    `table` is 0.
+    """
+    for array in dataset.data_vars.values():
+        if "member" not in array.dims or not array.attrs.get("table", 1):
+            continue
+        others = [str(dimension) for dimension in array.dims if dimension != "member"]
+        count = int(np.prod([array.sizes[dimension] for dimension in others], dtype=int))
+        if count > MOST_ROWS:
+            continue
+        for place in np.ndindex(*(array.sizes[dimension] for dimension in others)):
+            at = dict(zip(others, place, strict=True))
+            yield ", ".join([described(array), *(_label(array, *item) for item in at.items())]), array.isel(at)
+
+
+def _label(array: xr.DataArray, dimension: str, index: int) -> str:
+    """What stands at a place of an axis: words as they are, numbers with the name of the axis."""
+    if dimension not in array.coords:
+        return f"{dimension} {index}"
+    value = array.coords[dimension].values[index]
+    return str(value) if isinstance(value, str) else f"{dimension} {value:g}"
+
+
+def table(arms: Mapping[str, xr.Dataset], title: str = "", width: int = 80) -> Group:
+    """What a person reads at the terminal: every number of every arm, point of the grid and checkpoint.
+
+    What there is more of, numbers or places, stands in rows. Columns beyond the width go into a table below.
+
+    Args:
+        arms: measurements of one kind.
+        title: above the table.
+        width: of the terminal, in characters.
+    """
+    cells: dict[tuple[tuple[str, str], tuple[str, str]], str] = {}
+    for part, dataset in columns(arms).items():
+        for name, array in rows(dataset):
+            head, estimate = described(array), of(array)
+            number = (head, name[len(head) + 2 :])
+            cells[number, ("", part)] = numbers.shown(estimate.mean, estimate.low, estimate.high)
+    down, across = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
+    if len(across) > len(down):
+        cells = {(across, down): text for (down, across), text in cells.items()}
+        down, across = across, down
+    lines = [*_lines(down)]
+    heads = {name: _head(name) for name in across}
+    needs = {name: 3 + max(map(len, [*heads[name], *(cells.get((row, name), "") for row in down)])) for name in across}
+    first = min(
+        max((len(words) for words, _ in lines), default=0), width // 2, width - 4 - max(needs.values(), default=0)
+    )
+    blocks: list[tuple[Table, list[tuple[str, str]]]] = []
+    left = 0
+    for name in across:
+        if not blocks or needs[name] > left:
+            blocks.append((Table(box=box.SIMPLE_HEAD), []))
+            blocks[-1][0].add_column("", width=first, overflow="fold")
+            left = width - first - 4
+        left -= needs[name]
+        blocks[-1][0].add_column("\n".join(heads[name]), justify="right", no_wrap=True, vertical="bottom")
+        blocks[-1][1].append(name)
+    for shown, names in blocks:
+        for words, row in lines:
+            shown.add_row(words, *(cells.get((row, name), "") for name in names if row))
+    return Group(*([title] if title else []), *(shown for shown, _ in blocks), _caption(arms))
+
+
+def _head(name: tuple[str, str]) -> list[str]:
+    """A column's name in short lines; that of a swept value may break at its "="."""
+    words = ", ".join(filter(None, name)).replace("=", "= ")
+    return [line.replace("= ", "=") for line in textwrap.wrap(words, _HEAD, break_long_words=False)]
+
+
+def _lines(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, tuple[str, str] | None]]:
+    """What stands before each row; what several have in common in a line of its own before them."""
+    last = ""
+    for head, place in names:
+        if head and place and head != last:
+            yield head, None
+        yield f"  {place}" if head and place else head or place, (head, place)
+        last = head
 
 
 def _caption(arms: Mapping[str, xr.Dataset]) -> str:
-    dataset = next(iter(arms.values()))
-    members, bases = dataset.sizes["member"], len(np.unique(dataset["base"].values))
-    return f"mean and 95 % interval over {members} member{'s' * (members > 1)} of {bases} base{'s' * (bases > 1)}"
+    """Whose numbers they are."""
+
+    def count(name: str, values: Iterable[int]) -> str:
+        few, many = min(values), max(values)
+        return f"{few if few == many else f'{few} to {many}'} {name}{'s' * (many > 1)}"
+
+    members = count("member", [dataset.sizes["member"] for dataset in arms.values()])
+    bases = count("base", [len(np.unique(dataset["base"].values)) for dataset in arms.values()])
+    return f"mean over {members} of {bases}; 95 % interval where {INDEPENDENT} or more are independent"

@@ -13,17 +13,21 @@ returns has a `member` axis, the run's kept members in their order, which gets i
 parameters are its options, from Python and on the command line alike; their help is the docstring's.
 
 `measures.divergence(run, checkpoints="all", episodes=64)` finds what was measured before with the same options,
-defaults included, by the same version of the function, and measures the rest.
+defaults included, of the same members, by the same version and the same code of the function's file, and measures the
+rest. Whoever changes what that file calls raises the version.
 """
 
+import ast
+import contextvars
 import dataclasses
 import datetime
+import functools
 import hashlib
 import inspect
-import io
 import json
+import sys
+import textwrap
 import typing
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +38,16 @@ import xarray as xr
 
 from agents import runs
 from agents.runs import Run
-from ground import files
+from ground import arrays, files
 from ground.files import RunError
 from ground.terminal import ConfigError
 
 REGISTRY: dict[str, "Measurement"] = {}
 """Every measurement, by its name and its other names."""
+
+_PROGRESS: contextvars.ContextVar[Callable[[float], None]] = contextvars.ContextVar(
+    "progress", default=lambda share: None
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +79,24 @@ class Measurement:
         """Whether it measures checkpoints, and not the run as a whole."""
         return "checkpoint" in inspect.signature(self.function).parameters
 
+    @functools.cached_property
+    def code(self) -> str:
+        """Digest of what the function's file does; comments, docstrings, layout and the panels do not count.
+
+        Of a function of a notebook or a script it is the function's own; empty where Python does not know its text.
+        """
+        alone = self.function.__module__ == "__main__"
+        try:
+            text = inspect.getsource(self.function if alone else sys.modules[self.function.__module__])
+        except (OSError, TypeError):
+            return ""
+        tree, drawn = ast.parse(textwrap.dedent(text)), getattr(self.panels, "__name__", "")
+        for node in ast.walk(tree):
+            if isinstance(body := getattr(node, "body", None), list):
+                kept = [part for part in body if getattr(part, "name", None) != drawn and not _is_text(part)]
+                node.body = kept  # pyright: ignore[reportAttributeAccessIssue]
+        return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+
     def __call__(
         self,
         run: Run | str | Path,
@@ -89,7 +115,8 @@ class Measurement:
         Returns:
             The measurement's variables with labels on `member`: `seed`, `base` (the seed of its base), `point` (of the
             grid, in words), each swept value under its own name, and `unit`, equal for members that are exact twins.
-            Those that can be followed have a `checkpoint` axis too, labelled with `stage` and `update`.
+            Those that can be followed have a `checkpoint` axis too, labelled with `stage` and `update`. The attribute
+            `options` holds the options as JSON.
 
         Raises:
             RunError: the run or one of its files is at fault.
@@ -97,23 +124,32 @@ class Measurement:
         """
         run = run if isinstance(run, Run) else runs.open(run)
         values = {name: options.pop(name, option.default) for name, option in self.options.items()}
+        # As the command line has it, so that 1 and 1.0 are found alike.
+        values |= {name: float(x) for name, x in values.items() if self.options[name].type is float}
         if options:
-            raise ConfigError(f"--{next(iter(options))}: {self.name} has no such option; it has {', '.join(values)}")
+            there = f"it has {', '.join(map(_dashed, values))}" if values else "it has none"
+            raise ConfigError(f"--{_dashed(next(iter(options)))}: {self.name} has no such option; {there}")
         if not self.followed:
             if checkpoints:
                 raise ConfigError(f"--checkpoints: {self.name} measures a run as a whole; leave it out")
             return self._one(run, None, values, tell)
         parts = [self._one(run, name, values, tell) for name in self._names(run, checkpoints)]
-        return xr.concat(parts, "checkpoint", data_vars="all", coords="minimal", compat="override", join="exact")
+        return xr.concat(
+            parts, "checkpoint", data_vars="all", coords="minimal", compat="override", join="exact",
+            combine_attrs="drop_conflicts",
+        )  # fmt: skip
 
     def _names(self, run: Run, checkpoints: str | Iterable[str] | None) -> list[str]:
         there = run.checkpoints()
         if checkpoints is None:
-            names = list(dict.fromkeys(self.default(run)))
+            names = self.default(run)
         elif checkpoints == "all":
             names = there
         else:
-            names = checkpoints.split(",") if isinstance(checkpoints, str) else list(checkpoints)
+            names = checkpoints.split(",") if isinstance(checkpoints, str) else checkpoints
+        names = list(dict.fromkeys(names))
+        if not names:
+            raise ConfigError("--checkpoints: names none; give all, or names with commas between")
         for name in names:
             if name not in there:
                 kept = f"there are {', '.join(there)}" if there else "there is none yet"
@@ -123,23 +159,65 @@ class Measurement:
     def _one(
         self, run: Run, checkpoint: str | None, options: dict[str, Any], tell: Callable[[str], None]
     ) -> xr.Dataset:
-        identity = {"measurement": self.name, "version": self.version, "options": options, "checkpoint": checkpoint}
+        identity = {
+            "measurement": self.name,
+            "version": self.version,
+            "code": self.code,
+            "options": options,
+            "checkpoint": checkpoint,
+            "config": run.config_hash,
+            "members": run.kept,
+        }
         text = json.dumps(files.plain(identity, self.name), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        name = "-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc"
-        if (run.path / "analysis" / name).exists():
-            return _read(run.path / "analysis" / name)
-        tell(f"{run.path.name}: {self.name}{f' of {checkpoint}' if checkpoint else ''}")
-        arguments = (run, checkpoint) if checkpoint else (run,)
-        dataset = _labelled(run, self.function(*arguments, **options), checkpoint, self.name)
-        dataset.attrs |= {
-            "identity": text,
-            "config_hash": run.config_hash,
-            "commit": json.dumps(runs.provenance()["git"]),
-            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
-        _write(run.analysis(name), dataset)
-        return dataset
+        path = run.path / "analysis" / ("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
+        if not path.exists():
+            doing = f"{run.path.name}: {self.name}{f' of {checkpoint}' if checkpoint else ''}"
+            tell(doing)
+            token = _PROGRESS.set(lambda share: tell(f"{doing}, {share:.0%}"))
+            try:
+                measured = self.function(*((run, checkpoint) if checkpoint else (run,)), **options)
+            finally:
+                _PROGRESS.reset(token)
+            dataset = _labelled(run, measured, checkpoint, self.name)
+            dataset.attrs |= {
+                "identity": text,
+                "options": json.dumps(files.plain(options, self.name)),
+                "config_hash": run.config_hash,
+                "commit": json.dumps(runs.provenance()["git"]),
+                "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            }
+            arrays.write(run.analysis(path.name), dataset)
+        return arrays.read(path, "delete it to measure again")
+
+
+def progress(share: float) -> None:
+    """Tell the person who waits how far the measurement under way is, from 0 to 1."""
+    _PROGRESS.get()(share)
+
+
+def twins(run: Run, checkpoint: str | None) -> np.ndarray:
+    """Who is an exact twin of whom: equal labels for kept members that are one policy in one world, int32[K].
+
+    Args:
+        run: whose members.
+        checkpoint: when; None for the end.
+    """
+    config, stage = run.config, (checkpoint or "rl").partition("-")[0]
+    if stage == "rl" and config.rl.updates:
+        return run.kept.astype(np.int32)
+    if stage in ("init", "pretrain"):
+        config = dataclasses.replace(config, sft=dataclasses.replace(config.sft, updates=0))
+    return config.starts[run.kept].astype(np.int32)
+
+
+def once(run: Run, checkpoint: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """One of each set of twins, int[U] among the kept members, and which of those every kept member equals, int[K].
+
+    So that what is the same is measured once: measure `x[first]`, and repeat what comes of it as `y[again]`.
+    """
+    _, first, again = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
+    return first, again
 
 
 def ends(run: Run) -> list[str]:
@@ -169,7 +247,7 @@ def measure(
     """Register a function as a measurement under its own name.
 
     Args:
-        version: raise it whenever what the function computes changes.
+        version: raise it whenever what the function's file calls elsewhere comes to compute something else.
         also: further names on the command line.
         checkpoints: those that are measured by default.
         panels: of its figure; see `analysis.figures.panels`.
@@ -184,7 +262,9 @@ def measure(
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
-        name = function.__name__.replace("_", "-")
+        taken = {"run", "runs", "checkpoints", "tell", "json", "figures", "width", "plain"} & set(options)
+        assert not taken, f"{function.__name__}: every command has an option {taken} already"
+        name = _dashed(function.__name__)
         summary = described.short_description or ""
         measurement = Measurement(name, function, version, checkpoints, panels, summary, options)
         for known in (name, *also):
@@ -195,13 +275,16 @@ def measure(
     return register
 
 
+def variable(dims: str, values: Any, long_name: str, units: str = "", **attributes: Any) -> tuple[Any, Any, Any]:
+    """A variable of a dataset: its dims by their names, blanks between; `table=0` leaves it out of the table."""
+    return dims.split(), values, {"long_name": long_name, "units": units, **attributes}
+
+
 def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) -> xr.Dataset:
     """With the labels of members and of the checkpoint."""
     if dataset.sizes.get("member") != len(run.kept):
         raise ValueError(f"{name}: {dict(dataset.sizes)} where the member axis must have {len(run.kept)}")
     config, population = run.config, run.population
-    trained = checkpoint is None or checkpoint.partition("-")[0] in ("sft", "rl")
-    twins = np.arange(run.members) if trained else config.starts
     labels: dict[str, Any] = {
         "member": run.kept.astype(np.int32),
         "seed": ("member", np.array([member.seed for member in population], np.int32)),
@@ -209,7 +292,7 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
         "point": ("member", np.array([member.label for member in population], np.str_)),
         **{path: ("member", np.array([member.values[path] for member in population])) for path in population[0].values},
     }
-    unit = twins[run.kept].astype(np.int32)
+    unit = twins(run, checkpoint)
     if checkpoint is None:
         return dataset.assign_coords(labels | {"unit": ("member", unit)})
     stage, _, update = checkpoint.partition("-")
@@ -223,48 +306,11 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
     return dataset.expand_dims("checkpoint").assign_coords(labels)
 
 
-def _write(path: Path, dataset: xr.Dataset) -> None:
-    dataset = _plain(dataset)
-    dataset.attrs["crc32"] = _checksum(dataset)
-    drawn = io.BytesIO(bytes(dataset.to_netcdf(engine="scipy")))
-    files.write(path, drawn.getvalue())
+def _dashed(name: str) -> str:
+    """A Python name as the command line has it."""
+    return name.replace("_", "-")
 
 
-def _read(path: Path) -> xr.Dataset:
-    with files.reporting(path, "read"):
-        data = path.read_bytes()
-    try:
-        dataset = xr.load_dataset(io.BytesIO(data), engine="scipy")
-        intact = dataset.attrs.pop("crc32", None) == _checksum(dataset)
-    except Exception as error:  # scipy and xarray raise errors of many types
-        raise RunError(
-            f"{path}: not readable ({' '.join(str(error).split())[:200]}); delete it to measure again"
-        ) from error
-    if not intact:
-        raise RunError(f"{path}: has changed since it was written; delete it to measure again")
-    return dataset
-
-
-def _plain(dataset: xr.Dataset) -> xr.Dataset:
-    """Of types that NetCDF 3 has: integers of 32 bits, floats of 32 or 64, text and truth values."""
-
-    def plain(array: xr.DataArray) -> xr.DataArray:
-        kind = array.dtype.kind
-        if kind in "iu" and array.dtype.itemsize != 4:
-            return array.astype(np.int32)
-        return array.astype(np.float32) if kind == "f" and array.dtype.itemsize < 4 else array
-
-    variables = {name: plain(array) for name, array in dataset.data_vars.items()}
-    coordinates = {name: plain(array) for name, array in dataset.coords.items()}
-    return xr.Dataset(variables, coordinates, dataset.attrs)
-
-
-def _checksum(dataset: xr.Dataset) -> str:
-    total = zlib.crc32(json.dumps({k: v for k, v in dataset.attrs.items() if k != "crc32"}, sort_keys=True).encode())
-    for name in sorted(map(str, dataset.variables)):
-        array = dataset[name]
-        values = np.asarray(array.values)
-        text = values.dtype.kind in "OSU"
-        data = "\n".join(map(str, values.ravel())).encode() if text else np.ascontiguousarray(values).tobytes()
-        total = zlib.crc32(data, zlib.crc32(f"{name}{array.dims}{'' if text else values.dtype}".encode(), total))
-    return f"{total:08x}"
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is a docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
