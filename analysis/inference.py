@@ -155,13 +155,12 @@ def implied_weights(chances: jax.Array, alike: jax.Array, share: jax.Array, step
     return jax.lax.fori_loop(0, steps, improve, jnp.full(count, 1 / count, jnp.float32))
 
 
-def implied(chances: jax.Array, seen: Seen, counts: jax.Array, steps: int = STEPS) -> jax.Array:
+def implied(chances: jax.Array, seen: Seen, steps: int = STEPS) -> jax.Array:
     """`implied_weights` at every turn of every persona's episodes, float32[I, T, J].
 
     Args:
         chances: of a model's actions, float32[I, N, T, A].
         seen: the episodes.
-        counts: how often each counts, float32[N]; 1, or as a bootstrap has drawn it.
         steps: of expectation maximisation.
     """
     several, episodes, turns, _ = chances.shape
@@ -171,15 +170,15 @@ def implied(chances: jax.Array, seen: Seen, counts: jax.Array, steps: int = STEP
 
     def one(arguments):
         chances, log_personas, played = arguments
-        return implied_weights(chances, jnp.exp(log_personas), _share(played, counts), steps)
+        return implied_weights(chances, jnp.exp(log_personas), _share(played), steps)
 
     found = jax.lax.map(one, (by_turn(chances), by_turn(seen.personas), by_turn(seen.played)))
     return found.reshape(several, turns, -1)
 
 
-def mean_posterior(seen: Seen, counts: jax.Array) -> jax.Array:
-    """The ideal observer's mean posterior before each turn, float32[I, T, J]; `counts` as in `implied`."""
-    share = jax.vmap(jax.vmap(_share, in_axes=(1, None)), in_axes=(0, None))(seen.played, counts)
+def mean_posterior(seen: Seen) -> jax.Array:
+    """The ideal observer's mean posterior before each turn, float32[I, T, J]."""
+    share = jax.vmap(jax.vmap(_share, in_axes=1))(seen.played)
     return jnp.einsum("itn,intj->itj", share, jnp.exp(seen.posterior), precision="highest")
 
 
@@ -190,14 +189,13 @@ def ideal_actions(seen: Seen) -> jax.Array:
 
 def beliefs(seen: Seen, badges: jax.Array) -> Beliefs:
     """Everything about one member; `badges` from `badge_fidelity`."""
-    every, count = jnp.ones(seen.played.shape[1], jnp.float32), seen.personas.shape[-2]
     ideal = ideal_actions(seen)
-    blind = jax.nn.logsumexp(seen.personas, axis=-2) - jnp.log(float(count))
+    blind = jax.nn.logsumexp(seen.personas, axis=-2) - jnp.log(float(seen.personas.shape[-2]))
     apart = [jnp.mean(_divergence(ideal, other), axis=(1, 2), where=seen.played) for other in (seen.model, blind)]
     return Beliefs(
-        ideal=mean_posterior(seen, every),
-        implied=implied(jnp.exp(seen.model), seen, every),
-        benchmark=implied(jnp.exp(ideal), seen, every),
+        ideal=mean_posterior(seen),
+        implied=implied(jnp.exp(seen.model), seen),
+        benchmark=implied(jnp.exp(ideal), seen),
         nats=jnp.stack(apart, axis=-1),
         episodes=jnp.sum(seen.played, axis=1, dtype=jnp.int32),
         badges=badges,
@@ -221,38 +219,27 @@ def measure(
     params: base.WorldParams,
     shown: Demonstrations,
     episodes: int,
-    counts: jax.Array | None = None,
-) -> tuple[Beliefs, tuple[jax.Array, jax.Array] | None]:
-    """`beliefs` of every member, and the same of resampled episodes.
+) -> Beliefs:
+    """`beliefs` of every member; all arrays have the member as axis 0.
 
     Args:
-        policy, parameters: the policies; axis 0 is the member.
-        world, params: where they play; axis 0 of every leaf of `params` is the member.
+        policy, parameters: the policies.
+        world, params: where they play.
         shown: what pretraining showed, with float fields float32[M]; it has the personas' traits.
         episodes: N, of each persona.
-        counts: float32[R, N], how often each resample has drawn each maze; by default there are none.
-
-    Returns:
-        Beliefs with the member as axis 0; and of the resamples the mean posterior and the implied weights,
-        float32[M, R, I, T, J].
     """
 
     def member(parameters, params, shown):
         seen, played = watch(policy, parameters, world, params, shown.traits, episodes)
-        found = beliefs(seen, badge_fidelity(policy, parameters, world, seen, played))
-        if counts is None:
-            return found, None
-        chances = jnp.exp(seen.model)
-        resampled = jax.vmap(lambda x: (mean_posterior(seen, x), implied(chances, seen, x)))(counts)
-        return found, resampled
+        return beliefs(seen, badge_fidelity(policy, parameters, world, seen, played))
 
     mesh = populations.mesh(len(params.tile_map))
     return learner.over_members(member, mesh)(parameters, params, shown)
 
 
-def _share(played: jax.Array, counts: jax.Array) -> jax.Array:
+def _share(played: jax.Array) -> jax.Array:
     """Share of each episode at one turn, float32[N], sums to 1; NaN where none has come so far."""
-    share = jnp.where(played, counts, 0.0)
+    share = played.astype(jnp.float32)
     return share / share.sum()
 
 

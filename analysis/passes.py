@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from agents.learning import learner, rollout
 from agents.policies import Parameters, Policy
-from envs import base
+from envs import base, tokens
 from ground import seeds, statistics
 
 BLOCK = 16
@@ -73,6 +73,21 @@ def pass_at_k(successes: ArrayLike, samples: int, ks: ArrayLike) -> np.ndarray:
     return (0.0 - np.expm1(missed))[counts]
 
 
+def cover(successes: ArrayLike, samples: int, taus: ArrayLike) -> np.ndarray:
+    """Cover@τ (arXiv 2510.08325): the share of mazes of which at least a share τ of the attempts succeeds.
+
+    Args:
+        successes: int[..., mazes], of each maze.
+        samples: n, attempts at each maze.
+        taus: float[T], 0 to 1.
+
+    Returns:
+        float64[..., T].
+    """
+    least = np.ceil(np.asarray(taus, np.float64) * samples - 1e-9)
+    return (np.asarray(successes)[..., None] >= least).mean(axis=-2)
+
+
 def crossover(before: ArrayLike, after: ArrayLike, samples: int) -> int | None:
     """The smallest k of 1 … n at which the mean pass@k before lies above that after; None if it never does.
 
@@ -124,44 +139,53 @@ def estimate(values: np.ndarray, chosen: np.ndarray, strata: np.ndarray | None =
 
 
 def measure(
-    policy: Policy,
+    policy: Policy | None,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
     mazes: int,
     samples: int,
     temperature: float = 1.0,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[float], None] = lambda share: None,
 ) -> Attempts:
     """Play n attempts of every member at each held-out maze; the mazes are the same for everyone, and in every call.
 
+    On a CPU the devices share the mazes of one member after another, so that one program serves populations of any
+    size; elsewhere members play at the same time.
+
     Args:
-        policy, parameters: the policies; axis 0 is the member.
+        policy, parameters: the policies; axis 0 is the member. None and {}: somebody who moves at random.
         world, params: where they play; axis 0 of every leaf of `params` is the member.
         mazes: how many; fewer are the first of more.
         samples: n, attempts at each.
         temperature: of plans and actions.
-        report: is told how many mazes are done.
+        report: is told the share that is done.
 
     Returns:
         NumPy arrays.
     """
     block = min(BLOCK, mazes)
-    mesh = learner.population_mesh(len(jax.tree.leaves(parameters)[0]), block)
-    parameters, params = (learner.place(tree, mesh) for tree in (parameters, params))
-    found = []
-    for first in range(0, mazes, block):
-        # The last block may go on beyond the mazes asked for, so that one program does for all.
-        indices = jnp.arange(first, first + block)
-        played = play(policy, parameters, world, params, indices, jnp.float32(temperature), mesh, samples)
-        found.append(learner.on_host(played))
-        report(min(first + block, mazes))
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :mazes], *found)
+    together = members = len(params.tile_map)
+    mesh = learner.population_mesh(members, block)
+    if learner.on_cpu(mesh):
+        together, mesh = 1, learner.population_mesh(1, block)
+    parts = []
+    for first in range(0, members, together):
+        mine = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
+        mine, blocks = learner.place(mine, mesh), []
+        for start in range(0, mazes, block):
+            # The last block may go on beyond the mazes asked for, so that one program does for all.
+            indices = jnp.arange(start, start + block)
+            played = play(policy, mine[0], world, mine[1], indices, jnp.float32(temperature), mesh, samples)
+            blocks.append(learner.on_host(played))
+            report((first * mazes + together * min(start + block, mazes)) / (members * mazes))
+        parts.append(jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, :mazes], *blocks))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "mesh", "samples"))
 def play(
-    policy: Policy,
+    policy: Policy | None,
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
@@ -175,15 +199,18 @@ def play(
     The attempts at a maze share its start and its weather and differ in the policy's chance alone. One maze is
     played at a time, on a CPU by a few attempts at a time, so that memory is bounded whatever the sizes.
     """
-    maze_key, chance_key = jax.random.split(seeds.held_out("pass-at-k"))
+    maze_key, chance_key = _keys()
     shards = learner.Shards(mesh.shape["episode"])
     parts = -(-samples // (_AT_ONCE if learner.on_cpu(mesh) else samples))
     # Equal parts, of which the last repeats the last attempt where n cannot be divided.
     attempts = jnp.minimum(jnp.arange(parts * -(-samples // parts)), samples - 1).reshape(parts, -1)
 
     def member(parameters, params):
-        driver = rollout.policy_driver(policy, parameters, world, temperature=temperature)
-        driver = dataclasses.replace(driver, begin=_read_once(driver.begin))
+        if policy is None:
+            driver = _script(world, lambda state: jnp.zeros(world.num_actions, jnp.float32))
+        else:
+            driver = rollout.policy_driver(policy, parameters, world, temperature=temperature)
+            driver = dataclasses.replace(driver, begin=_read_once(driver.begin))
 
         def maze(index):
             own, chance = (jax.random.fold_in(key, index) for key in (maze_key, chance_key))
@@ -202,6 +229,41 @@ def play(
         return shards.gather(jax.lax.map(maze, shards.local(mazes)))
 
     return learner.over_members(member, mesh)(parameters, params)
+
+
+@functools.partial(jax.jit, static_argnames=("world", "mazes"))
+def distances(world: base.World, params: base.WorldParams, mazes: int) -> jax.Array:
+    """How far the goal of each of the mazes of `measure` is: moves of the planner, float32[M, mazes].
+
+    NaN where it does not get there in time, and in worlds without a goal. Axis 0 of every leaf of `params` is the
+    member.
+    """
+    if not world.has_goal:
+        return jnp.full((len(params.tile_map), mazes), jnp.nan, jnp.float32)
+    maze_key, chance_key = _keys()
+    keys = jax.vmap(lambda index: jax.random.fold_in(maze_key, index))(jnp.arange(mazes))
+
+    def member(params):
+        driver = _script(world, lambda state: world.planner_scores(state, params))
+        played, _, _ = rollout.play(world, params, keys, chance_key, driver, rollout.gumbel(mazes))
+        return jnp.where(rollout.succeeded(world, played), jnp.sum(played.played, axis=-1, dtype=jnp.float32), jnp.nan)
+
+    return jax.lax.map(member, params)
+
+
+def _keys() -> tuple[jax.Array, jax.Array]:
+    """The keys of the mazes, and of chance, each to be folded with the number of a maze."""
+    maze_key, chance_key = jax.random.split(seeds.held_out("pass-at-k"))
+    return maze_key, chance_key
+
+
+def _script(world: base.World, scores: Callable[[base.WorldState], jax.Array]) -> rollout.Driver:
+    """Somebody who says nothing before the first move, and moves by scores float32[4] of one state."""
+
+    def write(states, key):
+        return jnp.full((len(states.time), world.plan_length), tokens.PLAN_END, jnp.int32)
+
+    return rollout.scripted_driver(lambda states, plans: jax.vmap(scores)(states), write)
 
 
 def _read_once(begin: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:

@@ -291,10 +291,9 @@ def test_what_is_no_run_is_refused_by_every_command(capsys, monkeypatch, tmp_pat
         ["pass-at-k", "--samples", "0"],
         ["pass-at-k", "--mazes", "-5"],
         ["pass-at-k", "--temperature", "0"],
-        ["pass-at-k", "--after", "x"],
+        ["pass-at-k", "--checkpoints", "x"],
         ["personas", "--episodes", "0"],
-        ["personas", "--checkpoint", "x"],
-        ["personas", "--against", "x"],
+        ["personas", "--checkpoints", "x"],
     ],
     ids=" ".join,
 )

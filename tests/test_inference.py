@@ -1,23 +1,19 @@
-"""Implied weights against planted mixtures, the ideal observer against Bayes' symmetry, and the command."""
+"""Implied weights against planted mixtures, the ideal observer against Bayes' symmetry, and the measurement."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from scipy import optimize, special
 
-from agents import runs
-from agents.runs import config as configs
-from analysis import __main__ as cli
-from analysis import inference
-from analysis.commands import personas as command
+from analysis import inference, measures
+from analysis.measures.beliefs import panels
 from envs import personas, tokens
 from envs.labyrinth import LabyrinthOptions
-from tests import tiny
+from ground.terminal import ConfigError
+from tests import tiny, untrained
 
 EPISODES, TURNS, ACTIONS = 40, 5, 4
 
@@ -40,8 +36,7 @@ def drawn(generator, *shape):
     return generator.dirichlet(np.full(ACTIONS, 0.5), shape) * 0.95 + 0.05 / ACTIONS
 
 
-EVERY = jnp.ones(EPISODES, jnp.float32)
-IMPLIED = jax.jit(inference.implied, static_argnums=3)
+IMPLIED = jax.jit(inference.implied, static_argnums=2)
 
 
 def test_planted_mixtures_are_recovered_at_every_turn():
@@ -50,7 +45,7 @@ def test_planted_mixtures_are_recovered_at_every_turn():
     planted = generator.dirichlet(np.ones(3), (2, TURNS))
     planted[0, 0] = (0, 0.4, 0.6)
     chances = np.einsum("itj,intja->inta", planted, alike)
-    found = IMPLIED(jnp.asarray(chances, jnp.float32), seen(alike), EVERY, 500)
+    found = IMPLIED(jnp.asarray(chances, jnp.float32), seen(alike), 500)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, planted, atol=5e-3)
     np.testing.assert_allclose(np.sum(found, -1), 1, rtol=1e-5)
@@ -119,12 +114,12 @@ def test_a_model_that_is_the_ideal_observer_implies_the_ideal_posterior_where_pe
         apart[(*place, np.arange(3), generator.permutation(ACTIONS)[:3])] = 1
     for alike in (same, apart):
         found = histories(alike, generator)
-        expected = inference.mean_posterior(found, EVERY)
+        expected = inference.mean_posterior(found)
         by_hand = [
             [np.exp(found.posterior)[i, found.played[i, :, t], t].mean(axis=0) for t in range(TURNS)] for i in range(3)
         ]
         np.testing.assert_allclose(expected, by_hand, atol=1e-5)
-        implied = IMPLIED(jnp.exp(inference.ideal_actions(found)), found, EVERY, 3000)
+        implied = IMPLIED(jnp.exp(inference.ideal_actions(found)), found, 3000)
         np.testing.assert_allclose(implied, expected, atol=3e-3)
         assert np.abs(np.asarray(expected)[:, -1] - 1 / 3).max() > 0.2
 
@@ -134,11 +129,7 @@ def test_personas_that_act_alike_leave_the_prior_and_no_episode_leaves_nothing()
     alike = np.repeat(drawn(generator, 3, EPISODES, TURNS, 1), 3, axis=3)
     found = histories(alike, generator)
     found = dataclasses.replace(found, played=found.played.at[1, :, 3:].set(False))
-    counts = jnp.asarray(generator.integers(0, 3, EPISODES), jnp.float32)
-    for weights in (
-        inference.mean_posterior(found, counts),
-        IMPLIED(jnp.exp(found.model), found, counts, inference.STEPS),
-    ):
+    for weights in (inference.mean_posterior(found), IMPLIED(jnp.exp(found.model), found, inference.STEPS)):
         weights = np.array(weights)
         assert np.isnan(weights[1, 3:]).all()
         weights[1, 3:] = 1 / 3
@@ -159,7 +150,7 @@ def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):
     means, error = posterior.mean(axis=1), posterior.std(axis=1) / np.sqrt(count)
     noise = np.sqrt(error**2 + error.swapaxes(0, 2) ** 2)
     assert (np.abs(means - means.swapaxes(0, 2)) < 4 * noise + 1e-6).all()
-    own = np.asarray(inference.mean_posterior(found, jnp.ones(count, jnp.float32)))[range(3), :, range(3)]
+    own = np.asarray(inference.mean_posterior(found))[range(3), :, range(3)]
     assert (own[:, 0] > 0.4).all()  # the plan alone gives them away
     assert (own[:, -1] > own[:, 0]).all()
     assert not found.played.all()
@@ -177,96 +168,60 @@ def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):
         np.testing.assert_allclose(badges[i, 0], apart[np.asarray(found.played[i])].mean(), rtol=1e-4)
 
 
-def planted(directory, config):
-    """A run directory with random policies: a base for all, and members that differ from it."""
-    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
-    tree = jax.tree.map(lambda x: np.asarray(x)[None], config.make_policy().init(jax.random.key(0)))
-    run.save_parameters("pretrain", tree)
-    generator = np.random.default_rng(0)
-    different = (run.members,)
-    tree = jax.tree.map(lambda x: (x + generator.normal(size=different + x.shape[1:])).astype(np.float32), tree)
-    run.save_parameters("rl", tree)
-    return run
+# The measurement
 
 
-def analyse(run, *options):
-    assert cli.main(["personas", str(run.path), *options]) == 0
-    document = json.loads((run.path / "analysis" / "personas.json").read_text())
-    assert document["personas"] == list(personas.PERSONAS)
-    for ending in (".png", ".pdf"):
-        assert (run.path / "figures" / f"personas{ending}").stat().st_size > 1000
-    return document, pq.read_table(run.path / "analysis" / "personas.parquet").to_pylist()
+@pytest.fixture(scope="module")
+def maze(tmp_path_factory):
+    """Two members of one base."""
+    return untrained.write(tmp_path_factory.mktemp("runs") / "maze", tiny.changed(world={"size": 7, "turns": 2}))
 
 
-def check_intervals(found):
-    """Of a member alone: the mean lies in the interval, which has a width where there is something to resample."""
-    assert (found["analysed"], found["intervals"]) == (1, "over mazes")
-    for name in ("ideal", "implied"):
-        low, mean, high = (np.array(found[name][end], float) for end in ("low", "mean", "high"))
-        there = np.isfinite(mean) & np.isfinite(low)
-        assert (low < high - 1e-3)[there].any()
-        assert (low <= high + 1e-6)[there].all()
-        assert ((low - 0.1 < mean) & (mean < high + 0.1))[there].all()
-        np.testing.assert_allclose(mean[:, 0].sum(-1), 1, rtol=1e-5)
-    assert np.array(found["badge_kl"]["mean"]).shape == (3, 4)
-    assert found["badge_kl"]["low"] is None
+def test_beliefs_of_members_and_of_the_base_that_they_share(maze, monkeypatch):
+    asked, measure = [], inference.measure
 
+    def counting(*arguments):
+        asked.append(len(arguments[3].tile_map))
+        return measure(*arguments)
 
-def test_the_command_on_a_base_that_members_share(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "RESAMPLES", 20)
-    run = planted(tmp_path / "run", tiny.changed(world={"size": 7, "turns": 2}))
-    document, table = analyse(run, "--episodes", "16")
-    found = document["checkpoints"]["pretrain"]
-    check_intervals(found)
-    assert found["episodes"] == [[16, 16]] * 3
-    np.testing.assert_allclose(np.array(found["ideal"]["mean"])[:, 0], 1 / 3, rtol=1e-5)  # nothing has happened yet
-    assert {row["member"] for row in table} == {None}
-    assert [(row["true"], row["turn"], row["persona"]) for row in table[:4]] == [
-        ("Larry", 1, "Larry"), ("Larry", 1, "Bob"), ("Larry", 1, "Alice"), ("Larry", 2, "Larry")
-    ]  # fmt: skip
-    for name in ("ideal", "implied", "benchmark"):
-        np.testing.assert_allclose(np.array([row[name] for row in table]).reshape(3, 2, 3), found[name]["mean"])
-    said = capsys.readouterr().out
-    assert "Alice's badge" in said
-    assert "ideal observer" in said
+    monkeypatch.setattr(inference, "measure", counting)
+    measured = measures.beliefs(maze, episodes=16)
+    assert asked == [1, 2]  # the base once
+    base, after = (measured.sel(checkpoint=name) for name in ("pretrain", "rl"))
+    assert (base["implied"] == base["implied"][0]).all()
+    assert (after["implied"][0] != after["implied"][1]).any()
+    assert measured["implied"].dims == ("checkpoint", "member", "persona", "turn", "believed")
+    np.testing.assert_allclose(measured["implied"].sum("believed"), 1, rtol=1e-5)
+    np.testing.assert_allclose(measured["ideal"].sel(turn=1), 1 / 3, rtol=1e-5)  # nothing has happened yet
+    np.testing.assert_allclose(base["ideal"], after["ideal"], atol=1e-6)  # the same episodes
+    assert (measured["episodes"] == 16).all()
+    own = [after["implied"].sel(persona=name, believed=name).mean("turn") for name in personas.PERSONAS]
+    np.testing.assert_allclose(after["recognised"], np.stack(own, axis=1), rtol=1e-6)
+    assert measured["badge_kl"].dims == ("checkpoint", "member", "persona", "badge")
+    assert (measured["nats"] > 0).all()
+    alone = measures.beliefs(maze, "rl", episodes=8)
+    assert (alone["episodes"] == 8).all()
+
+    *curves, badges = panels({"maze": measured})
+    assert [list(panel.curves) for panel in curves] == [["pretrain", "ideal observer", "rl"]] * 3
+    np.testing.assert_array_equal(curves[1].curves["rl"].values, after["implied"].values[:, 1, :, 1].T)
+    np.testing.assert_allclose(badges.values, after["badge_kl"].mean("member"))
 
 
 @pytest.mark.slow
-def test_the_command_on_members_that_plan_and_differ_against_their_base(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "RESAMPLES", 20)
-    run = planted(tmp_path / "run", LABYRINTH)
-    document, table = analyse(run, "--checkpoint", "rl", "--against", "pretrain", "--episodes", "24")
-    after, base = document["checkpoints"]["rl"], document["checkpoints"]["pretrain"]
-    check_intervals(base)
-    assert (after["analysed"], after["intervals"]) == (2, "over members")
-    rows = [row for row in table if row["checkpoint"] == "rl"]
-    assert {row["member"] for row in rows} == {0, 1}
-    assert len(table) == (2 + 1) * 3 * 4 * 3
-    each = np.array([row["implied"] for row in rows]).reshape(2, 3, 4, 3)
-    np.testing.assert_allclose(np.array(after["implied"]["mean"], float), each.mean(axis=0))
-    np.testing.assert_allclose(np.array(after["implied"]["low"], float), each.min(axis=0), atol=1e-6)
-    one, other = (np.array(found["ideal"]["mean"], float) for found in (after, base))
-    np.testing.assert_allclose(one, other, atol=1e-6)  # the same episodes
-    assert after["badge_kl"]["low"] != after["badge_kl"]["high"]
-    episodes = np.array(after["episodes"])
-    assert (episodes[:, 0] == 24).all()
+def test_beliefs_of_members_that_plan_and_arrive(tmp_path):
+    measured = measures.beliefs(untrained.write(tmp_path / "run", LABYRINTH), "rl", episodes=24).sel(checkpoint="rl")
+    episodes = measured["episodes"].values
+    assert (episodes[..., 0] == 24).all()
     assert (np.diff(episodes) <= 0).all()
     assert episodes.min() < 24
+    own = np.stack([measured["ideal"].values[:, i, :, i] for i in range(3)], axis=1)
+    wanted = np.nansum(own * episodes, axis=-1) / episodes.sum(axis=-1)
+    np.testing.assert_allclose(measured["recognisable"], wanted, rtol=1e-6)
+    assert (measured["recognisable"] > 1 / 3).all()
 
 
-def test_wrong_requests_end_in_one_line(tmp_path, capsys):
-    run = planted(tmp_path / "run", LABYRINTH)
-
-    def refused(*arguments):
-        assert cli.main(["personas", *map(str, arguments)]) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        return said
-
+def test_wrong_requests(maze):
     for wrong in (0, -3, 70_000):
-        assert f"--episodes={wrong}: use 1 to 65536" in refused(run.path, "--episodes", wrong)
-    assert "no checkpoint 'sft'; there are pretrain, rl" in refused(run.path, "--checkpoint", "sft")
-    assert "no checkpoint 'sft'" in refused(run.path, "--against", "sft")
-    assert "--against pretrain: the checkpoint itself" in refused(run.path, "--against", "pretrain")
-    assert "no such run directory" in refused(tmp_path / "none")
-    assert not (run.path / "analysis").exists()
+        with pytest.raises(ConfigError, match=f"--episodes={wrong}: use 1 to 65536"):
+            measures.beliefs(maze, episodes=wrong)

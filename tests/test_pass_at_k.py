@@ -1,28 +1,27 @@
-"""Pass@k against every subset of the attempts, attempts against every sequence of actions, and the command."""
+"""Pass@k against every subset of the attempts, attempts against every sequence of actions, and the measurement."""
 
 import dataclasses
+import fractions
 import itertools
-import json
 
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from agents import runs
 from agents.learning import rollout
 from agents.policies.base import Cache, Outputs
-from agents.runs import config as configs
 from agents.runs import evaluation
-from analysis import __main__ as cli
-from analysis import passes
+from analysis import measures, passes
+from analysis.measures.attempts import panels as measured_panels
+from analysis.measures.attempts import per_maze
 from envs import labyrinth, tokens
 from envs.maze import EmojiMaze
 from ground import seeds
-from tests import tiny
+from ground.terminal import ConfigError
+from tests import tiny, untrained
 
 MAZES, SAMPLES, TURNS = 5, 1000, 4
 
@@ -94,6 +93,28 @@ def test_intervals_are_over_members_or_mazes_and_a_slice_is_a_ratio():
     assert point["over_members"] is point["over_mazes"] is None
 
 
+@hypothesis.given(samples=st.integers(1, 40), data=st.data())
+def test_cover_is_the_share_of_mazes_of_which_enough_attempts_succeed(samples, data):
+    counts = data.draw(st.lists(st.integers(0, samples), min_size=1, max_size=9))
+    ninths = [fractions.Fraction(i, 9) for i in range(10)]
+    tenths = [fractions.Fraction(i, 10) for i in range(11)]
+    for taus in (ninths, tenths):
+        wanted = [np.mean([fractions.Fraction(c, samples) >= tau for c in counts]) for tau in taus]
+        np.testing.assert_allclose(passes.cover(counts, samples, [float(tau) for tau in taus]), wanted)
+
+
+def test_pass_at_k_is_the_mean_of_cover_weighted_towards_the_unreliable():
+    """The integral over τ of k (1 − τ)^(k − 1) Cover@τ, arXiv 2510.08325, here with many attempts."""
+    samples = 4000
+    counts = np.random.default_rng(0).binomial(samples, np.random.default_rng(1).beta(0.5, 2, 60))
+    edges = np.arange(samples + 1) / samples
+    cover = passes.cover(counts, samples, edges[1:])  # constant between two of them
+    for k in (1, 3, 10):
+        weights = (1 - edges[:-1]) ** k - (1 - edges[1:]) ** k
+        np.testing.assert_allclose(weights @ cover, passes.pass_at_k(counts, samples, [k]).mean(), atol=2e-3)
+    assert passes.cover(np.zeros((2, 3, 5), int), 4, [0.5, 1]).shape == (2, 3, 2)
+
+
 @dataclasses.dataclass(frozen=True)
 class Blind:
     """A policy that looks at nothing: its parameters are the logits of what it says."""
@@ -132,7 +153,7 @@ def measured(mazes=MAZES, temperature=1.0):
 @pytest.fixture(scope="module")
 def attempts():
     found, told = measured()
-    assert told == [2, 4, 5]
+    assert np.allclose(told, (np.array([[2, 4, 5]]) + 5 * np.arange(3)[:, None]).ravel() / 15)
     return found
 
 
@@ -173,12 +194,27 @@ def test_attempts_succeed_as_often_as_the_sum_over_all_ways_to_the_goal(attempts
     assert (attempts.distinct < attempts.successes).any()
 
 
+def test_who_moves_at_random_does_as_a_policy_without_a_preference(ways, monkeypatch):
+    monkeypatch.setattr(passes, "BLOCK", 2)
+    _, params = blind()
+    found = passes.measure(None, {}, WORLD, jax.tree.map(lambda x: x[:1], params), MAZES, SAMPLES)
+    chances = np.array([sum(0.25 ** len(way) for way in goals) for goals in ways])
+    error = np.sqrt(chances * (1 - chances) / SAMPLES)
+    assert (np.abs(found.successes[0] / SAMPLES - chances) < 4.5 * error + 1e-12).all()
+
+
+def test_distances_are_those_of_the_shortest_way(ways):
+    params = jax.tree.map(lambda x: x[:2], blind()[1])
+    shortest = [min((len(way) for way in goals), default=np.nan) for goals in ways]
+    np.testing.assert_array_equal(passes.distances(WORLD, params, MAZES), [shortest] * 2)
+
+
 def test_the_same_policy_does_the_same_and_fewer_mazes_are_the_first_of_more(attempts):
     for counts in (attempts.successes, attempts.distinct):
         np.testing.assert_array_equal(counts[1], counts[2])
         assert (counts[0] != counts[1]).any()
     fewer, told = measured(mazes=3)
-    assert told == [2, 3]
+    assert told == pytest.approx([2 / 9, 3 / 9, 5 / 9, 6 / 9, 8 / 9, 1])
     np.testing.assert_array_equal(fewer.successes, attempts.successes[:, :3])
 
 
@@ -206,97 +242,84 @@ def test_success_is_the_goal_where_there_is_one_and_else_a_positive_return():
     assert rollout.succeeded(EmojiMaze(size=11, turns=3), episodes).tolist() == [False, True, False]
 
 
-def planted(directory, config):
-    """A run directory as training leaves it, with random policies: one base, and members that differ from it."""
-    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
-    tree = jax.tree.map(lambda x: np.asarray(x)[None], config.make_policy().init(jax.random.key(0)))
-    generator = np.random.default_rng(0)
-    run.save_parameters("init", tree)
-    run.save_parameters("pretrain", tree)
-    shape = (run.members,)
-    tree = jax.tree.map(lambda x: (x + generator.normal(size=shape + x.shape[1:])).astype(np.float32), tree)
-    run.save_parameters("rl", tree)
-    return run
-
+# The measurement
 
 LABYRINTH = tiny.changed(
-    population={"seeds": 1, "sweep": ("rl.learning_rate=1e-4,1e-2",)},
+    population={"seeds": 2, "sweep": ("rl.learning_rate=1e-4,1e-2",)},
     world=labyrinth.LabyrinthOptions(size=2, turns=3, view="bump"),
 )
 
 
-def analyse(run, *options):
-    assert cli.main(["pass-at-k", str(run.path), *options]) == 0
-    document = json.loads((run.path / "analysis" / "pass_at_k.json").read_text())
-    table = pq.read_table(run.path / "analysis" / "pass_at_k.parquet").to_pylist()
-    return document, table
+def test_a_base_that_all_share_is_played_once_and_repeated(tmp_path, monkeypatch):
+    run = untrained.write(tmp_path / "run", LABYRINTH)
+    played, measure = [], passes.measure
+
+    def counting(policy, parameters, world, params, *rest):
+        played.append((policy is None, len(params.tile_map)))
+        return measure(policy, parameters, world, params, *rest)
+
+    monkeypatch.setattr(passes, "measure", counting)
+    measured = measures.attempts(run, samples=12, mazes=6)
+    assert played == [(False, 1), (True, 1), (False, 4), (True, 1)]
+    base, after = (measured.sel(checkpoint=name) for name in ("pretrain", "rl"))
+    assert measured["successes"].dims == ("checkpoint", "member", "maze")
+    assert (base["successes"] == base["successes"][0]).all()
+    assert (after["successes"] != after["successes"][0]).any()
+    assert measured["k"].values.tolist() == [1, 2, 4, 8, 12]
+    rate = measured["successes"] / 12
+    np.testing.assert_allclose(measured["pass_at_k"].sel(k=1), rate.mean("maze"))
+    np.testing.assert_allclose(measured["pass_at_k"].sel(k=12), (rate > 0).mean("maze"))
+    np.testing.assert_allclose(measured["cover"].sel(tau=0.5), (rate >= 0.5).mean("maze"))
+    np.testing.assert_allclose(measured["ways"], measured["distinct"].mean("maze"))
+    assert (measured["distinct"] <= measured["successes"]).all()
+    for k in (1, 4):
+        np.testing.assert_allclose(per_maze(after, k).mean("maze"), after["pass_at_k"].sel(k=k))
+    assert measured["random_successes"].dims == ("checkpoint", "maze")
+    floor = measured.isel(checkpoint=0)
+    assert float(floor["random_pass_at_k"].sel(k=1)) == pytest.approx(float(floor["random_successes"].mean()) / 12)
+    shown = measured_panels({"run": measured})
+    low, high = "rl.learning_rate=0.0001", "rl.learning_rate=0.01"
+    labels = [f"{step}, {rate}" for rate in (low, high) for step in ("pretrain", "rl")]
+    assert [list(panel.curves) for panel in shown] == [[*labels, "random player"]] * 2 + [labels]
+    curve = shown[0].curves[f"rl, {high}"]
+    np.testing.assert_array_equal(curve.values, after["pass_at_k"].values[2:].T)
+    near = shown[2].curves[f"rl, {high}"]
+    chosen = measured["distance"].values == near.x[0]
+    np.testing.assert_allclose(near.values[0], rate.sel(checkpoint="rl").values[2:, chosen].mean(axis=1))
 
 
-def test_the_command_on_a_labyrinth_with_a_shared_base(tmp_path, capsys):
-    run = planted(tmp_path / "run", LABYRINTH)
-    document, table = analyse(run, "--samples", "12", "--mazes", "6")
-    assert document["success"] == "reaches the goal"
-    assert document["ks"] == [1, 2, 4, 8, 12]
-    base = [row for row in table if row["checkpoint"] == "pretrain"]
-    after = [row for row in table if row["checkpoint"] == "rl"]
-    assert [row["maze"] for row in base] == list(range(6))
-    assert {row["member"] for row in base} == {None}  # played once
-    assert [(row["member"], row["maze"]) for row in after] == list(itertools.product(range(2), range(6)))
-    assert [row["rl.learning_rate"] for row in after] == [1e-4] * 6 + [1e-2] * 6
-    for name, rows in (("pretrain", base), ("rl", after)):
-        found = document["checkpoints"][name]
-        counts = np.array([row["successes"] for row in rows])
-        assert np.isclose(found["mean"][0], counts.mean() / 12)
-        assert np.isclose(found["mean"][-1], (counts > 0).mean())
-        assert all(row["distinct"] <= row["successes"] for row in rows)
-        assert all((row["distinct"] > 0) == (row["successes"] > 0) for row in rows)
-    assert document["checkpoints"]["pretrain"]["over_members"] is None
-    assert np.isclose(sum(document["solved"].values()), 1)
-    difference = np.subtract(*(document["checkpoints"][name]["mean"] for name in ("rl", "pretrain")))
-    np.testing.assert_allclose(document["difference"]["mean"], difference, atol=1e-12)
-    sometimes, never = (document["slices"][part] for part in ("sometimes", "never"))
-    assert np.isclose(sometimes["share"], np.mean([row["successes"] > 0 for row in base]))
-    assert np.isclose(sometimes["share"] + never["share"], 1)
-    assert sometimes["before"]["mean"][-1] == 1
-    assert [group["label"] for group in document["groups"]] == ["rl.learning_rate=0.0001", "rl.learning_rate=0.01"]
-    mean = np.mean([group["mean"] for group in document["groups"]], 0)
-    np.testing.assert_allclose(mean, document["checkpoints"]["rl"]["mean"])
-    for ending in (".png", ".pdf", ".csv"):
-        assert (run.path / "figures" / f"pass_at_k{ending}").stat().st_size > 100
-    lines = (run.path / "figures" / "pass_at_k.csv").read_text().splitlines()
-    assert lines[1].startswith("all 6 mazes,")
-    assert "by both" in capsys.readouterr().out
+def test_worlds_that_differ_have_mazes_and_random_players_of_their_own(tmp_path):
+    swept = dataclasses.replace(LABYRINTH.population, sweep=("world.loops=0,1",))
+    run = untrained.write(tmp_path / "run", dataclasses.replace(LABYRINTH, population=swept))
+    measured = measures.attempts(run, "rl", samples=40, mazes=6)
+    chance, far = measured["random_successes"].isel(checkpoint=0), measured["distance"]
+    assert chance.dims == far.dims == ("member", "maze")
+    for values in (chance.values, far.values):
+        np.testing.assert_array_equal(values[:2], values[[0, 0]])
+        assert (values[2] != values[0]).any()
+    assert (far.values[2] <= far.values[0]).all()  # more doors are open
+    assert len(measured_panels({"run": measured})) == 2
 
 
-def test_the_command_on_a_maze_with_a_world_for_each_member(tmp_path):
+def test_a_maze_without_a_goal_has_no_distance(tmp_path):
     config = tiny.changed(
         world={"size": 7, "turns": 2}, population={"tile_maps": "permuted"}, pretrain={"tile_maps": "balanced"}
     )
-    run = planted(tmp_path / "run", config)
-    document, table = analyse(run, "--samples", "5", "--mazes", "3")
-    assert document["success"] == "return above 0"
-    assert len(table) == 2 * 2 * 3  # the base meets other emoji with every member, and is played with each
-    assert {row["member"] for row in table} == {0, 1}
-    assert "groups" not in document
-    assert len(document["config_hash"]) == 12
+    run = untrained.write(tmp_path / "run", config)
+    measured = measures.attempts(run, "pretrain", samples=5, mazes=3)
+    assert measured["unit"].values.tolist() == [[0, 1]]  # the base meets other emoji with every member
+    assert measured["distance"].isnull().all()
+    assert measured["successes"].attrs["long_name"] == "attempts that have a return above 0"
+    assert measured["random_successes"].dims == ("checkpoint", "maze")
 
 
-def test_wrong_requests_end_in_one_line(tmp_path, capsys):
-    run = planted(tmp_path / "run", LABYRINTH)
-
-    def refused(*arguments):
-        assert cli.main(["pass-at-k", *map(str, arguments)]) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        return said
-
-    assert "--samples=0: use 1 to" in refused(run.path, "--samples", 0)
-    assert "--mazes=70000: use 1 to" in refused(run.path, "--mazes", 70000)
-    for wrong in (0, -1, "nan", "inf"):
-        assert "--temperature=" in refused(run.path, "--temperature", wrong)
-    assert "no checkpoint 'sft'; there are init, pretrain, rl" in refused(run.path, "--before", "sft")
-    assert "--after init: does not come after --before rl" in refused(run.path, "--before", "rl", "--after", "init")
-    assert "--after rl: does not come after" in refused(run.path, "--before", "rl")
-    assert "no such run directory" in refused(tmp_path / "none")
-    assert "--sample" in refused(run.path, "--sampels", 3)
+def test_wrong_requests(tmp_path):
+    run = untrained.write(tmp_path / "run", LABYRINTH)
+    for options, words in (
+        ({"samples": 0}, "--samples=0: use 1 to 65536"),
+        ({"mazes": 70_000}, "--mazes=70000: use 1 to 65536"),
+        *(({"temperature": wrong}, "--temperature=") for wrong in (0, -1, np.nan, np.inf)),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            measures.attempts(run, **options)
     assert not (run.path / "analysis").exists()

@@ -1,9 +1,11 @@
 """Every measurement by its name: `measures.divergence(run)` is an `xarray.Dataset`; see `analysis.measure`."""
 
+from analysis.measures.attempts import attempts
+from analysis.measures.beliefs import beliefs
 from analysis.measures.divergence import divergence
 from analysis.measures.overlaps import overlaps
 from analysis.measures.spectra import spectra
 from analysis.measures.subnetwork import subnetwork
 from analysis.measures.updates import updates
 
-__all__ = ["divergence", "overlaps", "spectra", "subnetwork", "updates"]
+__all__ = ["attempts", "beliefs", "divergence", "overlaps", "spectra", "subnetwork", "updates"]

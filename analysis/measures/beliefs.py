@@ -1,0 +1,96 @@
+"""What a model believes of who is speaking: its personas kept apart by badges, and inferred from its own history."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from agents.runs import Run
+from analysis import estimates, inference
+from analysis.figures.panels import Curve, Curves, Map, Panel
+from analysis.measure import measure, once, variable
+from envs import personas
+from ground.terminal import ConfigError
+
+LIMIT = 65_536
+"""Most episodes."""
+FEW = 20
+"""Episodes; where fewer are left the lines of the figure end."""
+BADGES = ("none", *personas.PERSONAS)
+"""What a badge says, in the order of `envs.tokens.BADGES`."""
+
+
+def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """The belief in each persona that plays, turn by turn and beside the ideal observer; badges as a map."""
+    parts, shown = estimates.columns(arms), list[Panel]()
+    for name in personas.PERSONAS:
+        curves = {}
+        for label, part in parts.items():
+            own = part.sel(persona=name, believed=name)
+            enough = own["episodes"] >= np.minimum(FEW, own["episodes"].max("turn"))
+            for of, who in (("implied", label), ("ideal", "ideal observer")):
+                y = own[of].where(enough).transpose("turn", "member").values
+                curves[who] = Curve(own["turn"].values, y if of == "implied" else y.mean(axis=1), own["unit"].values)
+        chance = {"chance": 1 / len(personas.PERSONAS)}
+        shown.append(Curves(curves, "turn", f"{name} plays: belief in {name} (%)", marks=chance, percent=True))
+    last = parts[list(parts)[-1]]["badge_kl"].mean("member").transpose("persona", "badge")
+    label = f"{list(parts)[-1]}: KL from persona to model with a badge, nats per action"
+    return [*shown, Map(last.values, tuple(personas.PERSONAS), BADGES, label)]
+
+
+@measure(also=("personas",), panels=panels)
+def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
+    """Whether a model keeps its personas apart by their badges, and by its own history where no badge is shown.
+
+    A persona plays, no badge is shown, and the model reads; see `analysis.inference` for what it then believes, and
+    for three caveats (arXiv 2111.02080). Where personas act alike a belief is not identified and stays near 1/3.
+
+    Args:
+        episodes: held-out mazes that each persona plays, the same for everyone.
+
+    Returns:
+        `persona` is who plays, `believed` who it is taken for. `implied` float32[member, persona, turn, believed], the
+        mixture of personas that explains the model's actions best; `ideal`, the mean posterior of an observer who
+        knows the personas exactly; `benchmark`, the implied mixture of that observer: where it differs from `ideal`,
+        the method does that. NaN at turns that no episode comes to. `recognised` and `recognisable`
+        float64[member, persona], the model's and the ideal observer's belief in who plays, mean over all turns played.
+        `nats` float32[member, persona], mean KL from the ideal observer's actions to the model's, and `prior_nats`, to
+        those of an observer who always believes the prior. `badge_kl` float32[member, persona, badge], mean
+        KL(persona ‖ model with that badge); nats per action. `episodes` int32[member, persona, turn], how many come so
+        far.
+    """
+    if not 1 <= episodes <= LIMIT:
+        raise ConfigError(f"--episodes={episodes}: use 1 to {LIMIT}")
+    first, again = once(run, checkpoint)
+    shown = run.config.per_member("pretrain", [run.population[index] for index in first])
+    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
+    told = inference.measure(run.policy, parameters, run.world, params, shown, episodes)
+    told = jax.tree.map(lambda x: np.asarray(x)[again], told)
+
+    def own(values: np.ndarray) -> np.ndarray:
+        mine = np.nan_to_num(np.diagonal(values, axis1=1, axis2=3).swapaxes(1, 2).astype(np.float64))
+        return (mine * told.episodes).sum(axis=-1) / told.episodes.sum(axis=-1)
+
+    curves, of_persona, nats = "member persona turn believed", "member persona", "nats per action"
+    apart, blind = np.moveaxis(told.nats, -1, 0)
+    return xr.Dataset(
+        {
+            "implied": variable(curves, told.implied, "the model's belief", "share", table=0),
+            "ideal": variable(curves, told.ideal, "the ideal observer's belief", "share", table=0),
+            "benchmark": variable(curves, told.benchmark, "what the method makes of it", "share", table=0),
+            "recognised": variable(of_persona, own(told.implied), "the model's belief in who plays", "share"),
+            "recognisable": variable(of_persona, own(told.ideal), "the ideal observer's belief in who plays", "share"),
+            "nats": variable(of_persona, apart, "KL from the ideal observer to the model", nats),
+            "prior_nats": variable(of_persona, blind, "KL from the ideal observer to one who infers nothing", nats),
+            "badge_kl": variable("member persona badge", told.badges, "KL from persona to model with badge", nats),
+            "episodes": variable("member persona turn", told.episodes, "episodes that come so far", table=0),
+        },
+        {
+            "persona": list(personas.PERSONAS),
+            "believed": list(personas.PERSONAS),
+            "badge": list(BADGES),
+            "turn": np.arange(1, told.episodes.shape[-1] + 1),
+        },
+    )
