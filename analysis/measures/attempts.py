@@ -87,7 +87,7 @@ def attempts(
     ks = passes.powers(samples)
     pass_at_k, cover = _told(played.successes, ks)
     random_pass, random_cover = _told(chance, ks)
-    of_mazes = "maze" if len(worlds) == 1 else "member maze"
+    whose = "" if len(worlds) == 1 else "member "
 
     def floor(values: np.ndarray) -> np.ndarray:
         return values[0] if len(worlds) == 1 else values[of_world]
@@ -101,15 +101,15 @@ def attempts(
             "ways": variable("member", distinct.mean(axis=1), "different successful ways", "per maze"),
             "pass_at_k": variable("member k", pass_at_k[again], "pass@k", share),
             "cover": variable("member tau", cover[again], "Cover@τ", share),
-            "random_successes": variable(of_mazes, floor(chance), "a random player's", table=0),
-            "random_pass_at_k": variable(of_mazes.replace("maze", "k"), floor(random_pass), "its pass@k", share),
-            "random_cover": variable(of_mazes.replace("maze", "tau"), floor(random_cover), "its Cover@τ", share),
+            "random_successes": variable(f"{whose}maze", floor(chance), "a random player's", table=0),
+            "random_pass_at_k": variable(f"{whose}k", floor(random_pass), "a random player's pass@k", share),
+            "random_cover": variable(f"{whose}tau", floor(random_cover), "a random player's Cover@τ", share),
         },
         {
             "maze": np.arange(mazes),
             "k": ks,
             "tau": TAUS,
-            "distance": (of_mazes.split(), floor(np.asarray(passes.distances(run.world, params, mazes)))),
+            "distance": (f"{whose}maze".split(), floor(np.asarray(passes.distances(run.world, params, mazes)))),
         },
     )
 
