@@ -1,0 +1,220 @@
+"""Floors, ceilings and nulls beside what is measured: where an axis ends, and labels that never cover each other."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from analysis.figures import style
+from ground import numbers
+
+_GAP = 0.03
+"""Between a line and its words, inches."""
+_DASHES = (style.DASHED, style.DOTTED, style.MIXED, (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)))
+
+
+class Mark(NamedTuple):
+    """A line across a panel."""
+
+    value: float
+    words: str
+    """Its name and its value."""
+    colour: str
+    dash: object
+
+
+def of(values: Mapping[str, float], percent: bool) -> list[Mark]:
+    """Marks by their names, those without a number left out; a known arm has its own colour."""
+    scale = 100.0 if percent else 1.0
+    finite = {name: value for name, value in values.items() if np.isfinite(value)}
+    return [
+        Mark(
+            scale * value,
+            f"{name} {_short(numbers.shown(value, percent=percent))}",
+            known.colour if (known := style.known(name)) else style.INK,
+            known.dash if known else _DASHES[index % len(_DASHES)],
+        )
+        for index, (name, value) in enumerate(finite.items())
+    ]
+
+
+def _short(number: str) -> str:
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+def fit(
+    axes: Axes,
+    side: str,
+    data: np.ndarray,
+    marks: Iterable[Mark] = (),
+    log: bool = False,
+    pad: float = 0.06,
+    least: float = 0.4,
+) -> None:
+    """End an axis (`x` or `y`) where the data do, or as far out as marks reach without pressing the data flat.
+
+    Args:
+        axes: where.
+        side: `x` or `y`.
+        data: float[N].
+        marks: the nearest ones are reached.
+        log: whether the axis is logarithmic.
+        pad: room beyond either end, as a share of the axis.
+        least: share of the axis that the data keep.
+    """
+    data = data[np.isfinite(data) & ((data > 0) | (not log))]
+    near = (np.log10 if log else np.asarray)(data if len(data) else np.ones(1))
+    low, high = float(near.min()), float(near.max())
+    span = high - low
+    values = [np.log10(mark.value) if log else mark.value for mark in marks if mark.value > 0 or not log]
+    for value in sorted(values, key=lambda value: max(low - value, value - high)):
+        wider = min(low, value), max(high, value)
+        if span >= least * (wider[1] - wider[0]) or not span:
+            low, high = wider
+    room = pad * (high - low) if high > low else 0.5 if log else 0.1 * abs(low) or 0.5
+    ends = np.array([low - room, high + room])
+    getattr(axes, f"set_{side}lim")(10**ends if log else ends)
+
+
+def place(axes: Axes, side: str, value: float) -> float:
+    """Where a value stands on an axis, as a share of its length; beyond 0 or 1 where the axis does not reach it."""
+    axis = getattr(axes, f"{side}axis")
+    low, high, at = axis.get_transform().transform(np.array([*getattr(axes, f"get_{side}lim")(), value], float))
+    return float((at - low) / (high - low))
+
+
+def draw(axes: Axes, side: str, marks: Iterable[Mark]) -> None:
+    """The lines of the marks that the axis reaches."""
+    line = axes.axvline if side == "x" else axes.axhline
+    for mark in marks:
+        if 0 <= place(axes, side, mark.value) <= 1:
+            line(mark.value, color=mark.colour, linestyle=mark.dash, linewidth=1.0, zorder=1)
+
+
+def beside(axes: Axes, marks: list[Mark], width: float, height: float) -> None:
+    """Name horizontal lines right of the axes, each as near its line as the others let it.
+
+    Args:
+        axes: with their limits set.
+        marks: their words are wrapped.
+        width: of the labels, inches.
+        height: of the axes, inches.
+    """
+    wanted = np.array([place(axes, "y", mark.value) for mark in marks])
+    words = [
+        style.wrapped(("↑ " if at > 1 else "↓ " if at < 0 else "") + mark.words, width)
+        for mark, at in zip(marks, wanted, strict=True)
+    ]
+    sizes = np.array([style.tall(text) for text in words])
+    for mark, text, start, end in zip(
+        marks, words, height * np.clip(wanted, 0, 1), spread(height * np.clip(wanted, 0, 1), sizes, 0, height),
+        strict=True,
+    ):  # fmt: skip
+        axes.annotate(
+            text, (1, start / height), (11, 72 * (end - start)), xycoords="axes fraction", textcoords="offset points",
+            va="center", linespacing=1.1, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": mark.colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def above(axes: Axes, marks: list[Mark], width: float) -> None:
+    """Name vertical lines above the axes, `width` inches wide, like flags on their poles."""
+    line, shares = style.tall(""), [place(axes, "x", mark.value) for mark in marks]
+    poles = [width * float(np.clip(share, 0, 1)) for share in shares]
+    words = [
+        style.wrapped(("← " if share < 0 else "") + mark.words + (" →" if share > 1 else ""), width - 2 * _GAP)
+        for mark, share in zip(marks, shares, strict=True)
+    ]
+    sizes = [(style.wide(text), text.count("\n") + 1) for text in words]
+    reached = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    for mark, text, at, flag in zip(marks, words, poles, flags(poles, sizes, width), strict=True):
+        pole = {"arrowstyle": "-", "color": mark.colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (at / width, 1), (0, 72 * (_GAP + line * flag.pole)), arrowprops=pole, zorder=1, **reached)
+        away = (72 * (flag.start - at), 72 * (_GAP + line * flag.level))
+        axes.annotate(text, (at / width, 1), away, va="bottom", linespacing=1.1, bbox=style.ON_WHITE, **reached)
+
+
+class Flag(NamedTuple):
+    """Where the words of a vertical line stand, and how far its pole goes."""
+
+    start: float
+    level: int
+    pole: int
+    """First level that it does not reach."""
+
+
+def flags(poles: Sequence[float], sizes: Sequence[tuple[float, int]], width: float) -> list[Flag]:
+    """Places for words on poles, on as few levels as do, that never overlap and seldom cover another's pole.
+
+    Args:
+        poles: their places, 0 to `width`.
+        sizes: width and levels of the words.
+        width: of the panel; words that are no wider stay inside.
+    """
+
+    def placed(order: Sequence[int]) -> tuple[int, int, dict[int, Flag]]:
+        flown: dict[int, Flag] = {}
+        crossings = 0
+        for index in order:
+            at, (size, rows) = poles[index], sizes[index]
+            middle = float(np.clip(at - size / 2, 0, max(width - size, 0)))
+            sides = [x for x in (at + _GAP, at - _GAP - size) if x >= -_GAP and x + size <= width + _GAP]
+            others = [(flag, *sizes[other], poles[other]) for other, flag in flown.items()]
+            top = max((flag.level + height for flag, _, height, _ in others), default=0)
+            best: tuple[int, Flag] | None = None
+            for level, start in itertools.product(range(top + 1), (*sides, middle)):
+                flag = Flag(start, level, level if start < at < start + size else level + rows)
+                if any(
+                    start < o.start + w + _GAP and o.start < start + size + _GAP
+                    and level < o.level + h and o.level < level + rows
+                    for o, w, h, _ in others
+                ):  # fmt: skip
+                    continue
+                crossed = sum(start < x < start + size and level < o.pole for o, _, _, x in others)
+                crossed += sum(
+                    o.start - _GAP < at < o.start + w + _GAP and o.level < flag.pole for o, w, _, _ in others
+                )
+                if best is None or crossed < best[0]:
+                    best = crossed, flag
+            assert best
+            crossings += best[0]
+            flown[index] = best[1]
+        return crossings, max(flag.level for flag in flown.values()), flown
+
+    falling = sorted(range(len(poles)), key=lambda index: -poles[index])
+    if not falling:
+        return []
+    *_, flown = min((placed(order) for order in (falling, falling[::-1])), key=lambda tried: tried[:2])
+    return [flown[index] for index in range(len(poles))]
+
+
+def spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Centres for labels that never overlap and move as little as that allows, in the least-squares sense.
+
+    Args:
+        wanted: where each centre would best be, float[N].
+        heights: of the labels, float[N].
+        low: where the lowest label may begin.
+        high: where the highest may end; ignored if all of them together need more room.
+
+    Returns:
+        float[N], in the order of `wanted`.
+    """
+    order = np.argsort(wanted, kind="stable")
+    sizes = heights[order]
+    stacked = np.cumsum(sizes) - sizes / 2
+    # With the stack taken off, labels may touch but not change places: an isotonic regression, by pooling.
+    pools: list[tuple[float, int]] = []
+    for target in wanted[order] - stacked:
+        mean, count = float(target), 1
+        while pools and pools[-1][0] > mean:
+            before, size = pools.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    bases = np.concatenate([np.full(count, mean) for mean, count in pools]) if pools else np.zeros(0)
+    places = np.empty(len(wanted))
+    places[order] = np.clip(bases, low, max(high - float(sizes.sum()), low)) + stacked
+    return places
