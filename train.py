@@ -33,7 +33,7 @@ from agents.learning import algorithms
 from agents.runs import bases, evaluation, joint, reporting, stages, worlds
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
-from analysis.figures import learning_curve, replays
+from analysis.figures import learning_curve, panels, replays
 from ground import processes, signals, terminal
 
 
@@ -216,29 +216,26 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         return []
     found, gif = summary["return"], run.figure("replay.gif")
     replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
-    table = run.metrics("rl")
-    shape = (-1, run.members)
-    finite = np.isfinite(found["after_rl"])
-    returns = table["return"].to_numpy().reshape(shape)[:, finite]
-    updates = table["update"].to_numpy().reshape(shape)[:, 0] + 1
     baselines = {
         "random": found["random"],
         **found["personas"],
-        config.world.make()[0].planner: found["greedy"],
+        run.world.planner: found["greedy"],
         "before RL": float(np.mean(found["before_rl"])),
     }
-    curve, algorithm = run.figure("learning_curve"), algorithms.TITLES[config.algorithm]
-    learning_curve.learning_curve(
-        curve,
-        updates,
-        returns,
+    algorithm = algorithms.TITLES[config.algorithm]
+    panel = learning_curve.panel(
+        run.metric("rl", "return"),
+        np.array(found["after_rl"])[run.kept],
         baselines,
-        title=f"{config.world.name}: {finite.sum()} members, {algorithm} from a pretrained base",
-        update_name=f"{algorithm} update",
-        config_hash=summary["config_hash"],
-        episodes_per_update=config.rl.episodes,
+        algorithm=algorithm,
+        episodes=config.rl.episodes,
+        points=[member.label for member in run.population],
     )
-    return [curve.with_suffix(".png"), gif]
+    title = f"{config.world.name}: {len(run.kept)} members, {algorithm} from a pretrained base"
+    figure = panels.draw([panel], title=title, meaning=learning_curve.MEANING, footer=run.caption)
+    stem = run.figure("learning_curve")
+    picture, *_ = panels.save(figure, stem, [panel], title, learning_curve.MEANING, run.caption)
+    return [picture, gif]
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -8,7 +8,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +18,14 @@ if __name__ == "__main__":
     devices.start()
 
 import tyro
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from agents import runs
-from agents.runs import reporting
+from agents.runs import Run, reporting
 from analysis import estimates, measures
+from analysis.figures import defaults, panels
 from analysis.measure import REGISTRY, Measurement
 from ground import files, signals, terminal
 from ground.files import RunError
@@ -74,7 +76,28 @@ def run(measurement: Measurement, options: Any, console: Console) -> None:
         documents = {name: dataset.to_dict(encoding=False) for name, dataset in arms.items()}
         files.write_json(options.json, {"schema": 1, "measurement": measurement.name, "runs": documents})
         written.append(options.json)
+    if options.figures:
+        written += _figures(measurement, options, opened, arms)
     reporting.written(console, written, "; ".join(one.caption for one in opened.values()))
+
+
+def _figures(
+    measurement: Measurement, options: Any, opened: Mapping[str, Run], arms: Mapping[str, xr.Dataset]
+) -> list[Path]:
+    """Draw what was measured into the first run's folder."""
+    shown = list((measurement.panels or defaults.panels)(arms))
+    if not shown:
+        return []
+    if not 2 <= options.width <= 40:
+        raise ConfigError(f"--width={options.width:g}: use 2 to 40 inches")
+    words = {
+        "title": measurement.summary.rstrip("."),
+        "meaning": "Mean and 95 % interval over members, and the members; no interval below 4 independent ones.",
+        "footer": "; ".join(run.caption for run in opened.values()),
+        "plain": options.plain,
+    }
+    stem = next(iter(opened.values())).figure(measurement.name)
+    return panels.save(panels.draw(shown, options.width, **words), stem, shown, **words)
 
 
 def listed() -> Table:

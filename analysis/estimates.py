@@ -69,13 +69,16 @@ def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
             yield ", ".join([array.attrs.get("long_name", str(name)), *labels]), array.isel(at)
 
 
-def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ") -> dict[str, xr.Dataset]:
-    """What stands side by side: the part of each arm, checkpoint and grid point, by a name joined of theirs."""
+def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ", followed: bool = False) -> dict[str, xr.Dataset]:
+    """What stands side by side: the part of each arm, checkpoint and grid point, by a name joined of theirs.
+
+    Where they are followed through training, the checkpoints of an arm and point stay together.
+    """
     parts: dict[str, xr.Dataset] = {}
     for arm, dataset in arms.items():
         for point in dict.fromkeys(dataset["point"].values.tolist()):
             part = dataset.isel(member=np.flatnonzero(dataset["point"].values == point))
-            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims else [None]
+            steps = part["checkpoint"].values.tolist() if "checkpoint" in part.dims and not followed else [None]
             for step in steps:
                 words = [arm if len(arms) > 1 else "", step or "", point]
                 parts[joint.join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part

@@ -1,8 +1,6 @@
-"""Pictures of episodes, the sprites they are made of, and pictures of training."""
+"""Pictures of episodes, and the sprites they are made of."""
 
-import csv
 import dataclasses
-import functools
 import pathlib
 import sys
 
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import GifImagePlugin, Image, ImageColor
 
-from analysis.figures import learning_curve
 from envs import rendering, sprites, tokens
 from envs.maze import EmojiMaze
 
@@ -238,39 +235,6 @@ def test_side_by_side_waits_for_the_longer_episode(replay, tmp_path):
     for wrong in ([], [replay, replay.crop()]):
         with pytest.raises(ValueError, match="side_by_side"):
             rendering.side_by_side(wrong, tmp_path / "wrong.gif")
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_labels_never_overlap(seed):
-    draw = np.random.default_rng(seed)
-    wanted, heights = draw.uniform(0, 1, 8) ** 3, draw.uniform(0.02, 0.1, 8)
-    places = learning_curve.spread(wanted, heights, 0.0, 1.0)
-    order = np.argsort(wanted)
-    gaps = np.diff(places[order]) - (heights[order][1:] + heights[order][:-1]) / 2
-    assert gaps.min() > -1e-9
-    assert (places - heights / 2).min() > -1e-9
-    assert (places + heights / 2).max() < 1 + 1e-9
-    free = learning_curve.spread(np.array([0.8, 0.2]), np.array([0.1, 0.1]), 0.0, 1.0)
-    np.testing.assert_allclose(free, [0.8, 0.2])
-
-
-@pytest.mark.parametrize("updates", [1, 4])
-def test_learning_curve_writes_picture_and_table(tmp_path, updates):
-    returns = np.random.default_rng(0).normal(10, 2, (updates, 3))
-    returns[-1, 1] = np.nan
-    baselines = {"random": -80.25, "greedy": 17.0}
-    draw = functools.partial(learning_curve.learning_curve, title="curve", config_hash="abc", episodes_per_update=5)
-    times = np.arange(updates)
-    draw(tmp_path / "a.curve", times, returns, baselines)
-    assert (tmp_path / "a.curve.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "a.curve.pdf").read_bytes().startswith(b"%PDF")
-    with (tmp_path / "a.curve.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["episodes_per_member"]) for row in rows] == [5 * time for time in times]
-    assert [float(row["baseline_random"]) for row in rows] == [-80.25] * updates
-    np.testing.assert_allclose([float(row["member_2"]) for row in rows], returns[:, 2], rtol=1e-6)
-    with pytest.raises(ValueError, match="returns"):
-        draw(tmp_path / "b", times, returns.T[:0], baselines)
 
 
 def test_a_labyrinth_is_drawn_from_its_board_to_its_end(tmp_path):

@@ -1,7 +1,6 @@
 """Floors, ceilings and nulls beside what is measured: where an axis ends, and labels that never cover each other."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -121,74 +120,23 @@ def beside(axes: Axes, marks: list[Mark], width: float, height: float) -> None:
 
 
 def above(axes: Axes, marks: list[Mark], width: float) -> None:
-    """Name vertical lines above the axes, `width` inches wide, like flags on their poles."""
-    line, shares = style.tall(""), [place(axes, "x", mark.value) for mark in marks]
-    poles = [width * float(np.clip(share, 0, 1)) for share in shares]
-    words = [
-        style.wrapped(("← " if share < 0 else "") + mark.words + (" →" if share > 1 else ""), width - 2 * _GAP)
-        for mark, share in zip(marks, shares, strict=True)
-    ]
-    sizes = [(style.wide(text), text.count("\n") + 1) for text in words]
-    reached = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-    for mark, text, at, flag in zip(marks, words, poles, flags(poles, sizes, width), strict=True):
+    """Name vertical lines above the axes, `width` inches wide, like flags on their poles, each on lines of its own."""
+    level = 0.03
+    for mark in sorted(marks, key=lambda mark: -mark.value):
+        share = place(axes, "x", mark.value)
+        words = ("← " if share < 0 else "") + mark.words + (" →" if share > 1 else "")
+        text, at = style.wrapped(words, width - 2 * _GAP), width * float(np.clip(share, 0, 1))
+        size, top = style.wide(text), level + style.tall(text)
+        inside = [start for start in (at + _GAP, at - _GAP - size) if 0 <= start <= width - size]
+        start = [*inside, float(np.clip(at - size / 2, 0, max(width - size, 0)))][0]
         pole = {"arrowstyle": "-", "color": mark.colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", (at / width, 1), (0, 72 * (_GAP + line * flag.pole)), arrowprops=pole, zorder=1, **reached)
-        away = (72 * (flag.start - at), 72 * (_GAP + line * flag.level))
-        axes.annotate(text, (at / width, 1), away, va="bottom", linespacing=1.1, bbox=style.ON_WHITE, **reached)
-
-
-class Flag(NamedTuple):
-    """Where the words of a vertical line stand, and how far its pole goes."""
-
-    start: float
-    level: int
-    pole: int
-    """First level that it does not reach."""
-
-
-def flags(poles: Sequence[float], sizes: Sequence[tuple[float, int]], width: float) -> list[Flag]:
-    """Places for words on poles, on as few levels as do, that never overlap and seldom cover another's pole.
-
-    Args:
-        poles: their places, 0 to `width`.
-        sizes: width and levels of the words.
-        width: of the panel; words that are no wider stay inside.
-    """
-
-    def placed(order: Sequence[int]) -> tuple[int, int, dict[int, Flag]]:
-        flown: dict[int, Flag] = {}
-        crossings = 0
-        for index in order:
-            at, (size, rows) = poles[index], sizes[index]
-            middle = float(np.clip(at - size / 2, 0, max(width - size, 0)))
-            sides = [x for x in (at + _GAP, at - _GAP - size) if x >= -_GAP and x + size <= width + _GAP]
-            others = [(flag, *sizes[other], poles[other]) for other, flag in flown.items()]
-            top = max((flag.level + height for flag, _, height, _ in others), default=0)
-            best: tuple[int, Flag] | None = None
-            for level, start in itertools.product(range(top + 1), (*sides, middle)):
-                flag = Flag(start, level, level if start < at < start + size else level + rows)
-                if any(
-                    start < o.start + w + _GAP and o.start < start + size + _GAP
-                    and level < o.level + h and o.level < level + rows
-                    for o, w, h, _ in others
-                ):  # fmt: skip
-                    continue
-                crossed = sum(start < x < start + size and level < o.pole for o, _, _, x in others)
-                crossed += sum(
-                    o.start - _GAP < at < o.start + w + _GAP and o.level < flag.pole for o, w, _, _ in others
-                )
-                if best is None or crossed < best[0]:
-                    best = crossed, flag
-            assert best
-            crossings += best[0]
-            flown[index] = best[1]
-        return crossings, max(flag.level for flag in flown.values()), flown
-
-    falling = sorted(range(len(poles)), key=lambda index: -poles[index])
-    if not falling:
-        return []
-    *_, flown = min((placed(order) for order in (falling, falling[::-1])), key=lambda tried: tried[:2])
-    return [flown[index] for index in range(len(poles))]
+        reached = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate("", (at / width, 1), (0, 72 * (top if inside else level)), arrowprops=pole, zorder=1, **reached)
+        axes.annotate(
+            text, (at / width, 1), (72 * (start - at), 72 * level), va="bottom", linespacing=1.1, bbox=style.ON_WHITE,
+            **reached,
+        )  # fmt: skip
+        level = top
 
 
 def spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -2,11 +2,14 @@
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -29,6 +32,7 @@ _EDGE = 0.05
 """Of the page, inches."""
 
 
+@style.applied()
 def draw(
     panels: "Sequence[Panel]",
     width: float = 5.5,
@@ -52,56 +56,54 @@ def draw(
     """
     if not panels or not width >= 2:
         raise ValueError(f"draw: {len(panels)} panels on {width:g} inches; use at least 1 on at least 2")
-    with style.applied():
-        return _drawn(panels, width, *(("", "", "") if plain else (title, meaning, footer)))
-
-
-def _drawn(panels: "Sequence[Panel]", width: float, title: str, meaning: str, footer: str) -> Figure:
-    lines = math.ceil(len(panels) / max(1, int(width / _NARROWEST)))
-    columns = math.ceil(len(panels) / lines)
-    room = width / columns
+    if plain:
+        title = meaning = footer = ""
+    count = math.ceil(len(panels) / max(1, int(width / _NARROWEST)))
+    beside = math.ceil(len(panels) / count)
+    lines = [panels[start : start + beside] for start in range(0, len(panels), beside)]
     styles = style.of_all(name for panel in panels for name in panel.names)
-    heights = [max(p.height(room) for p in panels[line * columns :][:columns]) for line in range(lines)]
+    heights = np.array([max(panel.height(width / len(line)) for panel in line) for line in lines])
 
-    engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.04 if columns > 1 else 0, hspace=0)
-    figure = Figure((width, sum(heights) + 2.0 * lines + 2.0), layout=engine)
+    rows = heights + 2.0  # room for names, until it is known how much they need
+    engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, hspace=0)
+    figure = Figure((width, 2.0 + rows.sum()), layout=engine)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(lines, columns, height_ratios=heights)
-    drawn = []
-    for index, panel in enumerate(panels):
-        line, column = divmod(index, columns)
-        last = columns if index == len(panels) - 1 else column + 1
-        axes = figure.add_subplot(grid[line, column:last])
-        panel.draw(axes, styles, room * (last - column), heights[line])
-        if column and panel.side and panel.side == panels[index - 1].side:  # the neighbour has the names
-            axes.tick_params(labelleft=False)
-            for picture in list(axes.artists):
-                picture.remove()
-        drawn.append(axes)
+    grid = figure.add_gridspec(len(lines), 1)
+    drawn: list[list[Axes]] = []
+    for index, line in enumerate(lines):
+        cells = grid[index].subgridspec(1, len(line))
+        drawn.append([figure.add_subplot(cell) for cell in cells])
+        for before, panel, axes in zip((None, *line), line, drawn[-1], strict=False):
+            panel.draw(axes, styles, width / len(line), heights[index])
+            if before and panel.side and panel.side == before.side:
+                axes.tick_params(labelleft=False)
+                for picture in list(axes.artists):
+                    picture.remove()
 
     head = [(style.wrapped(title, width - 2 * _EDGE, style.TITLE, "bold"), style.TITLE, "bold", style.INK)]
     head += [(style.wrapped(meaning, width - 2 * _EDGE), style.SMALL, "normal", style.GREY)]
     head = [part for part in head if part[0]]
     foot = style.wrapped(footer, width - 2 * _EDGE)
     legend = _legend(figure, panels, styles, width)
-    above = sum(style.tall(words, size) for words, size, *_ in head) + _EDGE * bool(head)
-    under = style.tall(foot) * bool(foot)
-    key = legend.get_window_extent().height / figure.dpi if legend else 0.0
+    above = sum(style.tall(words, size) for words, size, *_ in head) + _EDGE * (1 + bool(head))
+    under = style.tall(foot) * bool(foot) + _EDGE
+    key = legend.get_window_extent().height / figure.dpi + _EDGE if legend else 0.0
 
-    def arrange() -> None:
-        height = figure.get_figheight()
-        side, low, high = _EDGE / 2 / width, (under + key + _EDGE) / height, 1 - (above + _EDGE) / height
-        engine.set(rect=(side, low, 1 - 2 * side, high - low))
+    def arrange() -> np.ndarray:
+        """Lay out; how high the axes of each line have become."""
+        height = above + rows.sum() + key + under
+        grid.set_height_ratios(rows)
+        figure.set_figheight(height)
+        engine.set(rect=(_EDGE / 2 / width, (key + under) / height, 1 - _EDGE / width, rows.sum() / height))
         engine.execute(figure)
+        return height * np.array([line[0].get_position().height for line in drawn])
 
     arrange()
-    for panel, axes in zip(panels, drawn, strict=True):
+    for panel, axes in zip(panels, itertools.chain(*drawn), strict=True):
         panel.finish(axes, axes.get_position().width * width)
+    rows += heights - arrange()
     arrange()
-    inner = sum(drawn[line * columns].get_position().height for line in range(lines)) * figure.get_figheight()
-    height = figure.get_figheight() - inner + sum(heights)
-    figure.set_figheight(height)
-    arrange()
+    height = figure.get_figheight()
     figure.set_layout_engine("none")
 
     top = height - _EDGE
@@ -113,7 +115,7 @@ def _drawn(panels: "Sequence[Panel]", width: float, title: str, meaning: str, fo
         place = {"x": 1 - _EDGE / width, "y": _EDGE / 2 / height, "ha": "right", "va": "bottom", "linespacing": 1.1}
         figure.text(s=foot, color=style.GREY, **place)
     if legend:
-        legend.set_bbox_to_anchor((0.5, (under + _EDGE) / height), figure.transFigure)
+        legend.set_bbox_to_anchor((0.5, under / height), figure.transFigure)
     return figure
 
 
@@ -135,6 +137,7 @@ def _legend(
     return legend
 
 
+@style.applied()
 def save(
     figure: Figure,
     stem: Path,
@@ -173,8 +176,7 @@ def save(
 
     for ending, options in settings.items():
         data = io.BytesIO()
-        with style.applied():
-            figure.savefig(data, format=ending[1:], **options)
+        figure.savefig(data, format=ending[1:], **options)
         write(ending, data.getvalue())
     if panels:
         write(".csv", _csv(panels))

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -25,8 +25,17 @@ _NAMES = 0.36
 _BESIDE = 0.8
 """Width of the labels right of the axes, inches."""
 
-Row = tuple[str, Any, Any, Any, Any, Any, Any]
-"""Name, x, member, value, mean, low and high; None where there is none."""
+
+class Row(NamedTuple):
+    """A row of the table beside a figure; None where there is nothing."""
+
+    name: str
+    x: Any = None
+    member: int | None = None
+    value: Any = None
+    mean: Any = None
+    low: Any = None
+    high: Any = None
 
 
 class Panel(abc.ABC):
@@ -59,9 +68,9 @@ class Panel(abc.ABC):
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
         """Draw it in a column of this width, on axes of this height."""
 
-    @abc.abstractmethod
     def finish(self, axes: Axes, width: float) -> None:
-        """What depends on how wide the axes have become."""
+        """Draw what depends on how wide the axes have become."""
+        axes.set_xlabel(style.wrapped(axes.get_xlabel(), 1.1 * width, style.LABEL))
 
     @abc.abstractmethod
     def table(self) -> Iterator[Row]:
@@ -101,12 +110,11 @@ class Rows(Panel):
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
         scale = 100.0 if self.percent else 1.0
         data = [scale * np.array([e.mean, e.low, e.high, *e.values], float) for e in self.estimates.values()]
-        if self.log:
-            axes.set_xscale("log")
+        axes.set_xscale("log" if self.log else "linear")
         lines = marks.of(self.marks, self.percent)
         marks.fit(axes, "x", np.concatenate(data) if data else np.zeros(0), lines, self.log, pad=0.12, least=0.15)
         marks.draw(axes, "x", lines)
-        for place, (name, estimate) in enumerate(self.estimates.items()):
+        for place, name in enumerate(self.estimates):
             colour, marker, _ = styles[name]
             mean, low, high, *values = data[place]
             if not np.isfinite(mean):
@@ -118,24 +126,32 @@ class Rows(Panel):
                 axes.plot(values, below, ".", color=colour, alpha=0.55, markersize=3.5, markeredgewidth=0)
             axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
             axes.plot(mean, place, marker, color=colour, markersize=4.5, zorder=3)
-            text = numbers.shown(estimate.mean, estimate.low, estimate.high, percent=self.percent).partition(" [")[0]
-            over = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
-            axes.annotate(text, (mean, place), (0, 3.5), bbox=style.ON_WHITE, zorder=2, **over)
-        axes.set_ylim(len(data) - 0.45, -0.65)
+        axes.set(ylim=(len(data) - 0.45, -0.65), xlabel=self.label)
         axes.grid(axis="x")
         style.name_ticks(axes, "y", self.names, _NAMES * width)
 
     def finish(self, axes: Axes, width: float) -> None:
+        super().finish(axes, width)
         _number(axes, "x", width, self.log)
-        axes.set_xlabel(style.wrapped(self.label, 1.1 * width, style.LABEL))
         marks.above(axes, marks.of(self.marks, self.percent), width)
+        for row, estimate in enumerate(self.estimates.values()):
+            if np.isfinite(estimate.mean):
+                ends = estimate.low, estimate.high
+                text = numbers.shown(estimate.mean, *ends, percent=self.percent).partition(" [")[0]
+                value = estimate.mean * (100.0 if self.percent else 1.0)
+                at, half = width * marks.place(axes, "x", value), style.wide(text) / 2
+                inside = max(0, half - at) - max(0, at + half - width)
+                axes.annotate(
+                    text, (value, row), (72 * inside, 3.5), textcoords="offset points", ha="center", va="bottom",
+                    bbox=style.ON_WHITE, zorder=2,
+                )  # fmt: skip
 
     def table(self) -> Iterator[Row]:
         for name, estimate in self.estimates.items():
             for member, value in enumerate(estimate.values):
-                yield name, None, member, value, None, None, None
-            yield name, None, None, None, estimate.mean, estimate.low, estimate.high
-        yield from _marked(self.marks)
+                yield Row(name, member=member, value=value)
+            yield Row(name, mean=estimate.mean, low=estimate.low, high=estimate.high)
+        yield from (Row(name, value=value) for name, value in self.marks.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +221,7 @@ class Curves(Panel):
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
         scale, everything = 100.0 if self.percent else 1.0, [np.zeros(0)]
         count = sum(curve.members()[1].shape[1] for curve in self.curves.values())
-        for side, log in (("x", self.log_x), ("y", self.log_y)):
-            if log:
-                getattr(axes, f"set_{side}scale")("log")
+        axes.set(xscale="log" if self.log_x else "linear", yscale="log" if self.log_y else "linear")
         for name, curve in self.curves.items():
             colour, marker, dash = styles[curve.style or name]
             each, values = curve.members()
@@ -237,21 +251,21 @@ class Curves(Panel):
         marks.beside(axes, lines, _BESIDE, height)
         axes.grid(axis="both" if self.points else "y")
         _number(axes, "y", height, self.log_y)
-        axes.set_ylabel(style.wrapped(self.y, height, style.LABEL))
+        axes.set(xlabel=self.x, ylabel=style.wrapped(self.y, height, style.LABEL))
 
     def finish(self, axes: Axes, width: float) -> None:
+        super().finish(axes, width)
         whole = all(np.all(np.mod(curve.x, 1) == 0) for curve in self.curves.values() if len(curve.x) > 1)
         _number(axes, "x", width, self.log_x, whole)
-        axes.set_xlabel(style.wrapped(self.x, 1.1 * width, style.LABEL))
 
     def table(self) -> Iterator[Row]:
         for name, curve in self.curves.items():
             x, values = curve.members()
             for step, part in enumerate(zip(*curve.mean(), strict=True)):
                 for member in range(values.shape[1]):
-                    yield name, x[step, member], member, values[step, member], None, None, None
-                yield name, part[0], None, None, *part[1:]
-        yield from _marked(self.marks)
+                    yield Row(name, x[step, member], member, values[step, member])
+                yield Row(name, part[0], None, None, *part[1:])
+        yield from (Row(name, value=value) for name, value in self.marks.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,21 +299,20 @@ class Areas(Panel):
             self.x, *self.areas.values(), colors=[styles[name].colour for name in self.areas], alpha=0.8,
             edgecolor="white", linewidth=0.5,
         )  # fmt: skip
-        if self.log_x:
-            axes.set_xscale("log")
+        axes.set_xscale("log" if self.log_x else "linear")
         marks.fit(axes, "x", np.asarray(self.x, float), log=self.log_x, pad=0.0)
         axes.set_ylim(0, None)
         _number(axes, "y", height, False)
-        axes.set_ylabel(style.wrapped(self.y_label, height, style.LABEL))
+        axes.set(xlabel=self.x_label, ylabel=style.wrapped(self.y_label, height, style.LABEL))
 
     def finish(self, axes: Axes, width: float) -> None:
+        super().finish(axes, width)
         _number(axes, "x", width, self.log_x, bool(np.all(np.mod(self.x, 1) == 0)))
-        axes.set_xlabel(style.wrapped(self.x_label, 1.1 * width, style.LABEL))
 
     def table(self) -> Iterator[Row]:
         for name, values in self.areas.items():
             for x, value in zip(self.x, values, strict=True):
-                yield name, x, None, value, None, None, None
+                yield Row(name, x, value=value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,22 +350,21 @@ class Map(Panel):
         drawn = axes.pcolormesh(
             np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=0.5
         )
-        axes.set_xlim(0, len(self.columns))
-        axes.set_ylim(len(self.rows), 0)
+        axes.set(xlim=(0, len(self.columns)), ylim=(len(self.rows), 0), xlabel=self.label)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         style.name_ticks(axes, "y", self.rows, _NAMES * width, start=0.5)
-        bar = axes.get_figure(root=True).colorbar(drawn, ax=axes, pad=0.02, fraction=0.08, aspect=12)
+        bar = axes.figure.colorbar(drawn, ax=axes, pad=0.02, fraction=0.08, aspect=12)
         bar.outline.set_visible(False)
         _number(bar.ax, "y", height)
 
     def finish(self, axes: Axes, width: float) -> None:
+        super().finish(axes, width)
         cell = width / max(len(self.columns), 1)
         names = {name: style.wrapped(name, cell - 0.05) for name in self.columns}
         turned = any(text.count("\n") > name.count("\n") + name.count(" ") for name, text in names.items())
         style.name_ticks(axes, "x", self.columns, 1.0 if turned else cell - 0.05, start=0.5)
         axes.tick_params(axis="x", labelrotation=90 if turned else 0)
-        axes.set_xlabel(style.wrapped(self.label, 1.1 * width, style.LABEL))
         values = np.asarray(self.values, float)
         digits = numbers.digits_after_the_point(float(np.nanmax(np.abs(values), initial=0)), 2)
         words = [[numbers.number(x, digits) if np.isfinite(x) else "–" for x in row] for row in values.tolist()]
@@ -366,12 +378,7 @@ class Map(Panel):
 
     def table(self) -> Iterator[Row]:
         for (row, column), value in np.ndenumerate(np.asarray(self.values, float)):
-            yield self.rows[row], self.columns[column], None, value, None, None, None
-
-
-def _marked(values: Mapping[str, float]) -> Iterator[Row]:
-    for name, value in values.items():
-        yield name, None, None, value, None, None, None
+            yield Row(self.rows[row], self.columns[column], value=value)
 
 
 def _number(axes: Axes, side: str, inches: float, log: bool = False, whole: bool = False) -> None:

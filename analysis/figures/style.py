@@ -183,7 +183,7 @@ def name_ticks(axes: Axes, side: str, names: Iterable[str], inches: float, start
         beside = -4 - PICTURE / 2
         at, away = ((start + place, 0), (0, beside)) if side == "x" else ((0, start + place), (beside, 0))
         box = AnnotationBbox(
-            OffsetImage(sprites.sprite(token), zoom=PICTURE / sprites.CELL), at, away,
+            OffsetImage(np.asarray(sprites.sprite(token)), zoom=PICTURE / sprites.CELL), at, away,
             xycoords=getattr(axes, f"get_{side}axis_transform")(), boxcoords="offset points",
             frameon=False, pad=0, annotation_clip=False,
         )  # fmt: skip
