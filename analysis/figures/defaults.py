@@ -1,7 +1,7 @@
 """The figure of a measurement that has none of its own: what its table shows, as rows or followed through training."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import xarray as xr
@@ -32,20 +32,31 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
 def _rows(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     labels = {str(name): estimates.described(array) for one in arms.values() for name, array in one.data_vars.items()}
     values: dict[str, dict[str, Estimate]] = {name: {} for name in labels}
-    for place, dataset in estimates.columns(arms).items():
-        for variable, array in dataset.data_vars.items():
-            for number, one in estimates.rows(dataset[[variable]]):
-                words = [number.removeprefix(estimates.described(array)).removeprefix(", "), place]
-                values[str(variable)][", ".join(filter(None, words))] = estimates.of(one)
+    columns = estimates.columns(arms, "\n")
+    names = _apart(columns)
+    for column, dataset in columns.items():
+        for variable in dataset.data_vars:
+            for number, array in estimates.rows(dataset[[variable]]):
+                words = [number.partition(", ")[2], names[column]]
+                values[str(variable)][", ".join(filter(None, words)) or column] = estimates.of(array)
     return [Rows(rows, labels[variable]) for variable, rows in values.items() if rows]
 
 
+def _apart(columns: Iterable[str]) -> dict[str, str]:
+    """By column what sets it apart from the others; nothing where it is alone."""
+    parts = {column: column.split("\n") for column in columns}
+    shared = set.intersection(*map(set, parts.values()))
+    return {column: ", ".join(word for word in words if word not in shared) for column, words in parts.items()}
+
+
 def _curves(arms: Mapping[str, xr.Dataset], stage: str) -> list[Panel]:
-    curves: dict[str, dict[str, Curve]] = {}
-    for name, dataset in estimates.columns(arms, followed=True).items():
+    curves: dict[tuple[str, str], dict[str, Curve]] = {}
+    for column, dataset in estimates.columns(arms, followed=True).items():
         part = dataset.isel(checkpoint=np.flatnonzero(dataset["stage"].values == stage))
         steps = [dict(estimates.rows(part.isel(checkpoint=step))) for step in range(part.sizes["checkpoint"])]
-        for number in steps[0]:
+        for number, array in steps[0].items():
+            _, _, unit = estimates.described(array).partition(" (")
+            panel = number, f"{number} ({unit}" if unit else number
             values = np.stack([step[number].values for step in steps])
-            curves.setdefault(number, {})[name] = Curve(part["update"].values, values, part["unit"].values[-1])
-    return [Curves(lines, f"update of {stage}", number) for number, lines in curves.items()]
+            curves.setdefault(panel, {})[column] = Curve(part["update"].values, values, part["unit"].values[-1])
+    return [Curves(lines, f"update of {stage}", label) for (_, label), lines in curves.items()]
