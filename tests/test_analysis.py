@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 from agents import runs
 from agents.runs import config as configs
@@ -53,6 +54,9 @@ def cosine(x, y):
 
 
 def test_concepts_are_the_vectors_and_what_follows_from_them(run, found):
+    again = measures.concepts(run, "all", **SMALL)
+    assert list(again.data_vars) == list(found.data_vars)
+    xr.testing.assert_equal(again, found)
     assert found["checkpoint"].values.tolist() == ["init", "pretrain", "rl-000001", "rl-000002", "rl"]
     assert found["vectors"].dtype == np.float32
     assert found["vectors"].dims == ("checkpoint", "member", "concept", "layer", "width")

@@ -184,6 +184,21 @@ def test_every_arm_has_one_style_and_no_two_the_same():
 def test_a_sweep_has_a_colour_for_each_point():
     looks = style.of_all([f"rl.learning_rate={rate:g}" for rate in np.geomspace(1e-5, 1, 12)])
     assert len({look.colour for look in looks.values()}) == 12
+    pairs = {(arm, rate): f"{arm}, rl.learning_rate={rate}" for arm in ("kernel", "all") for rate in ("0.1", "1")}
+    looks = style.of_all(pairs.values())
+    assert len(set(looks.values())) == 4
+    for rate in ("0.1", "1"):
+        assert len({looks[pairs[arm, rate]].colour for arm in ("kernel", "all")}) == 1
+
+
+def test_words_break_where_people_would():
+    assert style.wrapped("rl.learning_rate=0.001", 0.99) == "rl.learning_rate=\n0.001"
+    assert style.wrapped("one two", 0.3) == "one\ntwo"
+    assert style.wrapped("one two\nthree", 9) == "one two\nthree"
+    text = "a_name_that_is_long and_an_unbreakableone"
+    lines = style.wrapped(text, 0.5).split("\n")
+    assert max(map(style.wide, lines)) <= 0.5
+    assert "".join(lines) == text.replace(" ", "")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -278,7 +293,7 @@ def dataset(*updates: int, layers: int = 2) -> xr.Dataset:
     return xr.Dataset(
         {
             "kl": (("checkpoint", "member"), values(steps, 4), {"long_name": "KL", "units": "nats"}),
-            "cosine": (("checkpoint", "member", "layer"), values(steps, 4, layers)),
+            "cosine": (("checkpoint", "member", "layer"), values(steps, 4, layers), {"long_name": "cosine, mean"}),
         },
         {
             "checkpoint": [f"rl-{update:06}" for update in updates],

@@ -37,7 +37,8 @@ def _rows(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     for column, dataset in columns.items():
         for variable in dataset.data_vars:
             for number, array in estimates.rows(dataset[[variable]]):
-                words = [number.partition(", ")[2], names[column]]
+                place = number.removeprefix(labels[str(variable)]).removeprefix(", ")
+                words = [place, names[column]]
                 values[str(variable)][", ".join(filter(None, words)) or column] = estimates.of(array)
     return [Rows(rows, labels[variable]) for variable, rows in values.items() if rows]
 
@@ -50,13 +51,11 @@ def _apart(columns: Iterable[str]) -> dict[str, str]:
 
 
 def _curves(arms: Mapping[str, xr.Dataset], stage: str) -> list[Panel]:
-    curves: dict[tuple[str, str], dict[str, Curve]] = {}
+    curves: dict[str, dict[str, Curve]] = {}
     for column, dataset in estimates.columns(arms, followed=True).items():
         part = dataset.isel(checkpoint=np.flatnonzero(dataset["stage"].values == stage))
         steps = [dict(estimates.rows(part.isel(checkpoint=step))) for step in range(part.sizes["checkpoint"])]
-        for number, array in steps[0].items():
-            _, _, unit = estimates.described(array).partition(" (")
-            panel = number, f"{number} ({unit}" if unit else number
+        for number in steps[0]:
             values = np.stack([step[number].values for step in steps])
-            curves.setdefault(panel, {})[column] = Curve(part["update"].values, values, part["unit"].values[-1])
-    return [Curves(lines, f"update of {stage}", label) for (_, label), lines in curves.items()]
+            curves.setdefault(number, {})[column] = Curve(part["update"].values, values, part["unit"].values[-1])
+    return [Curves(lines, f"update of {stage}", label) for label, lines in curves.items()]

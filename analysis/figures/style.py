@@ -104,18 +104,26 @@ def known(name: str) -> Style | None:
     return _ARMS.get(_key(name))
 
 
+def _point(name: str) -> tuple[str, str]:
+    """The point of a grid, and what else a name says."""
+    parts = name.split(", ")
+    return ", ".join(part for part in parts if "=" in part), ", ".join(part for part in parts if "=" not in part)
+
+
 def of_all(names: Iterable[str]) -> dict[str, Style]:
     """A style for each name of a figure, no two alike.
 
     Known arms look the same everywhere, and so do further names where nothing in the figure looks like them. Points of
-    a grid, such as `rl.learning_rate=0.001`, go from dark to light in their order.
+    a grid, such as `rl.learning_rate=0.001`, go from dark to light in their order, whatever else is said of them.
     """
     names = list(dict.fromkeys(names))
     styles = {name: style for name in names if (style := known(name))}
-    points = [name for name in names if "=" in name and name not in styles]
-    for index, name in enumerate(points):
-        colour = colors.to_hex(colormaps["viridis"](0.85 * index / max(len(points) - 1, 1)))
-        styles[name] = Style(colour, MARKERS[index % len(MARKERS)], SOLID)
+    split = {name: _point(name) for name in names if "=" in name and name not in styles}
+    points, rests = (list(dict.fromkeys(parts)) for parts in zip(*split.values(), strict=True)) if split else ((), ())
+    for name, (point, rest) in split.items():
+        place, other = points.index(point), rests.index(rest)
+        colour = colors.to_hex(colormaps["viridis"](0.85 * place / max(len(points) - 1, 1)))
+        styles[name] = Style(colour, MARKERS[(place + other) % len(MARKERS)], DASHES[other % len(DASHES)])
     for name in names:
         if name not in styles:
             taken = list(styles.values())
@@ -141,7 +149,7 @@ def wide(text: str, size: float = SMALL, weight: str = "normal") -> float:
 
 
 def wrapped(text: str, inches: float, size: float = SMALL, weight: str = "normal") -> str:
-    """Text in lines that fit into a width; a word that is too long for it is broken."""
+    """Text in lines that fit into a width, broken at spaces; longer words after one of `=_/` or anywhere."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         lines.append("")
@@ -153,8 +161,9 @@ def wrapped(text: str, inches: float, size: float = SMALL, weight: str = "normal
                 lines[-1] = longer
             while wide(lines[-1], size, weight) > inches and len(lines[-1]) > 1:
                 whole = lines.pop()
-                fits = next((n for n in range(len(whole) - 1, 1, -1) if wide(whole[:n], size, weight) <= inches), 1)
-                lines += [whole[:fits], whole[fits:]]
+                fitting = [n for n in range(1, len(whole)) if wide(whole[:n], size, weight) <= inches] or [1]
+                end = max([n for n in fitting if whole[n - 1] in "=_/"] or fitting)
+                lines += [whole[:end], whole[end:]]
     return "\n".join(lines)
 
 
