@@ -14,9 +14,9 @@ from tests import tiny, untrained
 pytestmark = pytest.mark.slow  # every measurement, on every arm
 
 OPTIONS = {
-    "concepts": {"episodes": 48, "permutations": 3},
-    "tracking": {"episodes": 48, "play_episodes": 16},
-    "steering": {"extraction_episodes": 48, "episodes": 2, "play_episodes": 16, "strengths": (-1.0, 0.0, 1.0)},
+    "concepts": {"episodes": 120, "permutations": 3},
+    "tracking": {"episodes": 120, "play_episodes": 16},
+    "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 16, "strengths": (-1.0, 0.0, 1.0)},
     "attempts": {"samples": 4, "mazes": 8},
     "returns": {"episodes": 64},
     "course": {"episodes": 64},

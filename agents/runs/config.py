@@ -297,7 +297,7 @@ _PROBABILITIES = {
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
 }
 _LARGEST = float(np.finfo(np.float32).max)
-_POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e20), "reward_scale": (1e-20, 1e20)}
+_POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e30), "reward_scale": (1e-20, 1e20)}
 """Divisors, and what the quotients can bear in 32 bits."""
 MOST_MEMBERS = 2**16
 """Members of a population at most; more would fill the memory with their names alone."""
