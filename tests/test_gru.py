@@ -112,7 +112,7 @@ def test_a_config_makes_its_family_and_refuses_groups_that_do_not_divide_the_uni
     assert PolicyConfig(family="gru", width=6, heads=4, hidden=8).width == 6  # a width that rotary positions forbid
     with pytest.raises(ValueError, match=r"policy\.hidden=30: use a multiple of policy\.heads = 4"):
         PolicyConfig(family="gru", heads=4, hidden=30)
-    with pytest.raises(configs.ConfigError, match=r"invalid choice 'foo' for argument '--policy\.family'") as caught:
+    with pytest.raises(configs.ConfigError, match=r"--policy\.family foo: choose one of transformer, gru") as caught:
         train.parse(["--policy.family", "foo"])
     assert "\n" not in str(caught.value)
     document = configs.to_dict(tiny.CONFIG)

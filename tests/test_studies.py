@@ -168,7 +168,7 @@ def test_a_takeaway_is_shown_only_for_the_verdict_it_was_written_for(tmp_path, m
         (["run", "negative_reinforcment"], "no such study; did you mean negative_reinforcement?"),
         (["run", "negative_reinforcement", "--scale", "huge"], "--scale"),
         (["run", "negative_reinforcement", "--seed", "-1"], "--seed=-1"),
-        (["run"], "NAME"),
+        (["run"], "name: missing"),
     ],
 )
 def test_a_wrong_command_gets_one_line(arguments, message, capsys):

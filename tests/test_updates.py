@@ -188,7 +188,7 @@ def test_what_pretraining_and_rl_have_in_common_is_asked_member_by_member(swept)
 def test_the_command_shows_every_point_and_its_panels_are_whole(swept, capsys, name):
     assert command.main([name, str(swept.path), "--no-figures"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "rl.learning_rate=0.0001" in said
+    assert "rl.learning_rate=0.0001" in said.replace("= ", "=")
     assert "rl.learning_rate=0.01" in said
     measurement = command.MEASUREMENTS[name]
     arms = {"one": measurement(swept, ["rl-000002", "rl"]), "two": measurement(swept)}
@@ -238,7 +238,8 @@ def test_the_scheduled_learning_rate_is_that_of_the_optimiser(tmp_path):
     total = PPO["updates"] * PPO["epochs"] * PPO["minibatches"]
     factors = np.array([learner.cosine(jnp.int32(step), total, 0.1) for step in range(total)], np.float64)
     per_update = factors.reshape(PPO["updates"], -1).mean(axis=1, keepdims=True) * 1e-3
-    run.write_metrics("rl", 0, {"learning_rate": np.broadcast_to(per_update, (PPO["updates"], 2))})
+    rates = np.broadcast_to(per_update, (PPO["updates"], 2))
+    run.write_metrics("rl", 0, {"loss": np.ones_like(rates), "learning_rate": rates})
     for checkpoint, steps in (("rl", total), ("rl-000002", 8)):
         rate = stretches.read(run, checkpoint, "pretrain", used=[0]).learning_rate()
         np.testing.assert_allclose(rate, 1e-3 * factors[:steps].sum(), rtol=1e-6)
