@@ -313,8 +313,8 @@ def test_a_measurement_without_a_figure_shows_its_table_as_rows():
     assert isinstance(cosine, Rows)
     assert (kl.label, list(kl.estimates)) == ("KL (nats)", ["x=1", "x=2"])
     assert kl.estimates["x=2"].mean == pytest.approx(one["kl"].values[0, 2:].mean())
-    assert list(cosine.estimates) == ["0, x=1", "1, x=1", "0, x=2", "1, x=2"]
-    assert cosine.estimates["1, x=2"].mean == pytest.approx(one["cosine"].values[0, 2:, 1].mean())
+    assert list(cosine.estimates) == ["layer 0, x=1", "layer 1, x=1", "layer 0, x=2", "layer 1, x=2"]
+    assert cosine.estimates["layer 1, x=2"].mean == pytest.approx(one["cosine"].values[0, 2:, 1].mean())
     two, _ = defaults.panels({"a": one, "b": dataset(8)})
     assert list(two.names) == ["a, x=1", "a, x=2", "b, x=1", "b, x=2"]
     alone, _ = defaults.panels({"run": one.isel(member=[0, 1])})
