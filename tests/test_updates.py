@@ -187,8 +187,8 @@ def test_what_pretraining_and_rl_have_in_common_is_asked_member_by_member(swept)
 @pytest.mark.parametrize("name", ["updates", "overlaps", "spectra"])
 def test_the_command_shows_every_point_and_its_panels_are_whole(swept, capsys, name):
     assert command.main([name, str(swept.path), "--no-figures"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "rl.learning_rate=0.0001" in said.replace("= ", "=")
+    said = " ".join(capsys.readouterr().out.split()).replace("= ", "=")
+    assert "rl.learning_rate=0.0001" in said
     assert "rl.learning_rate=0.01" in said
     measurement = command.MEASUREMENTS[name]
     arms = {"one": measurement(swept, ["rl-000002", "rl"]), "two": measurement(swept)}
