@@ -95,7 +95,8 @@ def resume(
 ) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = joint.open(run_dir)
-    source = bases.open(base, run.config) if base else None
+    config = run.config  # checked here, before the run is touched
+    source = bases.open(base, config) if base else None
     return _train(run, console or Console(quiet=True), source, evaluate, figures)
 
 

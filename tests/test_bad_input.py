@@ -331,7 +331,7 @@ def test_a_taken_run_directory_is_left_alone(capsys, good, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "population.sweep"])
 def test_a_config_with_a_value_of_another_type_is_refused_by_name(good, name):
-    document = json.loads(json.dumps(good.config))
+    document = json.loads(json.dumps(good.document))
     *path, last = name.split(".")
     section = document
     for part in path:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # every measurement, on every arm
 OPTIONS = {
     "concepts": {"episodes": 120, "permutations": 3},
     "tracking": {"episodes": 120, "play_episodes": 16},
-    "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 16, "strengths": (-1.0, 0.0, 1.0)},
+    "steering": {"extraction_episodes": 120, "episodes": 24, "play_episodes": 16, "strengths": (-1.0, 0.0, 1.0)},
     "attempts": {"samples": 4, "mazes": 8},
     "returns": {"episodes": 64},
     "course": {"episodes": 64},
