@@ -12,6 +12,7 @@ import envs
 import train
 from agents import runs
 from agents.runs import config as configs
+from agents.runs import evaluation
 from agents.runs.config import ConfigError
 from docs import tmaze
 from envs import base, rendering
@@ -62,7 +63,11 @@ def test_a_maze_is_added_by_a_file_and_a_line(registered, tmp_path, key, capsys)
     success = run.summary()["success"]
     assert success["personas"]["Alice"] > success["personas"]["Bob"] > success["personas"]["Larry"]
     assert success["personas"]["Bob"] == pytest.approx(0.5, abs=0.06)
-    assert len(success["after_rl"]) == 2
+    for side, name in (("before_rl", "pretrain"), ("after_rl", "rl")):
+        told = {"return": run.summary()["return"][side], "success": success[side]}
+        played = evaluation.policy_outcomes(run.policy, run.parameters(name), run.world, run.params, 1024)
+        for kind, outcomes in zip(("return", "success"), played, strict=True):
+            np.testing.assert_allclose(told[kind], outcomes.mean(axis=1), rtol=1e-5)
     assert (run.path / "figures" / "replay.gif").stat().st_size > 1000
     told = recordings.document(recordings.record(run.path, 2))
     assert told["world"] == "TMaze-v0"
