@@ -123,15 +123,22 @@ class Config:
 
     def world_params(self, members: Sequence[Member] = ()) -> base.WorldParams:
         """The world's parameters with the member as axis 0, of the population or of `members`."""
+
+        def point(member: Member) -> tuple:
+            swept = ((path, x) for path, x in member.values.items() if path.startswith("world."))
+            return (0 if members else self._tile_order(member), *swept)
+
+        # Each world is made once: a population may have thousands of members.
+        points = [point(member) for member in members or self.members]
+        place = {point: index for index, point in enumerate(dict.fromkeys(points))}
         params = []
-        for member in members or self.members:
-            swept = {path.removeprefix("world."): x for path, x in member.values.items() if path.startswith("world.")}
-            _, own = dataclasses.replace(self.world, **swept).make()
-            if self.population.tile_maps == "permuted" and not members:
-                order = _TILE_ORDERS[self._tile_order(member)]
-                own = dataclasses.replace(own, tile_map=own.tile_map.at[:3].set(own.tile_map[jnp.array(order)]))
-            params.append(own)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        for order, *swept in place:
+            changes = {path.removeprefix("world."): x for path, x in swept}
+            _, own = dataclasses.replace(self.world, **changes).make()
+            tiles = own.tile_map[jnp.array(_TILE_ORDERS[order])]
+            params.append(dataclasses.replace(own, tile_map=own.tile_map.at[:3].set(tiles)))
+        index = np.array([place[point] for point in points])
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *params)
 
     def _tile_order(self, member: Member) -> int:
         return (member.seed - self.seed) % len(_TILE_ORDERS) if self.population.tile_maps == "permuted" else 0
@@ -280,7 +287,7 @@ def check(config: Config) -> None:
                 raise ConfigError(
                     f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
                 )
-    for member in members:
+    for member in members[:: config.population.seeds]:
         for section in SECTIONS[1:]:  # a world checks its own
             part = getattr(config, section)
             for name in hyperparameters.names(type(part)):
