@@ -23,9 +23,9 @@ UNRELATED = -0.5
 
 def measure(runs: Mapping[str, Run], options: Options) -> Results:
     """Concept vectors of every arm untrained, before and after, what they foretell, and steering of the PPO arm."""
-    titles, steps = STUDY.titles(), {"untrained": 0, "before RL": 1}
-    places = {titles[arm]: (arm, 2) for arm in runs} | {name: ("ppo", step) for name, step in steps.items()}
-    places |= {"before RL, without narrator": ("unnarrated", 1)} if "unnarrated" in runs else {}
+    titles, steps = STUDY.titles(), {"untrained": 0, "before RL": -2}
+    places = {titles[arm]: (arm, -1) for arm in runs} | {name: ("ppo", step) for name, step in steps.items()}
+    places |= {"before RL, without narrator": ("unnarrated", -2)} if "unnarrated" in runs else {}
     concepts = {arm: measures.concepts(run, **options["concepts"]) for arm, run in runs.items()}
     tracking = {arm: measures.tracking(run, **options["tracking"]) for arm, run in runs.items()}
     each: dict[str, Estimate] = {}
