@@ -63,13 +63,12 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     if "steering" in options:
         steering = measures.steering(runs["ppo"], end(runs["ppo"]), **options["steering"]).isel(checkpoint=0)
         at = {"emoji": "own", "effect": "enter_gold"}
-        swings = {
-            name: by_base(steering["swing"].sel({"direction": name, **at})) for name in ("axis", "path", "random")
-        }
+        swing = steering["swing"].sel(at)
+        swings = {name: by_base(swing.sel(direction=name)) for name in ("axis", "path", "random")}
         limit = swings["random, 97.5 %"] = by_base(steering["limit"].sel(at))
-        each |= {f"steering, {name}": of(swing, "change of P(enter Gold)") for name, swing in swings.items()}
+        each |= {f"steering, {name}": of(x, "change of P(enter Gold)") for name, x in swings.items()}
         each["steering, axis beyond random"] = of(swings["axis"] - limit)
-        each["steering, axis beyond Path"] = of(swings["axis"] - np.abs(swings["path"]))
+        each["steering, axis beyond Path"] = of(swings["axis"] - by_base(abs(swing.sel(direction="path"))))
         panels.append(_rows(each, "steering", swings, "change of P(enter Gold) by steering", {"nothing": 0.0}))
     return Results(each, panels, "dots: bases, each emoji in every role equally often; bars: 95 % intervals over bases")
 
