@@ -213,6 +213,8 @@ def policy_driver(
             said = jnp.array(plans.SAYINGS, jnp.int32)[drawn]
             return (cache, said, open & (drawn != ends)), (said, open)
 
+        if world.plan_length == 0:  # a scan of nothing needs a compiler
+            return jnp.zeros((len(said), 0), jnp.int32), jnp.zeros((len(said), 0), bool), cache
         start = (cache, said, jnp.ones(said.shape, bool))
         (cache, _, _), (said, written) = jax.lax.scan(say, start, jnp.arange(world.plan_length))
         return said.T, written.T, cache
