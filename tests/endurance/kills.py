@@ -127,12 +127,9 @@ def compare(whole: Path, broken: Path) -> int:
 
 
 def _names(run: Path) -> set[str]:
-    """What lies in a run, but for arrays, whose files have random names, and the states that the clock saved.
-
-    By the states go the parts of metrics that were merged.
-    """
+    """What lies in a run, but for arrays, whose files have random names, and the states that the clock saved."""
     every = [path.relative_to(run) for path in run.rglob("*")]
     states = {path.parts[2] for path in every if path.parts[:2] == ("checkpoints", "state") and len(path.parts) > 2}
     assert 1 <= len(states) <= 2, states
     kept = (path for path in every if "arrays" not in path.parts)
-    return {re.sub(r"(checkpoints/state/|metrics/)[a-z]+-\d+", r"\1N", str(path)) for path in kept}
+    return {re.sub(r"(checkpoints/state/)[a-z]+-\d+", r"\1N", str(path)) for path in kept}

@@ -13,8 +13,8 @@ WARM = 200
 """Chunks after which memory must stand still."""
 FILES = 100
 """Files that may come after them: parameters are kept after 1, 2, 4, 8, … chunks, some 17 files each."""
-PARTS = 400
-"""Parts of metrics that may lie side by side; most of them younger than the older of the two states that are kept."""
+PARTS = 20
+"""Parts of metrics that may lie side by side."""
 
 
 def soak(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
