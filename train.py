@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from rich.console import Console
 
 from agents import runs
 from agents.learning import algorithms
-from agents.runs import bases, evaluation, joint, reporting, stages, worlds
+from agents.runs import bases, evaluation, reporting, sessions, stages, worlds
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
 from analysis.figures import learning_curve, panels, replays
@@ -81,8 +81,8 @@ def train(
     configs.check(config)
     directory = Path(run_dir) if run_dir else runs.fresh_name()
     source = bases.open(base, config) if base else None
-    run = joint.create(directory, configs.to_dict(config), members=len(config.members))
-    return _train(run, console or Console(quiet=True), source, evaluate, figures)
+    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
+    return _train(run, console or Console(quiet=True), source, evaluate, figures, fresh=True)
 
 
 def resume(
@@ -94,53 +94,72 @@ def resume(
     figures: bool = True,
 ) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
-    run = joint.open(run_dir)
+    run = runs.open(run_dir)
     config = run.config  # checked here, before the run is touched
     source = bases.open(base, config) if base else None
     return _train(run, console or Console(quiet=True), source, evaluate, figures)
 
 
-def _train(run: runs.Run, console: Console, source: runs.Run | None, evaluate: bool, figures: bool) -> runs.Run:
-    started, config = time.perf_counter(), run.config
+def _train(
+    run: runs.Run, console: Console, source: runs.Run | None, evaluate: bool, figures: bool, *, fresh: bool = False
+) -> runs.Run:
     with run.locked():
-        if source and bases.STAGE not in run.ended():
-            bases.adopt(run, source)
-        reporting.header(console, config, run.path)
-        with signals.catch() as caught:
-            timings = _run_stages(run, config, console, caught)
-        begun = time.perf_counter()
-        with console.status("evaluating and drawing"):
-            before = after = means = None
-            with signals.catch(at_once=processes.count() == 1) as caught:
-                if evaluate:
-                    before, after, means = _member_returns(run, config)
-                if stopped := processes.meet(caught())[:, 0].max():
-                    raise signals.Interrupted(int(stopped))
-            if processes.first():
-                written: list[Path] = []
-                with signals.catch(at_once=True):
-                    summary = _identity(run, config)
-                    if means is not None:
-                        summary |= evaluation.summary(run, before, means)
-                    summary |= _speed(timings, begun, started)
-                    if evaluate and figures:
-                        written = _draw(run, config, summary, before, after)
-                    run.write_summary(summary)
-                if evaluate:
-                    reporting.results(console, summary)
-                reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
-            with signals.catch():
-                processes.meet()
+        session = sessions.Session(run.path, begun=not fresh)
+        try:
+            _train_and_evaluate(run, session, console, source, evaluate, figures)
+        except BaseException as error:
+            if not (fresh and isinstance(error, Exception)) or session.trained:
+                with contextlib.suppress(runs.RunError):  # the error itself is what matters
+                    session.note()
+            elif processes.first():
+                runs.withdraw(run)
+            raise
     return run
 
 
-def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
+def _train_and_evaluate(run, session, console, source, evaluate, figures) -> None:
+    config = run.config
+    if source and bases.STAGE not in run.ended():
+        bases.adopt(run, source)
+    reporting.header(console, config, run.path)
+    if changes := session.changes():
+        told = f"not as in the session before: {', '.join(changes)}"
+        console.print(told, style="yellow", markup=False, emoji=False, highlight=False)
+    with signals.catch() as caught:
+        _run_stages(run, session, console, caught)
+    begun = time.perf_counter()
+    with console.status("evaluating and drawing"):
+        before = after = means = None
+        with signals.catch(at_once=processes.count() == 1) as caught:
+            if evaluate:
+                before, after, means = _member_returns(run, config)
+            if stopped := processes.meet(caught())[:, 0].max():
+                raise signals.Interrupted(int(stopped))
+        if processes.first():
+            written: list[Path] = []
+            with signals.catch(at_once=True):
+                summary = _identity(run, config)
+                if means is not None:
+                    summary |= evaluation.summary(run, before, means)
+                session.evaluation = time.perf_counter() - begun
+                summary |= session.speed()
+                if evaluate and figures:
+                    written = _draw(run, config, summary, before, after)
+                run.write_summary(summary)
+            if evaluate:
+                reporting.results(console, summary)
+            reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
+        with signals.catch():
+            processes.meet()
+
+
+def _run_stages(run: runs.Run, session: sessions.Session, console: Console, caught: Callable[[], int]) -> None:
     """Bring every stage to its end, from wherever the run stands."""
+    config = run.config
     stage_of = {name: stages.make_stage(config, name) for name in config.stages}
     saved = run.load_state(lambda name: jax.eval_shape(lambda: stage_of[name].initial(None)))
     if saved and saved.note:
-        console.print(saved.note)
-    timings = {}
+        console.print(saved.note, markup=False, emoji=False, soft_wrap=True)
     # Without a state of its own, a run may still hold the base that it has taken from another. A later stage's last
     # parameters are not enough: the state at its end would never be saved.
     done = config.stages[: config.stages.index(saved.stage)] if saved else {bases.STAGE} & set(run.ended())
@@ -151,10 +170,11 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
             run.check_metrics(saved.stage, saved.update)
     with reporting.progress(console) as bars:
         for name, stage in stage_of.items():
-            timings[name] = stages.Timing()
-            bar = bars.add_task(name, total=stage.updates, reward="", speed="compiling")
+            session.timings[name] = timing = stages.Timing()
+            before = stage.updates if name in done else saved.update if saved and saved.stage == name else 0
+            speed = "done" if before == stage.updates else "compiling"
+            bar = bars.add_task(name, total=stage.updates, completed=before, reward="", speed=speed)
             if name in done:
-                bars.update(bar, completed=stage.updates, speed="done")
                 continue
             if saved and saved.stage == name:
                 state = jax.tree.map(jnp.asarray, saved.tree)
@@ -168,9 +188,9 @@ def _run_stages(run, config, console, caught) -> dict[str, stages.Timing]:
                 reward = f"{metrics['return'][:, -1].mean():+.1f}"
                 speed = reporting.speed(timing.tokens, timing.run_seconds)
                 bars.update(bar, completed=done, reward=reward, speed=speed)
+                session.note(now_and_then=True)
 
-            _, timings[name] = stages.run_stage(run, stage, state, caught, report)
-    return timings
+            stages.run_stage(run, stage, state, caught, report, timing)
 
 
 def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
@@ -193,21 +213,6 @@ def _identity(run: runs.Run, config: Config) -> dict:
         "population": [{"seed": member.seed, "values": member.values} for member in config.members],
         "diverged": {run.name_of(member): where for member, where in run.diverged().items()},
         "config_hash": run.config_hash,
-    }
-
-
-def _speed(timings: dict[str, stages.Timing], begun: float, started: float) -> dict:
-    """What `summary.json` says of time; the evaluation began at `begun`, the command at `started`."""
-    return {
-        "seconds": {
-            "compile": sum(timing.compile_seconds for timing in timings.values()),
-            **{name: timing.run_seconds for name, timing in timings.items()},
-            "evaluation": time.perf_counter() - begun,
-            "total": time.perf_counter() - started,
-        },
-        "tokens_per_second": {
-            name: timing.tokens / timing.run_seconds for name, timing in timings.items() if timing.run_seconds
-        },
     }
 
 
@@ -260,7 +265,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    console, command = Console(quiet=not processes.first()), Command()
+    console, command = terminal.console(markup=True, quiet=not processes.first()), Command()
     try:
         # Signals that come before `_train` looks after them; several processes must end together, and do so there.
         with signals.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():

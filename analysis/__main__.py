@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     if name == "list":
-        Console().print(listed())
+        terminal.console().print(listed())
         return 0
     if name not in REGISTRY:
         wrong = f"{name}: no such measurement" if name else "which measurement?"
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = terminal.read(command(measurement), arguments[1:], prog=f"analysis {name}")
         with signals.catch(at_once=True):
-            run(measurement, options, Console())
+            run(measurement, options, terminal.console())
     except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)
         return 2

@@ -24,8 +24,8 @@ import numpy as np
 
 _REMEDIES = {
     errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
-    errno.ENOSPC: "free some space on this disk, then --resume the run",
-    errno.EDQUOT: "free some of your quota, then --resume the run",
+    errno.ENOSPC: "free some space on this disk, then go on",
+    errno.EDQUOT: "free some of your quota, then go on",
     errno.EROFS: "choose a --run-dir on a disk that can be written",
     errno.EACCES: "change its access rights, or choose another --run-dir",
     errno.EPERM: "change its access rights, or choose another --run-dir",

@@ -5,6 +5,7 @@ known: `meet` is the same tiny collective everywhere, so that a process that fai
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -234,6 +235,16 @@ def by_first(work: Callable[[], Any]) -> Any:
     return serialization.msgpack_restore(data.tobytes())[""]
 
 
+def on_first(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that process 0 alone carries out, for all, by `by_first`; every process calls it."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        return by_first(functools.partial(method, *arguments, **options))
+
+    return call
+
+
 def fail(error: Exception) -> NoReturn:
     """End this process by an error that nobody expected: the loss of another process, or a bug, with its traceback.
 
@@ -250,4 +261,4 @@ def _exchange(numbers: Sequence[int]) -> np.ndarray:
     """int32[processes, 3], every process's numbers."""
     mine = np.zeros(3, np.int32)
     mine[: len(numbers)] = numbers
-    return multihost_utils.process_allgather(mine)
+    return mine[None] if count() == 1 else multihost_utils.process_allgather(mine)

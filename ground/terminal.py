@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
+from rich.console import Console
 from tyro import _errors  # private, so tyro's version is bounded; the alternative is to read the boxes that it draws
 
 Command = TypeVar("Command")
@@ -56,6 +57,11 @@ def _one_line(event: _errors.ParseErrorEvent, options: list[str]) -> str:
         case _errors.MissingArgs(missing_arguments=missing):
             return f"{', '.join(one.arg.display_name() for one in missing)}: missing; see --help"
     return "unreadable command line; see --help"
+
+
+def console(*, markup: bool = False, **options: Any) -> Console:
+    """A console to which names and paths are text: `:bug:` is no picture and, but for `markup`, `[x]` no tag."""
+    return Console(markup=markup, emoji=False, **options)
 
 
 def complain(command: str, message: object) -> None:

@@ -202,7 +202,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
         with signals.catch(at_once=True):
-            return show(command, Console())
+            return show(command, terminal.console(markup=True))
     except (ConfigError, RunError, stages.Diverged) as error:
         terminal.complain(f"studies {name}", error)
         return 1 if isinstance(error, stages.Diverged) else 2

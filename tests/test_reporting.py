@@ -1,12 +1,14 @@
 """What the terminal says of a run."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from agents.runs import reporting
 from agents.runs.config import SCALES
+from ground import terminal
 from ground.estimates import Estimate
 from tests import tiny
 
@@ -15,6 +17,21 @@ def told(function, *arguments) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
     function(console, *arguments)
     return console.export_text()
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[bold]x", ":bug:", "a\\[b]", "$x$ {y}"])
+@pytest.mark.parametrize("console", [Console, lambda **options: terminal.console(markup=True, **options)])
+def test_paths_are_printed_as_they_are(name, console):
+    file = io.StringIO()
+    shown = console(width=120, file=file)
+    reporting.header(shown, tiny.CONFIG, f"runs/{name}")
+    reporting.written(shown, [Path(f"runs/{name}/x.png")], f"{name}, 2 members")
+    reporting.diverged(shown, {f"member {name}": "update 1 of rl"})
+    text = file.getvalue()
+    assert f"directory  runs/{name} " in text
+    assert f"  runs/{name}/x.png\n" in text
+    assert f"{name}, 2 members\n" in text
+    assert f"member {name} diverged" in text
 
 
 def summary(population, after):

@@ -2,6 +2,7 @@ import json
 import pickle  # to prove that nothing is unpickled
 import random
 import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -50,7 +51,7 @@ def test_create_then_open(run):
     assert document["schema"] == 1
     assert document["packages"]["jax"] == jax.__version__
     assert document["device"]["platform"] == jax.default_backend()
-    assert set(document["git"]) == {"commit", "dirty"}
+    assert set(document["git"]) == {"commit", "dirty", "changes"}
     assert [entry.name for entry in run.path.iterdir() if not entry.name.startswith(".")] == ["config.json"]
 
 
@@ -139,14 +140,19 @@ def test_open_refuses_other_folders(tmp_path):
 
 
 def test_fresh_names(tmp_path):
-    first = runs.fresh_name(tmp_path / "runs", "maze")
-    assert re.fullmatch(r"maze-\d{4}-\d\d-\d\d-\d{4}", first.name)
-    taken = {first}
-    for _ in range(3):
-        path = runs.fresh_name(tmp_path / "runs", "maze")
-        runs.create(path, {}, members=1)
-        taken.add(path)
-    assert runs.fresh_name(tmp_path / "runs", "maze") not in taken
+    """Of jobs that begin in the same minute, before any of them has made its directory."""
+    names = [runs.fresh_name(tmp_path / "runs", "maze").name for _ in range(50)]
+    assert all(re.fullmatch(r"maze-\d{4}-\d\d-\d\d-\d{4}-[0-9a-f]{6}", name) for name in names)
+    assert len(set(names)) == 50
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_to_copy_is_quoted(tmp_path):
+    run = runs.create(tmp_path / "a run; rm -r $HOME", {}, members=1)
+    with pytest.raises(runs.RunError) as caught:
+        run.summary()
+    words = shlex.split(str(caught.value).partition("finish the run with ")[2])
+    assert words == ["--resume", str(run.path)]
 
 
 # Parameters

@@ -1,5 +1,6 @@
 """The whole command: a run from nothing to figures, resumed to the bit, interrupted, refused."""
 
+import io
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from agents.learning.rl import RLConfig
 from agents.runs import metrics, stages
 from agents.runs.config import ConfigError
 from analysis.figures import replays
-from ground import signals
+from ground import signals, terminal
 from tests import tiny
 from tests.equality import last_state, same_training
 
@@ -151,6 +152,88 @@ def test_all_members_diverging_stops_the_run(tmp_path):
         train.train(config, tmp_path / "run")
 
 
+def test_a_command_that_trained_nothing_leaves_nothing(tmp_path, monkeypatch):
+    """So that the corrected command may use the name."""
+
+    def fails(*arguments):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(learner.Chunk, "compile", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train.train(tiny.CONFIG, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_trained_something_leaves_it(tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(train, "_draw", fails)
+    with pytest.raises(RuntimeError, match="no picture"):
+        train.train(tiny.CONFIG, tmp_path / "run")
+    assert runs.open(tmp_path / "run").checkpoints()[-1] == "rl"
+    with pytest.raises(RuntimeError, match="no picture"):
+        train.resume(tmp_path / "run")
+    assert runs.open(tmp_path / "run").checkpoints()[-1] == "rl"
+
+
+def test_all_sessions_of_a_run_are_known_and_count(whole, tmp_path, monkeypatch):
+    path = tmp_path / "[/run] :bug: $a"
+    write, chunks = runs.Run.write_metrics, [0]
+
+    def struck(run, *arguments):
+        write(run, *arguments)
+        chunks[0] += 1
+        if chunks[0] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "write_metrics", struck)
+        with pytest.raises(signals.Interrupted):
+            train.train(tiny.CONFIG, path)
+    (first,) = runs.open(path).sessions()
+    assert first["seconds"]["pretrain"] > 0
+    assert first["tokens"]["pretrain"] > first["tokens"]["rl"] > 0
+    provenance = runs.sessions.provenance
+
+    def elsewhere():
+        mine = provenance()
+        mine["packages"]["jax"] = "0.0.1"
+        mine["settings"]["XLA_FLAGS"] = "--xla_other"
+        return mine
+
+    monkeypatch.setattr(runs.sessions, "provenance", elsewhere)
+    console = terminal.console(markup=True, file=io.StringIO(), width=300)
+    run = train.resume(path, console)
+    assert f"jax {jax.__version__} → 0.0.1, XLA_FLAGS" in console.file.getvalue()
+    assert f"directory  {path} " in console.file.getvalue()
+    _, second = run.sessions()
+    assert second["packages"]["jax"] == "0.0.1"
+    seconds = run.summary()["seconds"]
+    assert set(seconds) == {"compile", "pretrain", "rl", "evaluation", "total"}
+    for name in ("pretrain", "rl", "total"):
+        assert seconds[name] == pytest.approx(first["seconds"][name] + second["seconds"][name], abs=1e-6)
+    tokens = first["tokens"]["pretrain"] + second["tokens"]["pretrain"]
+    assert run.summary()["tokens_per_second"]["pretrain"] == pytest.approx(tokens / seconds["pretrain"])
+    monkeypatch.undo()
+    console = terminal.console(markup=True, file=io.StringIO(), width=300)
+    train.resume(path, console, figures=False)
+    assert f"jax 0.0.1 → {jax.__version__}" in console.file.getvalue()
+    console = terminal.console(markup=True, file=io.StringIO(), width=300)
+    train.resume(path, console, figures=False)
+    assert "not as in the session before" not in console.file.getvalue()
+
+
+def test_runs_of_older_versions_tell_who_made_them(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "run")
+    (tmp_path / "run" / "sessions.json").unlink()
+    run = runs.open(tmp_path / "run")
+    (made,) = run.sessions()
+    assert made["packages"]["jax"] == jax.__version__
+    same_training(whole, train.resume(run.path))
+    assert [session.get("seconds") is None for session in run.sessions()] == [True, False]
+
+
 def test_replays_show_the_episode_that_was_played(whole):
     config = tiny.CONFIG
     _, params = config.world.make()
@@ -220,6 +303,29 @@ def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, nu
     assert "go on with --resume" in errors
     run = runs.open(tmp_path / "run")
     assert last_state(run).update == len(run.metrics("rl")) // run.members
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {}]
+)
+def test_a_console_that_cannot_show_it_does_not_stop_training(tmp_path, environment):
+    """Letters that it lacks, a full device: the run is made all the same."""
+    command = [sys.executable, "train.py", *tiny.arguments(tiny.CONFIG), "--run-dir", str(tmp_path / "run")]
+    with open(os.devnull if environment else "/dev/full", "w") as out:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | environment | {"PYTHONCOERCECLOCALE": "0"},
+        )
+    assert done.returncode == 0, done.stderr
+    lament = "train.py: standard output is lost (No space left on device); the work goes on\n"
+    assert done.stderr == ("" if environment else lament)
+    assert runs.open(tmp_path / "run").summary()["members"] == 2
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from agents.runs.run import (
     create,
     fresh_name,
     open,
-    provenance,
+    withdraw,
 )
+from agents.runs.sessions import differences, provenance
 
 __all__ = [
     "LOSS",
@@ -23,7 +24,9 @@ __all__ = [
     "checkpoint_name",
     "config_hash",
     "create",
+    "differences",
     "fresh_name",
     "open",
     "provenance",
+    "withdraw",
 ]

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from agents.runs import Run, joint
+from agents import runs
+from agents.runs import Run
 from agents.runs.config import Config, Member
 from agents.runs.metrics import KEYS
 from ground import processes
@@ -27,7 +28,7 @@ def open(directory: str | Path, config: Config) -> Run:
         RunError: it is no run, or has no pretrained base yet.
         ConfigError: its bases are others than those the config asks for.
     """
-    run = joint.open(directory)
+    run = runs.open(directory)
     theirs = _leaves(run.config.pretraining)
     for path, value in _leaves(config.pretraining).items():
         if value != theirs.get(path):

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from agents.runs.config import Config, Member
 from ground.estimates import Estimate
@@ -51,10 +53,12 @@ def header(console: Console, config: Config, directory: Any) -> None:
         f"[bold]world[/]      {config.world.name}, {config.world.make()[0].describe()}",
         f"[bold]members[/]    {members}{grid}",
         f"[bold]parameters[/] {parameter_count(config):,} each, {members * parameter_count(config):,} in all",
-        f"[bold]devices[/]    {len(devices)} × {kind}",
-        f"[bold]directory[/]  {directory}",
+        f"[bold]devices[/]    {len(devices)} × {escape(kind)}",
+        f"[bold]directory[/]  {escape(str(directory))}",
     ]  # fmt: skip
-    console.print(Panel("\n".join(lines), title="emojimaze", title_align="left", expand=False))
+    console.print(
+        Panel(Text.from_markup("\n".join(lines), emoji=False), title="emojimaze", title_align="left", expand=False)
+    )
 
 
 def progress(console: Console) -> Progress:
@@ -129,16 +133,18 @@ def diverged(console: Console, found: Mapping[str, str]) -> None:
     """Name the members that have diverged."""
     for name, where in found.items():
         console.print(
-            f"[red]{name} diverged in {where}[/]: frozen before it, left out of every number", highlight=False
+            f"[red]{escape(name)} diverged in {where}[/]: frozen before it, left out of every number",
+            highlight=False,
+            emoji=False,
         )
 
 
 def written(console: Console, paths: Iterable[Path], about: str = "") -> None:
     """Show which files were written, a line each however long, and before them what the numbers are about."""
     if about:
-        console.print(about, style="dim", highlight=False, soft_wrap=True)
+        console.print(about, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
     for path in paths:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {path}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def speed(tokens: int, seconds: float) -> str:

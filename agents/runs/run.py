@@ -8,12 +8,12 @@ import dataclasses
 import datetime
 import functools
 import hashlib
-import importlib.metadata
 import json
 import math
-import platform
 import re
-import subprocess
+import secrets
+import shlex
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +24,12 @@ import pyarrow as pa
 
 from agents.policies import Parameters, Policy
 from agents.runs import config as configs
-from agents.runs import metrics
+from agents.runs import metrics, sessions
 from agents.runs.config import Config, Member
 from envs import base
 from ground import checkpoints, files
 from ground.files import RunError
+from ground.processes import by_first, first, meet, on_first
 from ground.terminal import ConfigError
 
 LOSS = "loss"
@@ -37,8 +38,6 @@ SCHEMA = 1
 """Version of the run directory; `open` refuses newer ones."""
 STAGES = ("pretrain", "sft", "rl")
 """The stages of training, in their order."""
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "chex", "numpy", "pyarrow")
-"""Packages whose versions `config.json` records."""
 
 
 class State(NamedTuple):
@@ -56,7 +55,12 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run directory, made by `create` and `open`. Its methods raise RunError where the disk or a file is at fault."""
+    """A run directory, made by `create` and `open`. Its methods raise RunError where the disk or a file is at fault.
+
+    In a job of several processes, process 0 alone reads and writes it, so that it need not lie where all machines see
+    it. They all call `create`, `open` and the methods that training needs, in the same order; each of those ends with
+    a meeting, so that an error of process 0's disk ends them all.
+    """
 
     path: Path
     """The run directory."""
@@ -149,20 +153,25 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; a second holder is refused. The kernel lets go when the process dies."""
-        with files.lock(self.path):
-            for folder in ("", "metrics", "figures", "analysis"):
-                files.sweep(self.path / folder)
+        """Hold the run for this job; a second holder is refused. The kernel lets go when the process dies."""
+        with contextlib.ExitStack() as stack:
+            if first():
+                stack.enter_context(files.lock(self.path))
+                for folder in ("", "metrics", "figures", "analysis"):
+                    files.sweep(self.path / folder)
+            meet()
             yield
 
     def checkpoints(self) -> list[str]:
         """Names of the stored parameters: init, then per stage the intermediate ones by update, then its end."""
         return _in_order(entry.name for entry in files.entries(self.path / "checkpoints") if entry.is_dir())
 
+    @on_first
     def ended(self) -> list[str]:
         """Names of the stages whose last parameters are stored."""
         return [name for name in self.checkpoints() if name in STAGES]
 
+    @on_first
     def save_parameters(self, name: str, tree: Any) -> None:
         """Store parameters as checkpoint `name`, replacing it.
 
@@ -178,6 +187,7 @@ class Run:
             self._folder("checkpoints")
             checkpoints.save(path, tree)
 
+    @on_first
     def parameters(self, name: str) -> Any:
         """Read checkpoint `name`: nested dict of numpy arrays, leading axis M (broadcast, read-only)."""
         names = self.checkpoints()
@@ -215,6 +225,7 @@ class Run:
                 raise RunError(f"{where}: {label} of member {member} is not finite; choose an earlier checkpoint")
         return tree
 
+    @on_first
     def save_state(self, stage: str, update: int, tree: Any) -> None:
         """Store the whole training state after `update` updates of `stage`; any tree `checkpoints.save` takes.
 
@@ -236,22 +247,31 @@ class Run:
             like_for: from a stage to the abstract state expected there. A state that does not fit it is an error:
                 only a damaged one is passed over for the one before, which the result's `note` then says.
         """
+        state = by_first(lambda: self._newest_state(like_for))
+        if state is None:
+            return None
+        structure = jax.tree.structure(like_for(state["stage"]))
+        return State(**{**state, "tree": structure.unflatten(state["tree"].values())})
+
+    def _newest_state(self, like_for: Callable[[str], Any]) -> dict[str, Any] | None:
+        """The fields of a `State`, its tree as numbered leaves."""
         folder = self.path / "checkpoints" / "state"
         damaged = []
         with files.reporting(folder, "read"):
             for name in reversed(self._states()):
                 stage, _, update = name.partition("-")
                 try:
-                    tree = checkpoints.load(folder / name, like_for(stage))
+                    leaves = jax.tree.leaves(checkpoints.load(folder / name, like_for(stage)))
                 except checkpoints.DamagedError:
                     damaged.append(name)
                     continue
                 note = f"{folder}: {', '.join(damaged)} damaged; resuming from {name}" if damaged else None
-                return State(stage, int(update), tree, note)
+                return {"stage": stage, "update": int(update), "tree": dict(enumerate(leaves)), "note": note}
         if damaged:
             raise RunError(f"{folder}: {', '.join(damaged)} damaged; delete this folder to begin the run again")
         return None
 
+    @on_first
     def write_metrics(self, stage: str, first_update: int, columns: Mapping[str, Any]) -> None:
         """Write the metrics of one chunk, each [updates, M]; see `metrics.write`."""
         checkpoint_name(stage, first_update)
@@ -294,8 +314,14 @@ class Run:
     def summary(self) -> dict:
         """Read `summary.json`."""
         if not (self.path / "summary.json").exists():
-            raise RunError(f"{self.path}: no summary.json yet; finish the run with --resume {self.path}")
+            raise RunError(
+                f"{self.path}: no summary.json yet; finish the run with --resume {shlex.quote(str(self.path))}"
+            )
         return files.read_json(self.path / "summary.json")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every process that has trained this run, oldest first, as `sessions.read` has it."""
+        return sessions.read(self.path)
 
     def figure(self, name: str) -> Path:
         """Path of the figure called `name` (with its ending), its folder made."""
@@ -339,7 +365,20 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
     Raises:
         RunError: the directory is in use or not empty, cannot be written, or the config holds other values.
     """
-    path = Path(directory)
+    return _opened(lambda: _create(Path(directory), config, members))
+
+
+def open(directory: str | Path) -> Run:
+    """Open an existing run directory; raises RunError where it is none, or is newer than this code or damaged."""
+    return _opened(lambda: _read(Path(directory)))
+
+
+def _opened(facts: Callable[[], list]) -> Run:
+    path, document, members = by_first(facts)
+    return Run(Path(path), document, members)
+
+
+def _create(path: Path, config: Mapping[str, Any], members: int) -> list:
     if not 0 < members < 2**31:
         raise RunError(f"{path}: a population of {members}; use at least one member")
     with files.reporting(path, "make"):
@@ -352,26 +391,15 @@ def create(directory: str | Path, config: Mapping[str, Any], *, members: int) ->
             "members": members,
             "config": files.plain(config, "config"),
             "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            **provenance(),
+            **sessions.provenance(),
         }
         files.write_json(path / "config.json", document, finite=False)
-    return open(path)
+    return _read(path)
 
 
-def provenance() -> dict[str, Any]:
-    """What made a result besides its config: code, packages, machine."""
-    return {
-        "git": _git(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device": {
-            "platform": jax.default_backend(),
-            "kind": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
-        },
-    }
+def withdraw(run: Run) -> None:
+    """Delete a run directory that this process has made and in which nothing was trained: its name is free again."""
+    shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _refuse_what_is_used(path: Path) -> None:
@@ -379,9 +407,8 @@ def _refuse_what_is_used(path: Path) -> None:
         raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
 
 
-def open(directory: str | Path) -> Run:
-    """Open an existing run directory; raises RunError where it is none, or is newer than this code or damaged."""
-    path = Path(directory)
+def _read(path: Path) -> list:
+    """Path, config and members of a run directory."""
     with files.reporting(path, "open"):
         if not path.is_dir():
             raise RunError(f"{path}: no such run directory; check the path")
@@ -398,7 +425,7 @@ def open(directory: str | Path) -> Run:
     ):
         if not good:
             raise RunError(f"{path / 'config.json'}: {key} is missing or wrong; restore the file, or train again")
-    return Run(path, config, members)  # pyright: ignore[reportArgumentType]
+    return [str(path), config, members]
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -407,13 +434,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def fresh_name(root: str | Path = "runs", prefix: str = "maze") -> Path:
-    """A path for a new run that is not taken, such as `runs/maze-2026-11-21-1423`; nothing is created."""
-    first = Path(root) / f"{prefix}-{datetime.datetime.now():%Y-%m-%d-%H%M}"
-    path, count = first, 1
-    while path.exists():
-        count += 1
-        path = first.with_name(f"{first.name}-{count}")
-    return path
+    """A path for a new run, such as `runs/maze-2026-11-21-1423-5f0c3a`; nothing is created.
+
+    The last digits are random: jobs of an array begin in the same minute.
+    """
+    return Path(root) / f"{prefix}-{datetime.datetime.now():%Y-%m-%d-%H%M}-{secrets.token_hex(3)}"
 
 
 def checkpoint_name(stage: str, update: int | None = None) -> str:
@@ -433,29 +458,3 @@ def _in_order(names: Iterable[str]) -> list[str]:
         elif match and match[2] in STAGES and (not match[3] or f"{int(match[3]):06d}" == match[3]):
             order[name] = (STAGES.index(match[2]), int(match[3]) if match[3] else math.inf)
     return sorted(order, key=order.__getitem__)
-
-
-def _git() -> dict:
-    """Commit of this checkout and whether files differ from it; None where unknown."""
-    root = Path(__file__).resolve().parents[2]
-
-    def ask(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(
-                ["git", "--no-optional-locks", "-C", root, *arguments], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    if ask("rev-parse", "--show-toplevel") != str(root):  # a copy inside somebody else's repository
-        return {"commit": None, "dirty": None}
-    changes = ask("status", "--porcelain")
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

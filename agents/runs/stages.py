@@ -127,6 +127,7 @@ def run_stage(
     state: learner.TrainState,
     caught: Callable[[], int],
     report: Callable[[int, dict[str, np.ndarray], Timing], None],
+    timing: Timing | None = None,
 ) -> tuple[learner.TrainState, Timing]:
     """Train from `state` to the end of the stage.
 
@@ -141,12 +142,13 @@ def run_stage(
         caught: from `signals.catch`; asked before the first chunk and after each. While the program is compiled, a
             signal ends a single process at once.
         report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
+        timing: where to keep the time taken, also where the stage is interrupted.
 
     Raises:
         signals.Interrupted: after a signal, with the state saved.
         Diverged: when no member could make its last update.
     """
-    timing = Timing()
+    timing = timing or Timing()
     program, arguments = stage.program, stage.program.place(stage.arguments)
     done = int(np.max(state.update))  # that of a member that has diverged stands still
     if not stage.updates:
