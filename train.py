@@ -257,7 +257,7 @@ def parse(arguments: Sequence[str]) -> Command:
             starts[name] = value if equals else next(iter(arguments[index + 1 :]), "")
     start = configs.start(*starts.values())
     worlds.check_arguments(start.world.name, arguments)
-    command = terminal.read(Command, arguments, default=Command(config=start))
+    command = terminal.read(Command, worlds.read_board(arguments), default=Command(config=start))
     if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command

@@ -90,11 +90,12 @@ class Options:
             ValueError: one line that names the option, its value and the remedy.
         """
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not abs(value) <= _LARGEST:
-                raise ValueError(f"{field.name}={value:g}: use a finite number of 32 bits")
-            if isinstance(value, int) and not -(2**31) <= value < 2**31:
-                raise ValueError(f"{field.name}={value}: use a 32-bit integer")
+            chosen = getattr(self, field.name)
+            for value in chosen if isinstance(chosen, tuple) else (chosen,):
+                if isinstance(value, float) and not abs(value) <= _LARGEST:
+                    raise ValueError(f"{field.name}={value:g}: use a finite number of 32 bits")
+                if isinstance(value, int) and not -(2**31) <= value < 2**31:
+                    raise ValueError(f"{field.name}={value}: use a 32-bit integer")
         world = self.world()
         if world.episode_length() > LONGEST:
             raise ValueError(
@@ -133,6 +134,8 @@ class World(environment.Environment, abc.ABC):
     """Plan tokens, K; see `envs.plans`."""
     observation_length: int
     """Observation tokens of a turn, O."""
+    board: str = ""
+    """The maze of all episodes, if one is given; see `envs.boards`."""
     has_goal: bool = False
     """Whether an episode ends by itself at a goal, and only there."""
     sees_all: bool = False
@@ -165,7 +168,10 @@ class World(environment.Environment, abc.ABC):
             try:
                 if isinstance(value, (int, float)) and abs(value) > _LARGEST:
                     raise ValueError("too large")
-                changes[name] = jnp.broadcast_to(jnp.asarray(value, default.dtype), default.shape)
+                array = jnp.asarray(value, default.dtype)
+                if jnp.issubdtype(array.dtype, jnp.integer) and not np.array_equal(array, np.asarray(value)):
+                    raise ValueError("no whole number")
+                changes[name] = jnp.broadcast_to(array, default.shape)
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(f"{name}={value!r}: not a {default.dtype} array of shape {default.shape}") from error
         params = dataclasses.replace(params, **changes)

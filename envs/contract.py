@@ -62,7 +62,9 @@ def api_test(env: base.World, params: base.WorldParams, key: jax.Array, *, scrip
     _same((first, turns), batch(params, keys, actions), "played twice with the same keys")
     others = batch(params, jax.random.split(jax.random.fold_in(key, 3), BATCH), actions)
     _require(
-        not np.array_equal(first["tiles"], others[0]["tiles"]) or not np.array_equal(turns["obs"], others[1]["obs"]),
+        env.board
+        or not np.array_equal(first["tiles"], others[0]["tiles"])
+        or not np.array_equal(turns["obs"], others[1]["obs"]),
         "other keys give the same episodes",
     )
     _same(

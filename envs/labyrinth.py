@@ -12,6 +12,7 @@ personas do here is told in `envs.travellers`.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -20,11 +21,12 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 
-from envs import base, corridors, personas, tokens, travellers
+from envs import base, boards, corridors, personas, tokens, travellers
 from envs.personas import Traits
 
-VIEWS = ("bump", "walls", "compass")
-"""What an observation tells besides the feeling: what the last move met; the four ways too; where the goal lies too."""
+VIEWS = {"bump": 2, "walls": 6, "compass": 8, "signpost": 7}
+"""Tokens of an observation: the feeling and what the last move met; the four ways too; and to them where the goal lies,
+or the first step of a shortest way."""
 
 
 @struct.dataclass(kw_only=True)
@@ -79,10 +81,16 @@ class LabyrinthOptions(base.Options):
     turns: int = 20
     size: int = 7
     """Cells of a side, n."""
-    view: Literal["bump", "walls", "compass"] = "walls"
-    """What a turn tells: what the last move met; the four ways too; where the goal lies too."""
+    view: Literal["bump", "walls", "compass", "signpost"] = "walls"
+    """What a turn tells: what the last move met; the four ways too; where the goal lies too; or the four ways and the
+    first step of a shortest way, which Alice heeds with her skill and the others ignore."""
     plan_length: int = 0
     """Tokens of the plan that is written before the first move; 0 for none."""
+    distance_range: tuple[int, int] = (1, corridors.LARGEST**2)
+    """Bounds of the shortest way from start to goal; a labyrinth that offers none takes what comes nearest."""
+    board: str = ""
+    """A labyrinth for all episodes: rows of # wall, . path, S start, G goal, $ Gold, M Mold, or of emoji, with / or new
+    lines between them; @FILE reads it. It brings its size; start and goal are drawn where they are not marked."""
     loops: float = 0.1
     """Share of the walls left by a perfect maze that are opened."""
     mold: float = 0.0
@@ -100,8 +108,14 @@ class LabyrinthOptions(base.Options):
     style_reward: float = 0.0
     """What that way earns."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "board", boards.tidy(self.board))
+        if self.board and self.size == type(self).size:
+            object.__setattr__(self, "size", len(self.board.split("/")) // 2)
+
     def world(self) -> "EmojiLabyrinth":
-        return EmojiLabyrinth(self.size, self.turns, self.view, self.plan_length)
+        return EmojiLabyrinth(self.size, self.turns, self.view, self.plan_length, self.board)
 
     def params(self) -> LabyrinthParams:
         tile_map = list(tokens.TILE_MAP)
@@ -111,7 +125,7 @@ class LabyrinthOptions(base.Options):
         return LabyrinthParams(
             rewards=jnp.array([0.0, self.gold_reward, self.mold_reward, 0.0, self.goal_reward], jnp.float32),
             loops=jnp.float32(self.loops),
-            distance_range=jnp.array([1, self.size * self.size], jnp.int32),
+            distance_range=jnp.array(self.distance_range, jnp.int32),
             mold=jnp.float32(self.mold),
             exploits=jnp.int32(self.exploits),
             style_rewards=jnp.array(style, jnp.float32),
@@ -125,10 +139,11 @@ class EmojiLabyrinth(base.World):
     The prompt is the badge, then the board without its ring row by row, (2n-1)² tokens, the agent's cell as 🤖. An
     observation is [feeling, what the last move met]; with view `walls` also what a move North, East, South and West
     would meet; with `compass` also where the goal lies as the crow flies (`bearing`), a clock's hand that points North
-    or South and one that points East or West, 🍃 for the lesser distance. Arguments are as `LabyrinthOptions` has them.
+    or South and one that points East or West, 🍃 for the lesser distance; with `signpost` instead the step that
+    `signpost` says, 🍃 at the goal. Arguments are as `LabyrinthOptions` has them; a board is that of every episode.
 
     Raises:
-        ValueError: for an unknown view, no turns, a size or a length out of range.
+        ValueError: for an unknown view, no turns, a size or a length out of range, a board that is no labyrinth.
     """
 
     Options = LabyrinthOptions
@@ -142,8 +157,13 @@ class EmojiLabyrinth(base.World):
         turns: int = LabyrinthOptions.turns,
         view: str = LabyrinthOptions.view,
         plan_length: int = LabyrinthOptions.plan_length,
+        board: str = LabyrinthOptions.board,
     ):
         super().__init__()
+        self.board = boards.tidy(board)
+        self._given = boards.labyrinth(self.board) if self.board else None
+        if self._given:
+            size = boards.agree(size, len(self._given.roles) // 2, LabyrinthOptions.size)
         if turns < 1:
             raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
         if not 2 <= size <= corridors.LARGEST:
@@ -154,7 +174,11 @@ class EmojiLabyrinth(base.World):
             raise ValueError(f"plan_length={plan_length}: use 0 (no plan) or more")
         self.size, self.turns, self.view, self.plan_length = size, turns, view, plan_length
         self.prompt_length = 1 + (2 * size - 1) ** 2
-        self.observation_length = {"bump": 2, "walls": 6, "compass": 8}[view]
+        self.observation_length = VIEWS[view]
+
+    @classmethod
+    def make(cls, options: Mapping[str, Any]) -> tuple[base.World, base.WorldParams]:
+        return super().make(boards.in_words(options))
 
     @staticmethod
     def defaults(scale: str) -> dict[str, Any]:
@@ -165,7 +189,8 @@ class EmojiLabyrinth(base.World):
 
     def describe(self) -> str:
         plan = f", plans of {self.plan_length}" if self.plan_length else ""
-        return f"{self.size}×{self.size} cells, {self.turns} turns, view {self.view}{plan}"
+        given = ", a board that is given" if self.board else ""
+        return f"{self.size}×{self.size} cells, {self.turns} turns, view {self.view}{plan}{given}"
 
     def check(self, params: LabyrinthParams) -> None:
         super().check(params)
@@ -178,35 +203,27 @@ class EmojiLabyrinth(base.World):
             raise ValueError(f"distance_range=({low}, {high}): use 1 <= low <= high")
         if int(params.exploits) < 0:
             raise ValueError(f"exploits={int(params.exploits)}: use 0 or more")
+        for field, mark in (("mold", "M"), ("exploits", "$")):
+            if self.board and (value := float(getattr(params, field))):
+                raise ValueError(f"{field}={value:g}: a board that is given has its own; mark them {mark} there")
 
     def reset_env(self, key: jax.Array, params: LabyrinthParams) -> tuple[jax.Array, LabyrinthState]:
-        """A fresh labyrinth. All chance of the episode comes from `key`."""
+        """A fresh labyrinth, or the board that is given. All chance of the episode comes from `key`."""
         carve_key, goal_key, start_key, mold_key, gold_key = jax.random.split(key, 5)
-        cells, walls = self.size * self.size, 2 * self.size * (self.size - 1)
-        opened = corridors.carve(carve_key, self.size, params.loops)
-
-        goal = jax.random.randint(goal_key, (), 0, cells)
-        distances = corridors.distances(opened, self._row_column(goal), self.size)
-        away = distances.reshape(-1)
-        low = jnp.minimum(params.distance_range[0], away.max())
-        possible = (away >= jnp.maximum(low, 1)) & (away <= params.distance_range[1])
-        draws = corridors.distinct_bits(start_key, cells)
-        start = jnp.argmax(jnp.where(possible, draws, 0)).astype(jnp.int32)
-
-        index = jnp.arange(cells)
-        free = (index != start) & (index != goal)
-        count = jnp.round(params.mold * (cells - 2)).astype(jnp.int32)
-        mold = corridors.choose(corridors.distinct_bits(mold_key, cells), free, count)
-        gold = corridors.choose(corridors.distinct_bits(gold_key, walls), ~opened, params.exploits)
-        ground = jnp.where(index == goal, tokens.GOAL, jnp.where(mold, tokens.MOLD, tokens.PATH))
-        between = jnp.where(opened, tokens.PATH, jnp.where(gold, tokens.GOLD, tokens.WALL))
-        roles = jnp.concatenate([ground, between, jnp.array([tokens.WALL])]).astype(jnp.int8)
-
+        if self._given:
+            opened = jnp.asarray(_walls(self._given.roles) == tokens.PATH)
+        else:
+            opened = corridors.carve(carve_key, self.size, params.loops)
+        start, goal, distances = self._ends(goal_key, start_key, opened, params)
+        if self._given:
+            board = jnp.asarray(self._given.roles).at[tuple(self.tile(self._row_column(goal)))].set(tokens.GOAL)
+        else:
+            board = self._furnish(mold_key, gold_key, opened, start, goal, params)
         position = self.tile(self._row_column(start))
         state = LabyrinthState(
             time=jnp.int32(0),
             position=position,
-            board=roles[jnp.asarray(_board_index(self.size))],
+            board=board,
             distances=distances,
             start=position,
             goal=self.tile(self._row_column(goal)),
@@ -217,6 +234,52 @@ class EmojiLabyrinth(base.World):
             careless=jnp.array(False),
         )
         return self.observe(key, state, None, params), state
+
+    def _ends(
+        self, goal_key: jax.Array, start_key: jax.Array, opened: jax.Array, params: LabyrinthParams
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Start and goal, cells int32[], drawn where they are not given, and the distances int32[n, n] to the goal."""
+        cells = self.size * self.size
+        free, start, goal = jnp.ones(cells, bool), None, None
+        if self._given:
+            free = jnp.asarray(self._given.roles[1::2, 1::2].reshape(-1) == tokens.PATH)
+            start, goal = (at and jnp.int32(at[0] // 2 * self.size + at[1] // 2) for at in self._given.ends)
+
+        def away(cell: jax.Array) -> jax.Array:
+            return corridors.distances(opened, self._row_column(cell), self.size)
+
+        def pick(key: jax.Array, allowed: jax.Array) -> jax.Array:
+            draws = corridors.distinct_bits(key, cells)
+            return jnp.argmax(jnp.where(allowed, draws, 0)).astype(jnp.int32)
+
+        def partner(key: jax.Array, far: jax.Array) -> jax.Array:
+            """A free cell as far away as `distance_range` asks; where there is none, one that comes nearest."""
+            far, (low, high) = far.reshape(-1), params.distance_range
+            missed = jnp.maximum(jnp.maximum(low - far, far - high), 0)
+            missed = jnp.where(free & (far > 0), missed, jnp.iinfo(jnp.int32).max)
+            return pick(key, missed == missed.min())
+
+        if goal is None and start is not None:
+            goal = partner(goal_key, away(start))
+        elif goal is None:
+            goal = pick(goal_key, free) if self._given else jax.random.randint(goal_key, (), 0, cells)
+        distances = away(goal)
+        return partner(start_key, distances) if start is None else start, goal, distances
+
+    def _furnish(
+        self, mold_key: jax.Array, gold_key: jax.Array, opened: jax.Array, start: jax.Array, goal: jax.Array, params
+    ) -> jax.Array:
+        """The board int8[2n+1, 2n+1] of open walls bool[E], with Mold and Gold where chance puts them."""
+        cells, walls = self.size * self.size, 2 * self.size * (self.size - 1)
+        index = jnp.arange(cells)
+        free = (index != start) & (index != goal)
+        count = jnp.round(params.mold * (cells - 2)).astype(jnp.int32)
+        mold = corridors.choose(corridors.distinct_bits(mold_key, cells), free, count)
+        gold = corridors.choose(corridors.distinct_bits(gold_key, walls), ~opened, params.exploits)
+        ground = jnp.where(index == goal, tokens.GOAL, jnp.where(mold, tokens.MOLD, tokens.PATH))
+        between = jnp.where(opened, tokens.PATH, jnp.where(gold, tokens.GOLD, tokens.WALL))
+        roles = jnp.concatenate([ground, between, jnp.array([tokens.WALL])]).astype(jnp.int8)
+        return roles[jnp.asarray(_board_index(self.size))]
 
     def step_env(
         self, key: jax.Array, state: LabyrinthState, action: jax.Array, params: LabyrinthParams
@@ -301,6 +364,14 @@ class EmojiLabyrinth(base.World):
         left = state.distances.at[next_cells[:, 0], next_cells[:, 1]].get(mode="clip")
         return ~_blocks(met) & (left < state.distances[cell[0], cell[1]])
 
+    def signpost(self, state: LabyrinthState) -> jax.Array:
+        """The first step of a shortest way from where the agent is, bool[4]; none at the goal.
+
+        Of several it is the first of North, East, South and West, whatever was done before.
+        """
+        ways = self.shortest(state, self.cell(state.position))
+        return ways & (jnp.cumsum(ways, dtype=jnp.int32) == 1)
+
     def prompt(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
         board = params.tile_map[state.board].at[state.start[0], state.start[1]].set(tokens.AGENT)
         return jnp.concatenate([jnp.asarray(params.badge, jnp.int32)[None], board[1:-1, 1:-1].reshape(-1)])
@@ -317,6 +388,9 @@ class EmojiLabyrinth(base.World):
             north, east, south, west = tokens.GUSTS
             names = jnp.array([[north, tokens.CALM, south], [west, tokens.CALM, east]], jnp.int32)
             told.append(names[jnp.arange(2), corridors.bearing(state.goal - state.position) + 1])
+        if self.view == "signpost":
+            way = self.signpost(state)
+            told.append(jnp.where(way.any(), tokens.MOVES[0] + jnp.argmax(way), tokens.CALM)[None])
         return jnp.concatenate(told).astype(jnp.int32)
 
     def planner_scores(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
@@ -344,6 +418,11 @@ class EmojiLabyrinth(base.World):
 
 def _blocks(role: jax.Array) -> jax.Array:
     return (role == tokens.WALL) | (role == tokens.GOLD)
+
+
+def _walls(board: np.ndarray) -> np.ndarray:
+    """The roles between the cells of a board int8[2n+1, 2n+1], in the order of `corridors.ends`, int8[E]."""
+    return np.concatenate([board[1:-1:2, 2:-1:2].ravel(), board[2:-1:2, 1:-1:2].ravel()])
 
 
 @functools.cache

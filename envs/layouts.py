@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from envs import hashing, tokens
+from envs.boards import Board
 
 
 class Layout(abc.ABC):
@@ -156,6 +157,23 @@ class Walk(Layout):
         way = jnp.concatenate([first[None], way])
         numbers = jnp.asarray(self._numbers)[((way >> 16) + 1) * self.size + (way & 0xFFFF) + 1]
         return jnp.zeros(interior * interior, bool).at[numbers].set(True)
+
+
+class Given(Layout):
+    """One maze, which is given. The start is the one marked, or drawn among the tiles that are Path."""
+
+    def __init__(self, board: Board):
+        super().__init__(len(board.roles))
+        self._grid = board.roles
+        self._starts = np.argwhere(board.roles == tokens.PATH) if board.start is None else np.array([board.start])
+
+    def generate(self, key, seed, mold_range, gold_ratio):
+        index = jax.random.randint(key, (), 0, len(self._starts))
+        return (), jnp.asarray(self._starts, jnp.int32)[index]
+
+    def roles(self, maze, cells):
+        inside = jnp.clip(cells, 0, self.size - 1)  # the ring is Mold, and so is what lies beyond
+        return jnp.asarray(self._grid)[inside[..., 0], inside[..., 1]]
 
 
 def _pack(mask: jax.Array | np.ndarray) -> jax.Array:

@@ -10,6 +10,7 @@ care for Gold. Alice remembers the last turn and looks two tiles ahead.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -18,8 +19,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 
-from envs import base, hashing, personas, tokens
-from envs.layouts import LAYOUTS, Layout
+from envs import base, boards, hashing, personas, tokens
+from envs.layouts import LAYOUTS, Given, Layout
 from envs.personas import CERTAIN, Traits
 from envs.replay import Replay
 
@@ -78,6 +79,9 @@ class MazeOptions(base.Options):
     """Rows and columns of the grid, ring included."""
     layout: Literal["scatter", "walk"] = "scatter"
     """`scatter`: independent tiles that cost nothing to reset. `walk`: the generator of arXiv 2605.30232."""
+    board: str = ""
+    """A grid for all episodes instead: rows of . Path, $ Gold, M Mold, S start, or of emoji, with / or new lines
+    between them; @FILE reads it. It brings its size and a ring of Mold; the start is drawn where none is marked."""
     shuffle: bool = False
     """Prompt shuffling: each tile follows the token of its direction, in an order drawn per episode."""
     wind_probability: float = 0.1
@@ -91,8 +95,14 @@ class MazeOptions(base.Options):
     melting: bool = True
     """Whether a tile turns into Mold when the agent leaves it."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "board", boards.tidy(self.board))
+        if self.board and self.size == type(self).size:
+            object.__setattr__(self, "size", len(self.board.split("/")))
+
     def world(self) -> "EmojiMaze":
-        return EmojiMaze(self.size, self.turns, self.layout, self.shuffle)
+        return EmojiMaze(self.size, self.turns, self.layout, self.shuffle, self.board)
 
     def params(self) -> MazeParams:
         return MazeParams(
@@ -108,8 +118,12 @@ class MazeOptions(base.Options):
 class EmojiMaze(base.World):
     """The world `EmojiMaze-v0`; arguments as `MazeOptions` has them.
 
+    On a board that is given the border may be within reach; who would leave the grid stays where it is. What Alice
+    expects of tiles that she has not seen is told by `mold_range` and `gold_ratio` there, too.
+
     Raises:
-        ValueError: for an unknown layout, no turns, a grid too large, or so small that the border is within reach.
+        ValueError: for an unknown layout, no turns, a grid too large, or so small that the border is within reach, a
+            board that is no such grid.
     """
 
     Options = MazeOptions
@@ -120,11 +134,16 @@ class EmojiMaze(base.World):
         turns: int = MazeOptions.turns,
         layout: str = MazeOptions.layout,
         shuffle: bool = MazeOptions.shuffle,
+        board: str = MazeOptions.board,
     ):
         super().__init__()
+        self.board = boards.tidy(board)
+        given = boards.maze(self.board) if self.board else None
+        if given:
+            size = boards.agree(size, len(given.roles), MazeOptions.size)
         if turns < 1:
             raise ValueError(f"turns={turns}: an episode needs at least 1 turn")
-        if (size - 1) // 2 < max(turns, 2):
+        if not given and (size - 1) // 2 < max(turns, 2):
             raise ValueError(
                 f"size={size}: too small for turns={turns}: the agent could walk off the grid; "
                 f"use size={2 * max(turns, 2) + 1} or more, or fewer turns"
@@ -136,12 +155,16 @@ class EmojiMaze(base.World):
         self.size, self.turns, self.layout, self.shuffle = size, turns, layout, shuffle
         self.prompt_length = 1
         self.observation_length = 10 if shuffle else 6
-        self._layout: Layout = LAYOUTS[layout](size)
+        self._layout: Layout = Given(given) if given else LAYOUTS[layout](size)
         self._side = 1 << (2 * turns + 1).bit_length()
         self._words = -(-self._side // 32)  # of a row
 
+    @classmethod
+    def make(cls, options: Mapping[str, Any]) -> tuple[base.World, base.WorldParams]:
+        return super().make(boards.in_words(options))
+
     def describe(self) -> str:
-        return f"{self.size}×{self.size} {self.layout}, {self.turns} turns"
+        return f"{self.size}×{self.size} {'given' if self.board else self.layout}, {self.turns} turns"
 
     def check(self, params: MazeParams) -> None:
         super().check(params)

@@ -3,7 +3,8 @@
 Larry points at the goal as the crow flies and walks that way, into walls too; after a bump he goes anywhere. Bob
 writes down the open ways around him and walks with his right hand on the wall; he turns back only in a dead end and
 keeps off Mold where he can. Alice writes a shortest way and follows it; where the plan says nothing, or she does not
-heed it, she finds the shortest way with some skill and otherwise takes any open way but back.
+heed it, she finds the shortest way with some skill and otherwise takes any open way but back. Where there are signposts
+(view `signpost`), finding the way is heeding them: she goes as they say with that chance. The others ignore them.
 
 All that they look at is in the prompt, the plan and the observations so far. Nobody ever wants a Gold wall. Each
 slips now and then, so that every action and every plan keeps some probability.
@@ -67,7 +68,8 @@ def action_probabilities(env: "EmojiLabyrinth", state: "LabyrinthState", plan: j
     own = traits.steadiness * hand + (1 - traits.steadiness) * wander
     bob = jnp.where(state.time == 0, heed(BOB, own, onward), own)
 
-    clever = _uniform(env.shortest(state, env.cell(state.position)), anywhere)
+    ways = env.signpost(state) if env.view == "signpost" else env.shortest(state, env.cell(state.position))
+    clever = _uniform(ways, anywhere)
     alice = heed(ALICE, traits.skill * clever + (1 - traits.skill) * _uniform(fresh, anywhere), passable)
     return jnp.stack([larry, bob, alice])
 

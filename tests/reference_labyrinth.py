@@ -82,7 +82,7 @@ class ReferenceLabyrinth:
         if self.narration and self.actions:
             feeling = tokens.NEUTRAL if self.paid == 0 else tokens.GOOD if self.paid > 0 else tokens.BAD
         words = [feeling, self.tile_map[self.last_met]]
-        if self.view in ("walls", "compass"):
+        if self.view != "bump":
             words += [self.tile_map[role] for role in self.neighbours()]
         if self.view == "compass":
             north, east, south, west = tokens.GUSTS
@@ -90,7 +90,19 @@ class ReferenceLabyrinth:
             farther_down, farther_right = abs(down) >= abs(right), abs(right) >= abs(down)
             words.append((south if down > 0 else north) if down and farther_down else tokens.CALM)
             words.append((east if right > 0 else west) if right and farther_right else tokens.CALM)
+        if self.view == "signpost":
+            words.append(self.signpost())
         return words
+
+    def signpost(self) -> int:
+        """The first direction, North first and clockwise, after which the way to the goal is shorter."""
+        far = distances(self.board, [at // 2 for at in self.goal])
+        row, column = (at // 2 for at in self.position)
+        for direction, (down, right) in enumerate(tokens.STEPS):
+            blocked = self.meets(direction) in (tokens.WALL, tokens.GOLD)
+            if not blocked and far[row + down, column + right] == far[row, column] - 1:
+                return tokens.MOVES[direction]
+        return tokens.CALM
 
     def step(self, action: int) -> tuple[list[int], float]:
         if self.over:

@@ -19,6 +19,7 @@ WORLDS = (
     labyrinth.EmojiLabyrinth(size=3, turns=8, view="compass"),
     labyrinth.EmojiLabyrinth(size=5, turns=12, view="walls"),
     labyrinth.EmojiLabyrinth(size=2, turns=4, view="bump"),
+    labyrinth.EmojiLabyrinth(size=4, turns=9, view="signpost"),
 )
 EPISODES, EXAMPLES = 32, 10
 SURE = 1e-3

@@ -118,6 +118,31 @@ def test_without_skill_alice_takes_any_way_but_back():
     assert found(state, traits=SURELY.replace(skill=0.0))["Alice"] == [0.5, 0.5, 0, 0]
 
 
+SIGNED = labyrinth.EmojiLabyrinth(size=3, turns=8, view="signpost")
+
+
+def test_alice_heeds_signposts_with_her_skill_and_the_others_ignore_them():
+    """Round the loop East and South are as short: the sign says East, whatever Alice has done before."""
+    state, none = (
+        place(SIGNED, PARAMS, "####### #S....# #.###.# #.....# #.###.# #....X# #######"),
+        jnp.zeros(0, jnp.int32),
+    )
+    sure, never = (SURELY.replace(skill=skill) for skill in (1.0, 0.0))
+    for at in (state, after(state, heading=NORTH, time=2)):
+        shown = np.asarray(acts(SIGNED, at, none, PARAMS, sure))
+        assert shown[personas.ALICE].tolist() == [0, 1, 0, 0]
+        without = np.asarray(acts(WORLD, at, none, PARAMS, sure))
+        assert without[personas.ALICE].tolist() == [0, 0.5, 0.5, 0]
+        np.testing.assert_array_equal(shown[: personas.ALICE], without[: personas.ALICE])
+    rate = np.asarray(acts(SIGNED, state, none, PARAMS, SURELY.replace(skill=0.6, slip=0.1)))[personas.ALICE]
+    own = np.asarray(acts(SIGNED, state, none, PARAMS, never))[personas.ALICE]
+    assert own.tolist() == [0, 0.5, 0.5, 0]
+    np.testing.assert_allclose(rate, 0.9 * (0.6 * np.eye(4)[EAST] + 0.4 * own) + 0.025, rtol=1e-6)
+    for row, column, sign in ((1, 5, "⏬"), (3, 3, "⏩"), (5, 5, "🍃")):
+        obs = SIGNED.observe(None, after(state, position=[row, column]), None, PARAMS)
+        assert tokens.decode(obs[-1:]) == sign
+
+
 def write(state, traits, count, length=LENGTH):
     keys = jax.random.split(jax.random.key(7), count)
     three = jnp.arange(3)
@@ -162,10 +187,10 @@ def test_plan_probabilities_sum_to_one_and_equal_sampled_frequencies():
         assert special.chdtrc(len(every) - 1, np.sum((drawn - mean) ** 2 / mean)) > SURE
 
 
-@pytest.mark.parametrize("length", [0, LENGTH])
-def test_episode_likelihoods_frequencies_and_posteriors(length, key):
+@pytest.mark.parametrize(("length", "view"), [(0, "walls"), (LENGTH, "walls"), (0, "signpost")])
+def test_episode_likelihoods_frequencies_and_posteriors(length, view, key):
     """Personas play; their likelihoods, put together by hand, give the posterior that `log_posteriors` gives."""
-    world, params = envs.make("EmojiLabyrinth-v0", size=3, turns=8, mold=0.2, exploits=1)
+    world, params = envs.make("EmojiLabyrinth-v0", size=3, turns=8, mold=0.2, exploits=1, view=view)
     traits, count = Traits(), 1500
 
     def one(persona, key):

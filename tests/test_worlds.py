@@ -104,6 +104,9 @@ def test_runs_that_kept_the_options_of_all_worlds_mean_the_same(which, registere
         configs.from_dict(document)
 
 
+LABYRINTH = ("--world.name", "EmojiLabyrinth-v0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,12 +121,53 @@ def test_runs_that_kept_the_options_of_all_worlds_mean_the_same(which, registere
         (["--world.name", "EmojiLabyrinth-v0", "--world.exploits", str(2**40)], r"--world\.exploits=\d+: use a 32-bit"),
         (["--world.mold-reward", "1e39"], r"--world\.mold_reward=1e\+39: use a finite number"),
         (["--world.name", "EmojiLabyrinth-v0", "--world.mold", "2"], r"--world\.mold=2: not a share"),
+        ([*LABYRINTH, "--world.distance-range", "5", "4"], r"--world\.distance_range=\(5, 4\): use 1 <= low <= high"),
+        ([*LABYRINTH, "--world.distance-range", "0", "4"], r"--world\.distance_range=\(0, 4\): use 1 <= low <= high"),
+        ([*LABYRINTH, "--world.distance-range", "1", str(2**31)], r"--world\.distance_range=\d+: use a 32-bit integer"),
+        ([*LABYRINTH, "--world.distance-range", "5"], r"--world\.distance-range: .*"),
+        ([*LABYRINTH, "--world.distance-range", "5", "far"], r"--world\.distance-range: .*far"),
+        ([*LABYRINTH, "--world.board", "#####/#S.G"], r"--world\.board: row 2 has 4 tiles, row 1 5"),
+        ([*LABYRINTH, "--world.board", "@/nowhere/maze"], r"--world\.board @/nowhere/maze: No such file"),
+        (["--world.board=@/"], r"--world\.board @/: Is a directory; name a text file with the board"),
     ],
 )
 def test_options_that_make_no_world_are_refused_in_one_line(arguments, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
         configs.check(train.parse(arguments).config)
     assert "\n" not in str(caught.value)
+
+
+def test_far_mazes_are_an_option_that_runs_keep():
+    config = train.parse([*LABYRINTH, "--world.distance-range", "5", "12"]).config
+    assert config.world == LabyrinthOptions(view="compass", distance_range=(5, 12))
+    assert config.world_params().distance_range.tolist() == 8 * [[5, 12]]
+    document = json.loads(json.dumps(configs.to_dict(config)))
+    assert document["world"]["distance_range"] == [5, 12]
+    assert configs.from_dict(document) == config
+    small = tiny.changed(world=config.world)
+    assert train.parse(tiny.arguments(small)).config.world == config.world
+    for wrong in ([5], [5, 12, 13], [5, "12"], [5, 12.0], 5, "5 12"):
+        document["world"]["distance_range"] = wrong
+        with pytest.raises(ConfigError, match=r"config\.world\.distance_range.*not a valid value"):
+            configs.from_dict(document)
+    del document["world"]["distance_range"], document["world"]["board"]
+    assert configs.from_dict(document).world == LabyrinthOptions(view="compass")
+    with pytest.raises(ValueError, match=r"distance_range=\(1, 2\.5\): not a int32 array"):
+        envs.make("EmojiLabyrinth-v0", distance_range=(1, 2.5))
+
+
+def test_a_run_keeps_the_board_and_not_its_file(tmp_path):
+    file = tmp_path / "maze.txt"
+    file.write_text("🧱🧱🧱🧱🧱\n🧱🤖🧾🏁🧱\n🧱🧾🧱🧾🧱\n🧱📇🌀🧾🧱\n🧱🧱🧱🧱🧱\n", "utf-8")
+    for arguments in (["--world.board", f"@{file}"], [f"--world.board=@{file}"]):
+        config = train.parse([*LABYRINTH, *arguments]).config
+        assert (config.world.board, config.world.size) == ("#####/#S.G#/#.#.#/#M$.#/#####", 2)
+        configs.check(config)
+        assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
+    assert train.parse(tiny.arguments(tiny.changed(world=config.world))).config.world == config.world
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"--world\.board @.*no text in UTF-8"):
+        train.parse([*LABYRINTH, "--world.board", f"@{file}"])
 
 
 def test_help_shows_the_options_of_the_chosen_world(capsys):
@@ -161,13 +205,18 @@ def test_every_world_is_made_by_its_options_alone(name):
         assert base.Options.__dataclass_fields__.get(field.name) or field.name in type(options).__annotations__
 
 
-@pytest.mark.parametrize("name", envs.WORLDS)
-def test_more_turns_than_the_world_has_are_refused(name):
-    turns = envs.make(name)[0].turns
-    assert int(envs.make(name, max_steps_in_episode=turns)[1].max_steps_in_episode) == turns
-    for steps in (0, turns + 1):
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in envs.WORLDS), ("EmojiMaze-v0", {"layout": "walk"})]
+)
+def test_more_turns_than_the_world_has_are_refused(name, options):
+    world, params = envs.make(name, **options)
+    turns = world.turns
+    assert int(envs.make(name, max_steps_in_episode=turns, **options)[1].max_steps_in_episode) == turns
+    for steps in (0, turns + 1, 40):
         with pytest.raises(ValueError, match=f"max_steps_in_episode={steps}: use 1 to {turns}"):
-            envs.make(name, max_steps_in_episode=steps)
+            envs.make(name, max_steps_in_episode=steps, **options)
+        with pytest.raises(ValueError, match=f"max_steps_in_episode={steps}: use 1 to {turns}"):
+            world.check(params.replace(max_steps_in_episode=jax.numpy.int32(steps)))
 
 
 def test_options_and_parameters_by_keyword():

@@ -48,8 +48,12 @@ JOBS = {
 def arguments(config: Config) -> list[str]:
     """The options of `train.py` that make a config."""
     wanted, scale = (flat(configs.to_dict(made)) for made in (config, configs.SCALES[config.scale]))
-    changes = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value != scale.get(name)]
-    return [f"--scale={config.scale}", *changes]
+    options = [f"--scale={config.scale}"]
+    for name, value in wanted.items():
+        if value != scale.get(name):
+            option = f"--{name.replace('_', '-')}"
+            options += [option, *map(str, value)] if isinstance(value, tuple) else [f"{option}={value}"]
+    return options
 
 
 def flat(section: dict, prefix: str = "") -> dict:

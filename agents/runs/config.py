@@ -416,7 +416,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal and value in arguments:
         return value
-    if origin is tuple and isinstance(value, (list, tuple)):
+    if origin is tuple and isinstance(value, (list, tuple)) and (arguments[-1] is ... or len(value) == len(arguments)):
         return tuple(_value(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
     if origin in (typing.Union, types.UnionType) and value is None:
         return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import envs
@@ -29,6 +30,25 @@ def check_arguments(name: str, arguments: Sequence[str]) -> None:
         owners = [other for other, world in envs.WORLDS.items() if field in _fields(world)]
         if option.startswith("--world.") and owners and name not in owners:
             raise ConfigError(f"{option}: {name} has no such option; leave it out, or add --world.name {owners[0]}")
+
+
+def read_board(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the text of the file for `@FILE` after `--world.board`: a run keeps the board itself.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    option, told = "--world.board", []
+    for argument in arguments:
+        lead, at, name = argument.partition("@")
+        if at and (lead == f"{option}=" or (not lead and told[-1:] == [option])):
+            try:
+                argument = lead + Path(name).read_text("utf-8")
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or "no text in UTF-8"
+                raise ConfigError(f"{option} @{name}: {why}; name a text file with the board") from None
+        told.append(argument)
+    return told
 
 
 def of_document(document: Mapping[str, Any], where: str) -> tuple[type[base.Options], dict[str, Any]]:
