@@ -17,24 +17,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from envs import personas
-from ground import statistics
 
 PARTS = ("divergence", "selection", "choice", "routing", "within", "share")
-"""What `Split` and `intervals` report."""
+"""What `Split` reports."""
 
 
 def relative_entropy(first: Any, second: Any) -> Any:
     """KL(first ‖ second) of distributions float[..., I], of one shape, in nats; float[...].
 
     Each term is p log(p / q) − p + q, which is never negative and small where p is near q, so the sum keeps its
-    digits where λ → 0. NumPy arrays are computed by NumPy in their own dtype, JAX arrays by JAX.
+    digits where λ → 0. Where q is 0, so must p be. NumPy arrays are computed by NumPy in their own dtype, JAX arrays
+    by JAX.
     """
     xp = first.__array_namespace__()
-    ratio = first / second
+    ratio = first / xp.where(second > 0, second, 1)
     log_ratio = xp.log(xp.where(ratio > 0, ratio, 1))
     return (second * (ratio * log_ratio - (ratio - 1))).sum(axis=-1)
 
@@ -47,7 +46,7 @@ class Split:
     """
 
     prior: Any
-    """float[I], w."""
+    """float[M, I], w of each maze: the base's own weights."""
     weights: Any
     """float[M, I], w^π of each maze."""
     divergences: Any
@@ -64,7 +63,7 @@ class Split:
 
     @property
     def selection(self) -> Any:
-        """S, float[]: at most −log min w."""
+        """S, float[]: at most −log min w. A lower bound of what re-weighting the personas explains: `reach`."""
         return self.selections.mean(axis=-1)
 
     @property
@@ -79,8 +78,8 @@ class Split:
 
     @property
     def choice(self) -> Any:
-        """KL(mean weights ‖ w), float[]: the selection that is the same in every maze."""
-        return relative_entropy(self.mean_weights, self.prior)
+        """KL(mean weights ‖ mean w), float[]: the selection that is the same in every maze."""
+        return relative_entropy(self.mean_weights, self.prior.mean(axis=-2))
 
     @property
     def routing(self) -> Any:
@@ -111,7 +110,7 @@ def split(
     Args:
         log_policy: log π(τ), float32[M, N].
         log_personas: log π_i(τ), float32[M, N, I]; -inf for what a persona never does.
-        prior: w, float32[I], positive, sums to 1.
+        prior: w, float32[I], positive, sums to 1; or float32[M, I], where the base chooses by the maze.
         chances: float32[M, N], each row sums to 1: how likely each episode is under π, where all are listed, or an
             importance weight. By default each counts 1 / N.
         divergences: float32[M, N], of each episode an estimate of KL with less noise than log π(τ) − log π_0(τ);
@@ -126,7 +125,8 @@ def split(
     if jackknife and (chances is not None or episodes < 2):
         raise ValueError("split: a jackknife needs 2 episodes of each maze at least, and no `chances`")
     share = equal_unless(log_policy, chances)[..., None]
-    log_prior = jnp.log(prior)[None, None]
+    prior = jnp.broadcast_to(prior, (len(log_policy), prior.shape[-1]))
+    log_prior = jnp.log(prior)[:, None]
     log_joint = log_personas + log_prior
     log_base = jax.nn.logsumexp(log_joint, axis=-1, keepdims=True)
     posterior = jnp.exp(log_joint - log_base)
@@ -136,15 +136,11 @@ def split(
     log_ratio = log_policy[..., None] - log_base
     log_gain = jnp.log(jnp.where(weights > 0, weights, 1.0))[:, None] - log_prior
     changes = jnp.sum(share * posterior * (log_ratio - log_gain), axis=1)
-    each = jnp.broadcast_to(prior[None], weights.shape)
-    selections, estimate = relative_entropy(weights, each), jnp.sum(share * log_ratio, axis=(1, 2))
+    selections, estimate = relative_entropy(weights, prior), jnp.sum(share * log_ratio, axis=(1, 2))
     correction = jnp.zeros_like(selections)
     if jackknife:
-        others = (episodes * weights[:, None] - posterior) / (episodes - 1)
-        # Rounding can leave −1e-8 where all the weight was the episode's own.
-        others = jnp.maximum(others, 0.0)
-        left_out = relative_entropy(others, jnp.broadcast_to(prior[None, None], others.shape)).mean(axis=1)
-        corrected = episodes * selections - (episodes - 1) * left_out
+        left_out = relative_entropy(without(weights, posterior, share), prior[:, None])
+        corrected = unbiased(selections, left_out)
         correction, selections = selections - corrected, corrected
     if divergences is not None:
         better = jnp.sum(share[..., 0] * divergences, axis=1)
@@ -176,27 +172,22 @@ def stepwise_divergence(
     return jnp.sum(jnp.where(played[:, None], terms, 0.0))
 
 
-def intervals(found: Split, **options: Any) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap interval of each of `PARTS`, mazes drawn anew with all their episodes.
-
-    For a population resample its members instead: `statistics.bootstrap_interval(split.selection)`.
+def without(mean: jax.Array, values: jax.Array, share: jax.Array) -> jax.Array:
+    """A mean of episodes with each of them left out in turn, float32[M, N, I].
 
     Args:
-        found: of one policy.
-        options: `interval`, `resamples`, `seed` and `strata` of `statistics.bootstrap_interval`.
+        mean: Σ share · values, float32[M, I], not negative.
+        values: float32[M, N, I].
+        share: float32[M, N, 1], sums to 1 over episodes, and no episode has all of it.
     """
-    prior = np.asarray(found.prior, np.float64)
-    rows = np.concatenate([np.stack([found.divergences, found.selections]), np.asarray(found.weights).T])
+    # Rounding can leave −1e-8 where all of a mean was the episode's own.
+    return jnp.maximum((mean[:, None] - share * values) / (1 - share), 0.0)
 
-    def statistic(values: np.ndarray, axis: int) -> np.ndarray:
-        divergence, selection, *weights = values.mean(axis=axis)
-        choice = relative_entropy(np.array(weights), prior)
-        return np.array(
-            [divergence, selection, choice, selection - choice, divergence - selection, selection / divergence]
-        )
 
-    low, high = statistics.bootstrap_interval(rows, statistic=statistic, **options)
-    return {name: (float(a), float(b)) for name, a, b in zip(PARTS, low, high, strict=True)}
+def unbiased(estimate: jax.Array, left_out: jax.Array) -> jax.Array:
+    """The jackknife of an estimate float32[M] from the same with each episode left out, float32[M, N]."""
+    episodes = left_out.shape[1]
+    return episodes * estimate - (episodes - 1) * left_out.mean(axis=1)
 
 
 @struct.dataclass
@@ -253,6 +244,44 @@ def best_mixture(
     residual = jnp.sum(share * (log_policy - log_mixture))
     # The log-likelihood is concave in v, so its tangent plane bounds it.
     return Mixture(weights, residual, jnp.maximum(jnp.max(gains(weights)) - 1, 0.0))
+
+
+@struct.dataclass
+class Reach:
+    """How much of KL(π ‖ π_0) re-weighting the base's personas can explain: between selection, `low`, and `high`.
+
+    Selection is counted through the posterior, which episodes betray in part only, so that S of a policy that is
+    one of the personas lies below its KL. The other bound is KL(π ‖ π_0) − min_v KL(π ‖ Σ v_i π_i).
+    Both are exact for sharp posteriors, and low ≤ high for any policy.
+    """
+
+    low: jax.Array
+    """float32[], the choice: S of the mean weights."""
+    high: jax.Array
+    """float32[], with one mixture of the personas for all mazes."""
+    routed_low: jax.Array
+    """float32[], S."""
+    routed_high: jax.Array
+    """float32[], with a mixture for each maze."""
+
+
+def reach(log_policy: jax.Array, log_personas: jax.Array, prior: jax.Array, chances: jax.Array | None = None) -> Reach:
+    """The bounds of what selection explains, from episodes that π has played; arguments as in `split`.
+
+    Of a sample they are corrected for the number of episodes: S by the jackknife, a best mixture by ½ / N nats for
+    each free weight, which is what maximum likelihood gains by fitting noise.
+    """
+    mazes, episodes = log_policy.shape
+    parts = split(log_policy, log_personas, prior, chances=chances, jackknife=chances is None)
+    each = jax.vmap(best_mixture)(log_policy, log_personas, equal_unless(log_policy, chances))
+    flat = equal_unless(log_policy, chances).reshape(-1) / mazes
+    joint = best_mixture(log_policy.reshape(-1), log_personas.reshape(mazes * episodes, -1), flat)
+
+    def explained(mixture, number):
+        fitted = 0.0 if chances is not None else (jnp.sum(mixture.weights > 1e-3, axis=-1) - 1) / (2 * number)
+        return parts.divergence - jnp.mean(mixture.residual + fitted)
+
+    return Reach(parts.choice, explained(joint, mazes * episodes), parts.selection, explained(each, episodes))
 
 
 def equal_unless(like: jax.Array, chances: jax.Array | None) -> jax.Array:

@@ -72,13 +72,13 @@ class Tilted:
 
     def split(self, prior: np.ndarray) -> selection.Split:
         """KL(π*_λ ‖ π_0) = S* + W*, float64; `prior` is w, float64[I]."""
-        weights = self.weights(prior)
+        weights, own = self.weights(prior), np.broadcast_to(prior, self.means.shape)
         log_partition = _log_sum(np.log(prior) + self.log_partitions)
         return selection.Split(
-            prior=prior,
+            prior=own,
             weights=weights,
             divergences=self.scale * self.rewards(prior) - log_partition,
-            selections=selection.relative_entropy(weights, np.broadcast_to(prior, weights.shape)),
+            selections=selection.relative_entropy(weights, own),
             changes=weights * (self.scale * self.means - self.log_partitions),
         )
 

@@ -143,7 +143,8 @@ def test_the_base_foretells_the_optimum_from_its_own_episodes(examples):
         tabular.correlation_ratio(table, PRIOR), abs=0.02
     )
     exact = tabular.tilt(table, 3.0)
-    sampled = jax.jit(tilting.match)(*given, exact.rewards(PRIOR).mean())
+    world, _ = envs.make("EmojiLabyrinth-v0")
+    sampled = jax.jit(functools.partial(tilting.match, world))(*given[:2], exact.rewards(PRIOR).mean())
     assert float(sampled.scale) == pytest.approx(3, rel=0.05)
     found = jax.tree.map(np.asarray, sampled.split)
     for name in ("divergence", "selection", "within", "choice"):
