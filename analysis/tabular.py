@@ -29,7 +29,7 @@ HEADINGS = 5
 """A heading is -1, none, or a direction."""
 
 SCALES = (0.1, 1.0, 3.0, 8.0, 20.0, 40.0)
-"""λ of the worked numbers."""
+"""λ of the example."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +225,9 @@ def curve(table: Table, prior: np.ndarray, scales: Sequence[float]) -> list[dict
 
 
 def example(key: jax.Array, *, mazes: int = 40, turn_reward: float = 0.0, loops: float = 0.1) -> Table:
-    """The setting of the worked numbers: random 6×6 mazes, T = 24, three tabular personas.
+    """Random 6×6 labyrinths, T = 24, and three personas that are tables π_i(a | cell), without memory or plans.
 
-    The notes leave open what the personas do and how mazes are drawn. Read here: the labyrinth's own mazes; its
-    personas without memory or plans, so that each is a table π_i(a | cell); and Alice on a shortest way with ρ = .9,
-    the rate at which she follows a plan. Larry then flies as the crow does, Bob takes any open way, all slip in 5 %.
+    Larry flies as the crow does, Bob takes any open way, Alice is on a shortest way in 90 %; all slip in 5 %.
 
     Args:
         key: of the mazes.
@@ -250,7 +248,7 @@ def _begin(world: labyrinth.EmojiLabyrinth, keys: jax.Array, params: labyrinth.L
 
 
 def show(seed: int = 0, mazes: int = 40, console: Console | None = None) -> None:
-    """Print the worked numbers of `example` for both rewards.
+    """Print the curve of `example` for both rewards.
 
     uv run python -c "from analysis import tabular; tabular.show()"
     """
