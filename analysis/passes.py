@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from agents.learning import learner, rollout
 from agents.policies import Parameters, Policy
 from envs import base, tokens
-from ground import seeds, statistics
+from ground import seeds
 
 BLOCK = 16
 """Mazes of one call to the device: a block is some seconds of work, after which progress can be shown."""
@@ -86,56 +86,6 @@ def cover(successes: ArrayLike, samples: int, taus: ArrayLike) -> np.ndarray:
     """
     least = np.ceil(np.asarray(taus, np.float64) * samples - 1e-9)
     return (np.asarray(successes)[..., None] >= least).mean(axis=-2)
-
-
-def crossover(before: ArrayLike, after: ArrayLike, samples: int) -> int | None:
-    """The smallest k of 1 … n at which the mean pass@k before lies above that after; None if it never does.
-
-    1 says that the policy before was ahead from the first attempt.
-
-    Args:
-        before, after: int[...], successes of each maze.
-        samples: n.
-    """
-    for ks in np.array_split(np.arange(1, samples + 1), -(-samples // 256)):  # in parts, to bound memory
-        means = []
-        for counts in (before, after):
-            values, often = np.unique(np.asarray(counts), return_counts=True)
-            means.append(often @ pass_at_k(values, samples, ks) / often.sum())
-        ahead = means[0] > means[1] + 1e-12
-        if ahead.any():
-            return int(ks[np.argmax(ahead)])
-    return None
-
-
-def estimate(values: np.ndarray, chosen: np.ndarray, strata: np.ndarray | None = None) -> dict[str, Any]:
-    """Mean over chosen pairs of a member and a maze, with a 95 % bootstrap interval over each of the two.
-
-    Args:
-        values: float64[M, mazes, K].
-        chosen: bool[M, mazes]; at least one pair.
-        strata: int[M], for `statistics.bootstrap_interval` over members.
-
-    Returns:
-        `mean` float64[K]; `over_members` and `over_mazes` float64[2, K], the ends, None where there is only one.
-    """
-    sums = np.where(chosen[..., None], values, 0.0)
-    pairs = np.concatenate([sums, chosen[..., None].astype(np.float64)], axis=-1)
-
-    def ratio(drawn, axis=-1):
-        total = drawn.sum(axis=axis)
-        return total[:-1] / total[-1]
-
-    def interval(axis, strata=None):
-        each = pairs.sum(axis=axis).T
-        kept = each[-1] > 0  # whoever has no chosen pair says nothing, and a draw of them alone would be 0 / 0
-        if kept.sum() < 2:
-            return None
-        strata = None if strata is None else strata[kept]
-        return np.stack(statistics.bootstrap_interval(each[:, kept], statistic=ratio, strata=strata))
-
-    mean = ratio(pairs.sum(axis=0).T)
-    return {"mean": mean, "over_members": interval(1, strata), "over_mazes": interval(0)}
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""Statistics of few members: means and their intervals, p values, the interquartile mean and the bootstrap.
+"""Statistics of few members: means, their intervals, and p values.
 
 A mean has one kind of interval everywhere, `Mean.interval`: Student's t, with the end on the side to which the members
 are skewed moved out to where Hall's transformation puts it. The share of 200,000 samples (20,000 for the
@@ -20,7 +20,6 @@ covers only .92 to .93 of the differences. The price of ours is width, most of i
 With 4 members it covers .964 (normal) and .925 (exponential). Nothing foresees an outlier that the sample has not met.
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,9 +30,6 @@ INDEPENDENT = 4
 
 _UNSKEWED = 1e-6
 """Below it skewness changes nothing, and the division by it would lose digits."""
-
-_AT_ONCE = 1 << 16
-"""Values drawn at a time; half a MiB of them stays in the cache."""
 
 Alternative = Literal["two-sided", "greater", "less"]
 """What a test looks for: any difference, or one that is greater or less than under its null."""
@@ -66,7 +62,8 @@ class Mean(NamedTuple):
         Raises:
             ValueError: for a share outside 0 to 1.
         """
-        _check(share)
+        if not 0 < share < 1:
+            raise ValueError(f"share={share:g}: use a share between 0 and 1")
         short, skew = special.stdtrit(self.degrees, (1 + share) / 2), np.maximum(np.abs(self.skew), _UNSKEWED)
         long = np.maximum(short, 3 / skew * (1 - np.cbrt(1 - skew * short - skew**2 / 6)))
         low, high = (np.where(side * self.skew > 0, long, short) for side in (-1, 1))
@@ -141,13 +138,6 @@ def crossed_mean(values: np.ndarray, units: np.ndarray | None = None) -> Mean:
     return Mean(rows.mean, error, degrees + 0 * error, np.where(error == 0, 0, skew), rows.units)
 
 
-def t_interval(
-    values: np.ndarray, axis: int = -1, units: np.ndarray | None = None, interval: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of the mean over members: `mean_of(values, axis, units).interval(interval)`."""
-    return mean_of(values, axis, units).interval(interval)
-
-
 def holm(p_values: np.ndarray) -> np.ndarray:
     """P values adjusted for their number: those at most 0.05 hold together with 95 % (Holm, Scand. J. Stat. 6, 1979).
 
@@ -163,132 +153,6 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1, steps)
     return adjusted
-
-
-def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean of what is left when the lowest and the highest quarter, each rounded down, are cut off.
-
-    Args:
-        values: float[..., M, ...].
-        axis: the axis of the members.
-
-    Returns:
-        float64, without that axis; NaN where a member is NaN.
-
-    Raises:
-        ValueError: if there is no member.
-    """
-    ordered = np.sort(np.moveaxis(np.asarray(values, np.float64), axis, -1), axis=-1)
-    members = ordered.shape[-1]
-    if members == 0:
-        raise ValueError("interquartile_mean: no members; give at least 1")
-    cut = members // 4
-    # A sort puts NaN last, where the cut would hide a member that has diverged.
-    return np.where(np.isnan(ordered[..., -1]), np.nan, ordered[..., cut : members - cut].mean(axis=-1))
-
-
-def bootstrap_interval(
-    values: np.ndarray,
-    axis: int = -1,
-    *,
-    statistic: Callable[[np.ndarray, int], np.ndarray] = interquartile_mean,
-    interval: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-    strata: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of a statistic, members drawn whole and with replacement.
-
-    Every resample takes the same members everywhere along the other axes, so a band over updates belongs to one
-    set of imagined populations.
-
-    Args:
-        values: float[..., M, ...].
-        axis: the axis of the members.
-        statistic: values float[..., M] and axis -1 → float[...].
-        interval: share of the bootstrap distribution that the interval covers.
-        resamples: imagined populations.
-        seed: of their draw; the same seed gives the same interval.
-        strata: int[M], a label per member, such as its point of a grid; members are then drawn among those of their
-            own label (arXiv 2108.13264, section 4). A member alone under its label never varies.
-
-    Returns:
-        Lower and upper end, float64, without the axis of the members.
-
-    Raises:
-        ValueError: for an interval outside 0 to 1, no resamples, no members, or not one label for each of them.
-    """
-    _check(interval, resamples)
-    members_last = np.moveaxis(np.asarray(values, np.float64), axis, -1)
-    labels = _labels(strata, members_last.shape[-1], "bootstrap_interval")
-    draws = _draws(np.random.default_rng(seed), labels, resamples)
-    return _percentiles(_of_draws(statistic, members_last, draws), interval)
-
-
-def _of_draws(statistic: Callable[[np.ndarray, int], np.ndarray], values: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """A statistic of float[..., M] in every draw int[B, M], float[B, ...].
-
-    Means take many draws at a time, as many as the cache holds; a statistic of the caller's own takes one.
-    """
-    if statistic not in (np.mean, interquartile_mean):
-        return np.stack([statistic(values[..., draw], -1) for draw in draws])
-    blocks = np.array_split(draws, min(len(draws), -(-len(draws) * values.size // _AT_ONCE)))
-    return np.concatenate([np.moveaxis(np.asarray(statistic(values[..., block], -1)), -1, 0) for block in blocks])
-
-
-def probability_of_improvement(
-    first: np.ndarray, second: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None = None
-) -> np.ndarray:
-    """P(X > Y) for a member X of the first group and Y of the second, ties counted half (arXiv 2108.13264, section 4).
-
-    0.5 says that neither group is better; it is Mann and Whitney's U over the number of pairs.
-
-    Args:
-        first: float[..., M].
-        second: float[..., N], the same leading axes.
-        strata: labels int[M] and int[N]; only members of one label are compared, and labels count equally.
-
-    Returns:
-        float64[...]; NaN where a member is NaN.
-
-    Raises:
-        ValueError: a group has no members, or the groups differ in their labels.
-    """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    one, other = _pair_of_labels(first, second, strata)
-    shares = []
-    for label in np.unique(one):
-        x, y = first[..., one == label][..., :, None], second[..., other == label][..., None, :]
-        better = 0.5 * (x > y) + 0.5 * (x >= y)
-        shares.append(np.where(np.isnan(x) | np.isnan(y), np.nan, better).mean(axis=(-2, -1)))
-    return np.mean(shares, axis=0)
-
-
-def improvement_interval(
-    first: np.ndarray,
-    second: np.ndarray,
-    strata: tuple[np.ndarray, np.ndarray] | None = None,
-    *,
-    interval: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of `probability_of_improvement`, both groups drawn anew, each within its strata.
-
-    Returns:
-        Lower and upper end, float64[...].
-
-    Raises:
-        ValueError: as `bootstrap_interval` and `probability_of_improvement`.
-    """
-    _check(interval, resamples)
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    one, other = _pair_of_labels(first, second, strata)
-    generator = np.random.default_rng(seed)
-    pairs = zip(_draws(generator, one, resamples), _draws(generator, other, resamples), strict=True)
-    # A member is drawn among those of its own label, so the labels stay where they are.
-    estimates = [probability_of_improvement(first[..., x], second[..., y], (one, other)) for x, y in pairs]
-    return _percentiles(np.stack(estimates), interval)
 
 
 def permutation_p_value(
@@ -352,49 +216,3 @@ def _of_units(values: np.ndarray) -> Mean:
         skew = np.where(second > 0, third / second**1.5 / np.sqrt(number), 0)
         few = np.where(number < INDEPENDENT, np.nan, 0)
         return Mean(mean, np.sqrt(second / (number - 1)) + few, number - 1 + few, skew + few, number)
-
-
-def _check(interval: float, resamples: int = 1) -> None:
-    if not 0 < interval < 1:
-        raise ValueError(f"interval={interval:g}: use a share between 0 and 1")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: use at least 1")
-
-
-def _labels(strata: np.ndarray | None, members: int, name: str) -> np.ndarray:
-    """A label per member; the same for all by default."""
-    if members == 0:
-        raise ValueError(f"{name}: no members; give at least 1")
-    labels = np.zeros(members, int) if strata is None else np.asarray(strata)
-    if labels.shape != (members,):
-        raise ValueError(f"{name}: strata of shape {list(labels.shape)} for {members} members; give one label each")
-    return labels
-
-
-def _pair_of_labels(
-    first: np.ndarray, second: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    given = strata or (None, None)
-    one, other = (
-        _labels(labels, group.shape[-1], "probability_of_improvement")
-        for labels, group in zip(given, (first, second), strict=True)
-    )
-    if set(one.tolist()) != set(other.tolist()):
-        raise ValueError("probability_of_improvement: the groups differ in their strata; give both the same labels")
-    return one, other
-
-
-def _draws(generator: np.random.Generator, labels: np.ndarray, resamples: int) -> np.ndarray:
-    """int[resamples, M], members drawn with replacement among those of their own label."""
-    draws = np.empty((resamples, len(labels)), int)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        draws[:, own] = own[generator.integers(0, len(own), (resamples, len(own)))]
-    return draws
-
-
-def _percentiles(estimates: np.ndarray, interval: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the middle `interval` of the estimates, axis 0."""
-    tail = (1 - interval) / 2
-    low, high = np.quantile(estimates, [tail, 1 - tail], axis=0)
-    return low, high

@@ -36,12 +36,7 @@ def test_interval_covers_as_often_as_it_says(kind, members):
     draw, truth = MEMBERS[kind]
     values = draw(np.random.default_rng(members), (SAMPLES, members))
     # Two digits, .94 to .96, but for eight members with heavy tails: .965. There plain t has .961.
-    assert 0.935 < covered(statistics.t_interval(values), truth) < (0.97 if kind == "heavy tails" else 0.965)
-
-
-def test_percentiles_of_the_bootstrap_do_not_cover():
-    values = np.random.default_rng(0).normal(size=(4000, 8))
-    assert covered(statistics.bootstrap_interval(values, statistic=np.mean, resamples=400), 0.0) < 0.91
+    assert 0.935 < covered(statistics.mean_of(values).interval(), truth) < (0.97 if kind == "heavy tails" else 0.965)
 
 
 @pytest.mark.parametrize("bases", [8, 12, 24])
@@ -49,8 +44,8 @@ def test_interval_covers_where_members_share_bases(bases):
     generator = np.random.default_rng(bases)
     of_base = generator.normal(size=(SAMPLES // 2, bases, 1)) + generator.normal(size=(SAMPLES // 2, bases, 3))
     members, labels = of_base.reshape(SAMPLES // 2, 3 * bases), np.repeat(np.arange(bases), 3)
-    assert 0.935 < covered(statistics.t_interval(members, units=labels), 0.0) < 0.965
-    assert covered(statistics.t_interval(members), 0.0) < 0.86  # as if a base's members were independent
+    assert 0.935 < covered(statistics.mean_of(members, units=labels).interval(), 0.0) < 0.965
+    assert covered(statistics.mean_of(members).interval(), 0.0) < 0.86  # as if a base's members were independent
 
 
 CROSSED = {  # deviations of members, mazes and cells
@@ -75,7 +70,7 @@ def test_crossed_interval_covers_other_members_on_other_mazes(effects, members, 
         np.testing.assert_allclose((mean.error**2).mean(), 1 / members + 1 / mazes, rtol=0.05)
     if effects == "both" and members == 24:
         for axis in (-1, -2):  # as if the mazes were all there are, or the members
-            assert covered(statistics.t_interval(values.mean(axis=axis)), 0.0) < 0.88
+            assert covered(statistics.mean_of(values.mean(axis=axis)).interval(), 0.0) < 0.88
 
 
 @pytest.mark.parametrize("members", [8, 12, 24])
@@ -193,20 +188,20 @@ def test_units_count_equally_and_members_that_diverged_not_at_all():
 def test_band_is_the_interval_of_each_point():
     values = np.random.default_rng(7).exponential(size=(3, 10, 4))
     values[1, 2, 3] = np.nan
-    low, high = statistics.t_interval(values, axis=1, units=np.arange(10) // 2)
+    low, high = statistics.mean_of(values, axis=1, units=np.arange(10) // 2).interval()
     for i, j in np.ndindex(3, 4):
         estimate = Estimate.of(values[i, :, j], units=np.arange(10) // 2)
         np.testing.assert_allclose([low[i, j], high[i, j]], [estimate.low, estimate.high], rtol=1e-12)
-    narrow, wide = (statistics.t_interval(values[0], 0, interval=share) for share in (0.5, 0.99))
+    narrow, wide = (statistics.mean_of(values[0], 0).interval(share) for share in (0.5, 0.99))
     assert np.all((wide[0] < narrow[0]) & (narrow[1] < wide[1]))
 
 
 def test_estimates_refuse_what_means_nothing():
-    for make, values in ((Estimate.of, np.ones(5)), (statistics.t_interval, np.ones(5)), (Estimate.crossed, np.eye(5))):
+    for make, values in ((Estimate.of, np.ones(5)), (statistics.mean_of, np.ones(5)), (Estimate.crossed, np.eye(5))):
         with pytest.raises(ValueError, match=r"units of shape \[3\] for 5 members"):
             make(values, units=np.arange(3))
-    with pytest.raises(ValueError, match="interval=95"):
-        statistics.t_interval(np.ones(5), interval=95.0)
+    with pytest.raises(ValueError, match="share=95"):
+        statistics.mean_of(np.ones(5)).interval(95.0)
 
 
 # Many questions

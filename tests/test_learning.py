@@ -64,7 +64,7 @@ def test_shuffled_rewards_teach_nothing_like_the_true_ones(run, directory):
     """Without a signal the population drifts, up or down with the base; it stays far from what RL reaches."""
     laptop("control", directory)
     means = np.array(json.loads((directory / "control.json").read_text(encoding="utf-8")))
-    _, high = statistics.t_interval(means)
+    _, high = statistics.mean_of(means).interval()
     found = run.summary()["return"]
     gain = np.mean(found["after_rl"]) - found["before_rl"][0]
     assert means.mean() - found["before_rl"][0] < gain / 2

@@ -62,37 +62,6 @@ def test_the_estimate_is_unbiased(key):
     assert (np.abs(each.mean(axis=0) - (1 - (1 - chance) ** ks)) < 4 * error).all()
 
 
-def test_crossover_is_the_first_k_at_which_the_base_is_ahead():
-    samples = 300  # more than are looked at in one go
-    base = np.array([[20, 20, 20, 20]])
-    after = np.array([[300, 300, 0, 0], [300, 0, 300, 300]])
-    curve = [passes.pass_at_k(base, samples, [k]).mean() for k in range(1, samples + 1)]
-    assert passes.crossover(base, after, samples) == 1 + next(k for k, x in enumerate(curve) if x > 5 / 8)
-    assert passes.crossover(base, base, samples) is None
-    assert passes.crossover(base, base - 10, samples) == 1
-    assert passes.crossover(np.array([[1, 0]]), np.array([[299, 0]]), samples) is None  # both solve half in the end
-    late = passes.crossover(np.array([[1, 1]]), np.array([[299, 0]]), samples)
-    assert late == 151  # k / 300 against a half
-
-
-def test_intervals_are_over_members_or_mazes_and_a_slice_is_a_ratio():
-    generator = np.random.default_rng(0)
-    values, chosen = generator.random((8, 6, 3)), generator.random((8, 6)) < 0.5
-    chosen[2] = False  # a member without a maze of this kind
-    found = passes.estimate(values, chosen)
-    np.testing.assert_allclose(found["mean"], values[chosen].mean(axis=0))
-    for which in ("over_members", "over_mazes"):
-        low, high = found[which]
-        assert (low < found["mean"]).all()
-        assert (found["mean"] < high).all()
-    same_mazes = np.repeat(values[:, :1], 6, axis=1)
-    found = passes.estimate(same_mazes, np.ones((8, 6), bool))
-    np.testing.assert_allclose(found["over_mazes"], np.stack([found["mean"]] * 2), rtol=1e-12)
-    assert (found["over_members"][0] < found["over_members"][1]).all()
-    point = passes.estimate(values[:1, :1], np.ones((1, 1), bool))
-    assert point["over_members"] is point["over_mazes"] is None
-
-
 @hypothesis.given(samples=st.integers(1, 40), data=st.data())
 def test_cover_is_the_share_of_mazes_of_which_enough_attempts_succeed(samples, data):
     counts = data.draw(st.lists(st.integers(0, samples), min_size=1, max_size=9))

@@ -8,11 +8,6 @@ from analysis.figures.panels import Curve, Curves
 from ground import numbers
 from ground.estimates import Estimate
 
-# Until the analyses have panels.
-from analysis.figures.marks import spread as spread  # isort: skip
-from analysis.figures.page import save as save  # isort: skip
-from ground.numbers import signed as signed  # isort: skip
-
 MEANING = (
     "Lines: training batches, thin the members, thick their mean with its 95 % interval (none below 4 members). "
     "Marker at the end: after RL on held-out mazes. Horizontal lines: on the same held-out mazes."
