@@ -235,7 +235,7 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         baselines,
         algorithm=algorithm,
         episodes=config.rl.episodes,
-        points=[member.label for member in run.population],
+        points=run.labels["point"].tolist(),
     )
     title = f"{config.world.name}: {len(run.kept)} members, {algorithm} from a pretrained base"
     figure = panels.draw([panel], title=title, meaning=learning_curve.MEANING, footer=run.caption)

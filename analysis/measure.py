@@ -284,14 +284,8 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
     """With the labels of members and of the checkpoint."""
     if dataset.sizes.get("member") != len(run.kept):
         raise ValueError(f"{name}: {dict(dataset.sizes)} where the member axis must have {len(run.kept)}")
-    config, population = run.config, run.population
-    labels: dict[str, Any] = {
-        "member": run.kept.astype(np.int32),
-        "seed": ("member", np.array([member.seed for member in population], np.int32)),
-        "base": ("member", np.array([config.base(member).seed for member in population], np.int32)),
-        "point": ("member", np.array([member.label for member in population], np.str_)),
-        **{path: ("member", np.array([member.values[path] for member in population])) for path in population[0].values},
-    }
+    config = run.config
+    labels: dict[str, Any] = {name: ("member", values) for name, values in run.labels.items()}
     unit = twins(run, checkpoint)
     if checkpoint is None:
         return dataset.assign_coords(labels | {"unit": ("member", unit)})

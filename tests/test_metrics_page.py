@@ -13,6 +13,8 @@ from tests import tiny
 
 PAGE = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
 
+COLUMNS = (*metrics.KEYS, metrics.SEED)
+
 ROWS = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| [^|]+ \| .+ \| (?:`--([\w.-]+)` )?\|$", PAGE, re.MULTILINE)
 """(metric, stages, option) of every row."""
 
@@ -41,12 +43,12 @@ def named(stage: str, *options: str) -> frozenset[str]:
 
 
 def test_rows_are_read_and_each_is_of_a_known_stage_and_option():
-    assert len(ROWS) == len({name for name, _, _ in ROWS}) == PAGE.count("\n| `") - len(metrics.KEYS)
+    assert len(ROWS) == len({name for name, _, _ in ROWS}) == PAGE.count("\n| `") - len(COLUMNS)
     assert {option for _, _, option in ROWS} == {"", *OPTIONS}
     assert {stage for _, of, _ in ROWS for stage in of.split(", ")} == {"pretrain", "sft", "rl"}
 
 
-@pytest.mark.parametrize("key", metrics.KEYS)
+@pytest.mark.parametrize("key", COLUMNS)
 def test_the_keys_of_a_row_are_named(key):
     assert f"\n| `{key}` |" in PAGE
 

@@ -19,13 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from agents import runs
+from agents.runs import config as configs
 from agents.runs import metrics
-from tests.test_runs import CONFIG, assert_clear, chunk, snapshot
+from tests import tiny
+from tests.test_runs import assert_clear, chunk, snapshot
+
+CONFIG = tiny.changed(seed=5, population={"seeds": 3})
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> runs.Run:
-    return runs.create(tmp_path / "run", CONFIG, members=3)
+    return runs.create(tmp_path / "run", configs.to_dict(CONFIG), members=3)
 
 
 # Metrics
@@ -43,12 +47,37 @@ def test_metric_rows(run):
     table = run.metrics()
     assert rows(table) == [("pretrain", 0, m) for m in range(3)] + [("rl", u, m) for u in range(4) for m in range(3)]
     rl = run.metrics("rl")
-    assert rl.schema.types[3:] == [pa.float32(), pa.float32(), pa.float64()]
+    assert rl.schema.types[3:] == [pa.int32(), pa.float32(), pa.float32(), pa.float64()]
     np.testing.assert_array_equal(rl["loss"].to_numpy().reshape(4, 3)[2:], chunk(2, start=2)["loss"])
     np.testing.assert_array_equal(rl["episodes"].to_numpy()[:6], np.arange(6.0))
     assert table["return"].null_count == 3
     assert run.metrics("sft").num_rows == 0
-    assert run.metrics("sft").schema.names == list(metrics.KEYS)
+    assert run.metrics("sft").schema.names == [*metrics.KEYS, metrics.SEED]
+
+
+def test_rows_know_seed_and_swept_values(tmp_path):
+    """Of all members, diverged ones too, from the config: nothing of it is on disk."""
+    sweep = ("rl.learning_rate=0.001,0.01", "world.wind_probability=0.1,0.3")
+    config = tiny.changed(seed=7, population={"seeds": 2, "sweep": sweep})
+    run = runs.create(tmp_path / "run", configs.to_dict(config), members=8)
+    run.write_metrics(
+        "rl", 0, {"loss": np.where(np.arange(8) == 3, np.nan, 1.0)[None], "learning_rate": np.ones((1, 8))}
+    )
+    table = run.metrics()
+    swept = ["rl.learning_rate", "world.wind_probability"]
+    assert table.schema.names == [*metrics.KEYS, "seed", *swept, "loss", "learning_rate"]
+    for member, row in zip(config.members, table.to_pylist(), strict=True):
+        assert row["seed"] == member.seed
+        assert {path: row[path] for path in member.values} == member.values
+        assert row["learning_rate"] == 1
+    labels = run.labels
+    assert labels["member"].tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert labels["point"].tolist() == [member.label for member in run.population]
+    np.testing.assert_array_equal(
+        labels["world.wind_probability"], table["world.wind_probability"].to_numpy()[run.kept]
+    )
+    (part,) = (run.path / "metrics").iterdir()
+    assert pq.ParquetFile(part).schema.names == [*metrics.KEYS, "loss", "learning_rate"]
 
 
 def test_the_same_chunk_gives_the_same_bytes(run):
@@ -89,6 +118,7 @@ def test_overlapping_parts_count_once(run):
         {"loss": np.zeros(3)},
         {"loss": np.zeros((2, 3)), "x": np.zeros((1, 3))},
         {"update": np.zeros((2, 3))},
+        {"seed": np.zeros((2, 3))},
         {"loss": 3.0},
     ],
 )
@@ -183,7 +213,7 @@ HOLD = """
 import sys, time
 from agents.runs import metrics
 from agents import runs
-from tests.test_runs import CONFIG, assert_clear, chunk, run, snapshot
+from tests.test_runs import assert_clear, chunk, run, snapshot
 run = runs.open(sys.argv[1])
 with run.locked():
     print("locked", flush=True)

@@ -388,8 +388,8 @@ def test_selection_lies_between_its_bounds(every, name):
 
 
 def test_the_bounds_of_few_episodes_are_corrected(every):
-    exact = jax.tree.map(float, selection.reach(*f32(every.policy, every.personas, PRIOR), jnp.exp(*f32(every.policy))))
     policy, others, prior = f32(every.policy, every.personas, PRIOR)
+    exact = jax.tree.map(float, selection.reach(policy, others, prior, jnp.exp(policy)))
     generator = np.random.default_rng(9)
     drawn = jnp.asarray(np.stack([draw(generator, x, (800, 24)) for x in every.policy], axis=1))
 

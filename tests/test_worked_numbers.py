@@ -141,6 +141,7 @@ def test_the_tilt_is_that_of_arrival_times(mazes, turn_reward):
     np.testing.assert_allclose(times.sum(axis=-1), 1, atol=1e-12)
     reward = np.append(1 + turn_reward * np.arange(1, TURNS + 1), turn_reward * TURNS)
     tabled = table(mazes, turn_reward)
+    expected: dict[str, float] = {}
     for scale in SCALES:
         tilted = times * np.exp(scale * reward)
         partitions = tilted.sum(axis=-1)

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from agents import runs
-from agents.runs import Run
+from agents.runs import Run, metrics
 from agents.runs.config import Config, Member
-from agents.runs.metrics import KEYS
 from ground import processes
 from ground.terminal import ConfigError
 
@@ -53,9 +52,9 @@ def adopt(run: Run, source: Run) -> None:
     rows = np.array([holders.index(theirs.bases.index(config.base(member))) for member in config.members])
     columns: dict[str, np.ndarray] = {}
     if processes.first():
-        table = source.metrics(STAGE)
+        table = metrics.read(source.path / "metrics", STAGE, source.members)
         for name in table.column_names:
-            if name not in KEYS:
+            if name not in metrics.KEYS:
                 columns[name] = table[name].to_numpy().reshape(-1, source.members)[:, rows]
     run.write_metrics(STAGE, 0, columns)
     kept = rows[:1] if len(config.bases) == 1 else rows

@@ -22,6 +22,8 @@ from ground.files import RunError
 
 KEYS = ("stage", "update", "member")
 """The columns that identify a row of metrics."""
+SEED = "seed"
+"""The column that `Run.metrics` puts beside them, with one for each swept field."""
 SEAL = b"crc32"
 """Key of a checksum in the metadata of a part."""
 FULL = 1 << 18
@@ -46,10 +48,10 @@ def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     updates = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
     for name, array in arrays.items():
-        if array.shape != (updates, members) or name in KEYS:
+        if array.shape != (updates, members) or name in (*KEYS, SEED):
             raise RunError(
                 f"{path}: metric {name!r} has shape {list(array.shape)}; give each metric as [updates, members] = "
-                f"[{updates}, {members}], under a name other than {', '.join(KEYS)}"
+                f"[{updates}, {members}], under a name other than {', '.join((*KEYS, SEED))}"
             )
     rows = {
         "stage": pa.repeat(stage, updates * members),

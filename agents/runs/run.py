@@ -109,7 +109,7 @@ class Run:
         """
         failures: dict[int, str] = {}
         for stage in self.config.stages:
-            table = self.metrics(stage)
+            table = self._metrics(stage)
             if LOSS not in table.column_names:
                 continue
             failed = ~np.isfinite(table[LOSS].to_numpy().reshape(-1, self.members))
@@ -133,6 +133,26 @@ class Run:
     def population(self) -> list[Member]:
         """Who is kept."""
         return [self.config.members[index] for index in self.kept]
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """What is known of each kept member, by name.
+
+        Its number `member`, its `seed`, the seed of its `base`, its `point` of the grid in words, and each swept value
+        under its own name, such as `rl.learning_rate`.
+        """
+        return {name: values[self.kept] for name, values in self._labels().items()}
+
+    def _labels(self) -> dict[str, np.ndarray]:
+        """`labels` of all members."""
+        everyone = self.config.members
+        return {
+            "member": np.arange(len(everyone), dtype=np.int32),
+            "seed": np.array([member.seed for member in everyone], np.int32),
+            "base": np.array([self.config.base(member).seed for member in everyone], np.int32),
+            "point": np.array([member.label for member in everyone], np.str_),
+            **{path: np.array([member.values[path] for member in everyone]) for path in everyone[0].values},
+        }
 
     @functools.cached_property
     def params(self) -> base.WorldParams:
@@ -280,11 +300,18 @@ class Run:
     def metrics(self, stage: str | None = None) -> pa.Table:
         """All metrics, or one stage's, as rows sorted by stage, update and member, each of which occurs once.
 
-        A metric that a part lacks is null there.
+        Each row has the member's seed and swept values besides. A metric that a part lacks is null there.
         """
         names = STAGES if stage is None else [checkpoint_name(stage)]
-        tables = [metrics.read(self.path / "metrics", name, self.members) for name in names]
-        return pa.concat_tables(tables, promote_options="permissive")
+        table = pa.concat_tables([self._metrics(name) for name in names], promote_options="permissive")
+        place, member, labels = len(metrics.KEYS), table["member"].to_numpy(), self._labels()
+        for name in [path for path in labels if path not in ("member", "base", "point")][::-1]:
+            table = table.add_column(place, name, pa.array(labels[name][member]))
+        return table
+
+    def _metrics(self, stage: str) -> pa.Table:
+        """A stage's metrics as they were written."""
+        return metrics.read(self.path / "metrics", stage, self.members)
 
     def metric(self, stage: str, name: str) -> np.ndarray:
         """A metric of the kept members in every update of a stage, float64[U, K].
@@ -292,7 +319,7 @@ class Run:
         Raises:
             RunError: the stage has no such metric.
         """
-        table = self.metrics(stage)
+        table = self._metrics(checkpoint_name(stage))
         if name not in table.column_names:
             names = ", ".join(table.column_names) if len(table) else "none"
             raise RunError(f"{self.path}: no metric {name!r} of {stage}; there are {names}")
@@ -300,7 +327,7 @@ class Run:
 
     def check_metrics(self, stage: str, updates: int) -> None:
         """Refuse metrics that lack one of the first `updates` updates of a stage."""
-        missing = np.setdiff1d(np.arange(updates), self.metrics(stage)["update"].to_numpy())
+        missing = np.setdiff1d(np.arange(updates), self._metrics(stage)["update"].to_numpy())
         if len(missing):
             raise RunError(
                 f"{self.path / 'metrics'}: update {missing[0]} of {stage} is missing; put the file back that held it, "
