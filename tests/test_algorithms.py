@@ -39,9 +39,8 @@ PLAYED = np.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool)
 
 def advantages(**changes):
     config = RLConfig(**({"normalise": "none", "group": 2} | changes))
-    decided, found, _ = algorithms.advantages(
-        config, episodes(REWARDS), jnp.array(REWARDS, jnp.float32), jnp.zeros((4, 2))
-    )
+    rewards = jnp.array(REWARDS, jnp.float32)
+    decided, found, _ = algorithms.advantages(config, episodes(REWARDS), rewards, rewards, jnp.zeros((4, 2)))
     return np.where(decided, found, np.nan)
 
 
@@ -77,9 +76,94 @@ def test_advantages_by_hand(changes, expected):
 def test_groups_that_earn_the_same_can_be_left_out():
     rewards = jnp.array([[1, 2], [1, 2], [-1, 0], [0, -3]], jnp.float32)
     config = RLConfig(advantage="group_mean", group=2, informative_groups=True)
-    decided, found, _ = algorithms.advantages(config, episodes(rewards), rewards, jnp.zeros((4, 2)))
+    decided, found, _ = algorithms.advantages(config, episodes(rewards), rewards, rewards, jnp.zeros((4, 2)))
     assert decided.tolist() == [[False] * 2, [False] * 2, [True] * 2, [True] * 2]
     np.testing.assert_allclose(found[2:, 0], [1, -1], atol=1e-5)
+
+
+def test_what_is_charged_for_makes_no_success_and_no_difference_between_groups():
+    """Labels and filters read what the world paid; the advantage of a group reads what is credited."""
+    pay = jnp.array([[1, 2], [3, 0], [-1, 0], [0, -3]], jnp.float32)
+    credited = pay - jnp.array([[9, 0], [0, 0], [-9, 0], [-9, 0]], jnp.float32)
+    values = jnp.zeros((4, 2))
+    config = RLConfig(advantage="group_mean", group=2, informative_groups=True, normalise="none")
+    decided, found, _ = algorithms.advantages(config, episodes(pay), pay, credited, values)
+    assert decided[:, 0].tolist() == [False, False, True, True]
+    np.testing.assert_allclose(found[2:, 0], [1, -1])
+    config = RLConfig(advantage="outcome", normalise="none")
+    assert algorithms.advantages(config, episodes(pay), pay, credited, values)[1][:, 0].tolist() == [1, 1, -1, -1]
+
+
+def rounded_apart():
+    """Eight episodes of 15 turns in two groups of four: each pays the same in another order, so that sums differ."""
+    generator = np.random.default_rng(2)
+    shares = [generator.permuted(np.tile(1000 * generator.normal(size=15), (4, 1)), axis=1) for _ in range(2)]
+    pay = jnp.array(np.concatenate(shares), jnp.float32)
+    sums = np.asarray(pay.sum(axis=1)).reshape(2, 4)
+    assert (sums.max(axis=1) > sums.min(axis=1)).all()
+    return pay
+
+
+def of_turns(pay) -> rollout.Episodes:
+    batch, turns = pay.shape
+    false = jnp.zeros((batch, turns), bool)
+    return rollout.Episodes(
+        tokens=jnp.zeros((batch, 1), jnp.int32), actions=jnp.zeros((batch, turns), jnp.int32), rewards=pay,
+        terminated=false, truncated=false, neighbours=jnp.zeros((batch, turns, 4), jnp.int8),
+        written=jnp.zeros((batch, 0), bool),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("advantage", ["group_mean", "group_z", "group_others"])
+@pytest.mark.parametrize("normalise", ["none", "scale"])
+def test_groups_that_differ_by_rounding_alone_earn_the_same(advantage, normalise):
+    pay = rounded_apart()
+    config = RLConfig(advantage=advantage, group=4, normalise=normalise)
+    _, found, _ = algorithms.advantages(config, of_turns(pay), pay, pay, jnp.zeros((8, 15)))
+    np.testing.assert_array_equal(found, 0.0)
+    config = dataclasses.replace(config, informative_groups=True)
+    decided, _, _ = algorithms.advantages(config, of_turns(pay), pay, pay, jnp.zeros((8, 15)))
+    assert not decided.any()
+    more = pay.at[0, 3].add(0.5)
+    decided, found, _ = algorithms.advantages(config, of_turns(more), more, more, jnp.zeros((8, 15)))
+    assert decided[:, 0].tolist() == [True] * 4 + [False] * 4
+    assert (found[0] > 0).all()
+
+
+def test_a_return_of_nothing_but_rounding_is_no_success():
+    pay = jnp.array([[0.3, -0.1, -0.1, -0.1], [0.3, -0.1, -0.1, -0.0999]], jnp.float32)
+    assert pay[0].sum() > 0
+    world, _ = tiny.CONFIG.world.make()
+    assert rollout.succeeded(world, of_turns(pay)).tolist() == [False, True]
+    config = RLConfig(advantage="outcome", normalise="none")
+    assert algorithms.advantages(config, of_turns(pay), pay, pay, jnp.zeros((2, 4)))[1][:, 0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_batch_that_teaches_nothing_has_advantages_of_nothing(name):
+    """All earn the same, so that groups are left out to the last."""
+    pay = jnp.zeros((8, 15))
+    for normalise in ("batch", "scale", "none"):
+        config = RLConfig(**(ALGORITHMS[name] | {"group": 4, "informative_groups": True, "normalise": normalise}))
+        decided, found, targets = algorithms.advantages(config, of_turns(pay), pay, pay, jnp.zeros((8, 15)))
+        assert not decided.any()
+        assert np.isfinite(found).all()
+        assert np.isfinite(targets).all()
+        share, norm = algorithms.shares(config, decided)
+        assert not share.any()
+        assert norm >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lite_ppo", "ms_grpo", "dapo"])
+def test_updates_that_teach_nothing_are_steps_of_nothing(name):
+    rl = ALGORITHMS[name] | {"group": 4, "informative_groups": True, "updates": 2, "chunk": 2}
+    config = tiny.changed(world={"gold_reward": 0.0, "mold_reward": 0.0}, rl=rl)
+    before, _ = tiny.train_stage(config, "rl", chunks=0)
+    after, metrics = tiny.train_stage(config, "rl", chunks=1)
+    jax.tree.map(np.testing.assert_array_equal, before.parameters, after.parameters)
+    assert all(np.isfinite(values).all() for values in metrics.values())
+    np.testing.assert_array_equal(metrics["gradient_norm"], 0.0)
 
 
 def test_batch_normalised_advantages_have_mean_0_and_deviation_1():

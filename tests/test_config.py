@@ -80,6 +80,7 @@ BAD = [
         {"population": {"sweep": ("rl.learning_rate=1e-3,2e-3", "rl.learning-rate=1e-4,3e-4")}},
         r"rl\.learning_rate is swept already; give all of its values at once",
     ),
+    ({"rl": {"shuffle_rewards": True, "group": 16}}, r"--rl\.episodes=16: nobody else to be paid for; use at least 32"),
     ({"pretrain": {"badge_probability": 2.0}}, r"--pretrain\.badge_probability=2: use a value from 0 to 1"),
     ({"evaluation_episodes": 100}, r"--evaluation_episodes=100: use at least 1024"),
     ({"seed": 2**40}, r"--seed=\d+: use a 32-bit integer"),

@@ -58,12 +58,39 @@ def test_gae_equals_rlax():
 def test_group_advantages_by_hand():
     returns = jnp.array([1.0, 0.0, 0.0, 3.0, 5.0, 5.0, 5.0, 5.0])
     mean = [0, -1, -1, 2, 0, 0, 0, 0]
-    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "mean"), mean, atol=1e-6)
-    np.testing.assert_allclose(
-        objectives.group_advantage(returns, 4, "z"), np.array(mean) / (1.5**0.5 + 1e-4), atol=1e-5
-    )
+    exact = jnp.zeros(8)
+    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "mean", exact), mean, atol=1e-6)
+    z = np.array(mean) / (1.5**0.5 + 1e-4)
+    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "z", exact), z, atol=1e-5)
     others = [1 - 3 / 3, 0 - 4 / 3, 0 - 4 / 3, 3 - 1 / 3, 0, 0, 0, 0]
-    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "others"), others, atol=1e-6)
+    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "others", exact), others, atol=1e-6)
+    coarse = jnp.full(8, 1.5)  # what differs by less from the mean does not differ
+    np.testing.assert_allclose(objectives.group_advantage(returns, 4, "mean", coarse), [0, 0, 0, 2, 0, 0, 0, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 40))
+def test_sums_of_the_same_rewards_differ_by_no_more_than_the_rounding(seed, turns):
+    rng = np.random.default_rng(seed)
+    rewards = (rng.normal(size=turns) * 10.0 ** rng.integers(-3, 6, turns)).astype(np.float32)
+    forwards, backwards, bound = rewards.sum(), np.float32(0), float(objectives.rounding(jnp.array(rewards)))
+    for reward in np.sort(rewards):
+        backwards = np.float32(backwards + reward)
+    assert abs(float(forwards) - float(backwards)) <= bound < 1e-5 * np.abs(rewards).sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 12))
+def test_rewards_of_another_are_worth_the_same_however_long_one_plays(seed, turns):
+    """From every turn on: so no choice, nor the choice to end, changes what it is paid."""
+    rng = np.random.default_rng(seed)
+    rewards, discount = rng.normal(size=12).astype(np.float32), np.float32(rng.uniform(0.5, 1))
+    played = np.arange(12) < turns
+    paid = np.asarray(objectives.pay_later(jnp.array(rewards), jnp.array(played), discount), np.float64)
+    np.testing.assert_array_equal(paid[turns:], 0.0)
+    for now in range(turns):
+        wanted, found = (sum(x[t] * float(discount) ** (t - now) for t in range(now, 12)) for x in (rewards, paid))
+        assert found == pytest.approx(wanted, abs=1e-5)
 
 
 def test_rewards_to_go_by_hand():
@@ -139,6 +166,15 @@ def test_normalise_ignores_what_is_masked():
     assert found[mask].mean() == pytest.approx(0, abs=1e-6)
     assert found[mask].std() == pytest.approx(1, rel=1e-4)
     np.testing.assert_array_equal(found[:, 2], 0.0)
+
+
+def test_masked_means_are_numpys_and_nothing_where_nothing_is_left():
+    x = jnp.array([[1.0, 2.0, np.nan], [3.0, 6.0, np.inf]])
+    mask = jnp.array([[True, True, False], [False, True, False]])
+    assert float(objectives.mean(x, mask)) == 3
+    assert float(objectives.variance(x, mask)) == pytest.approx(np.var([1, 2, 6]))
+    for function in (objectives.mean, objectives.variance, objectives.normalise, objectives.rescale):
+        np.testing.assert_array_equal(function(x, jnp.zeros_like(mask)), 0.0)
 
 
 def test_action_log_probabilities_are_the_vocabulary_restricted_to_moves():

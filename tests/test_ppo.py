@@ -1,12 +1,14 @@
 """PPO: the first minibatch is on policy, the losses add up, a control learns nothing."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import envs
 from agents.learning import algorithms, learner, rl, rollout
 from tests import tiny
 
@@ -119,14 +121,68 @@ def test_the_learning_rate_is_a_cosine_after_a_warm_up():
     assert found == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.55, 0.1, 0.1], abs=1e-5)
 
 
-def test_shuffled_rewards_keep_the_batch_and_break_the_pairing(key):
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("name", envs.WORLDS)
+def test_shuffled_rewards_pay_whole_episodes_of_others_in_every_world(name, group, key):
+    """Nobody is paid for what it does, nor for how long; and all that was earned is paid."""
+    world, params = dataclasses.replace(envs.WORLDS[name].Options(), size=11 if "Maze" in name else 3, turns=5).make()
     parameters = POLICY.init(key)
 
-    def targets(shuffled):
-        config = dataclasses.replace(CONFIG.rl, shuffle_rewards=shuffled, trace_decay=1.0)
-        batch, _ = jax.jit(lambda: rl.collect(POLICY, WORLD, config, PARAMS, parameters, key, 16, learner.Shards()))()
-        return np.asarray(batch.targets)
+    @functools.partial(jax.jit, static_argnums=0)
+    def collected(shuffled):
+        config = dataclasses.replace(
+            CONFIG.rl, shuffle_rewards=shuffled, trace_decay=1.0, episodes=256, group=group, reward_scale=1.0
+        )
+        return rl.collect(POLICY, world, config, params, parameters, key, 64, learner.Shards())[0]
 
-    true, shuffled = targets(False), targets(True)
-    np.testing.assert_allclose(np.sort(true[:, 0]), np.sort(shuffled[:, 0]), atol=1e-6)
-    assert (np.abs(true[:, 0] - shuffled[:, 0]) > 1e-3).mean() > 0.5
+    true, shuffled = collected(False), collected(True)
+    np.testing.assert_array_equal(true.tokens, shuffled.tokens)
+    earned, paid = (np.asarray(batch.targets)[:, 0] for batch in (true, shuffled))
+    length = np.asarray(true.decided).sum(axis=1)
+    np.testing.assert_allclose(np.sort(paid), np.sort(earned), atol=1e-5)
+    assert earned.std() > 0
+    for own in (earned, length) if length.std() else (earned,):
+        assert abs(np.corrcoef(paid, own)[0, 1]) < 4 / np.sqrt(256 / group)
+    if world.has_goal:
+        assert length.std() > 0
+        assert abs(np.corrcoef(earned, length)[0, 1]) > 0.3
+
+
+@pytest.mark.parametrize(("episodes", "group"), [(2, 1), (16, 1), (24, 4), (8, 4)])
+def test_everybody_is_paid_for_a_stranger(episodes, group, key):
+    drawn = np.stack([rl.strangers(k, episodes, group) for k in jax.random.split(key, 50)])
+    np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(episodes), (50, 1)))
+    assert (drawn // group != np.arange(episodes) // group).all()
+    others = set(range(episodes)) - set(range(group))
+    assert len(set(drawn[:, 0].tolist())) == len(others) // group
+
+
+class Mumbling(type(POLICY)):
+    """Plays as if its parameters had been rounded, and scores with them as they are."""
+
+    def decode(self, parameters, *arguments, **options):
+        return super().decode(jax.tree.map(lambda x: jnp.round(x, 2), parameters), *arguments, **options)
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [(type(POLICY), 0, 1e-5), (Mumbling, 1e-3, 1)])
+def test_the_ratio_of_played_to_scored_is_measured(kind, least, most, key):
+    """Mean distance from 1 of the ratio of the two probabilities of what was played, at temperature 1."""
+    policy, parameters = kind(POLICY.config), jax.tree.map(lambda x: 2 * x, POLICY.init(key))
+    config = dataclasses.replace(CONFIG.rl, episodes=64, temperature=1.5)
+    maze_key, turn_key, _ = jax.random.split(key, 3)
+
+    @jax.jit
+    def both():
+        _, metrics = rl.collect(policy, WORLD, config, PARAMS, parameters, key, 64, learner.Shards())
+        driver = rollout.policy_driver(policy, parameters, WORLD, temperature=1.5)
+        keys, noise = jax.random.split(maze_key, 64), rollout.gumbel(64)
+        episodes, scores, _ = rollout.play(WORLD, PARAMS, keys, turn_key, driver, noise, observe=lambda _, x: x)
+        scored, _ = rl.read(policy, parameters, WORLD, episodes.tokens)
+        return metrics["played_ratio_error"], jnp.moveaxis(scores, 0, 1), scored, episodes.actions[..., None]
+
+    error, scores, scored, chosen = (np.asarray(x) for x in both())
+    played = np.exp(1.5 * np.float64(scores))
+    played /= played.sum(axis=-1, keepdims=True)
+    ratio = np.take_along_axis(played / np.exp(np.float64(scored)), chosen, -1)
+    np.testing.assert_allclose(error, np.abs(ratio - 1).mean(), rtol=1e-3, atol=2e-6)
+    assert least <= error < most

@@ -43,7 +43,7 @@ class RLConfig:
     """Of a decision. `gae`: with the value head. `to_go`: the return from there on. The others give every decision of
     an episode the same: `episode`, its return; `group_mean`, `group_z` and `group_others`, its return against those of
     its group (minus the mean; that over the standard deviation; minus the mean of the other ones); `outcome`, 1 where
-    the return is above 0, else -1."""
+    the world has paid more than nothing, else -1."""
     group: int = 1
     """Episodes that share a maze, a start and the weather; must divide the episodes."""
     normalise: Literal["batch", "scale", "none"] = "batch"
@@ -53,8 +53,8 @@ class RLConfig:
     """What a step averages over: all decisions alike; each episode's mean; or the sum over each episode by the
     longest episode there can be, as Dr. GRPO does (arXiv 2503.20783)."""
     informative_groups: bool = False
-    """Leave out groups whose episodes all earn the same (the dynamic sampling of DAPO, arXiv 2503.14476, without
-    drawing others)."""
+    """Leave out groups whose episodes all earn the same, before any charge (the dynamic sampling of DAPO, arXiv
+    2503.14476, without drawing others)."""
     absolute_weights: bool = False
     """Weigh each decision by its absolute advantage over the mean one: what drawing episodes in proportion to it comes
     to in the mean (arXiv 2508.10839)."""
@@ -105,7 +105,7 @@ class RLConfig:
     temperature: float = 1.0
     """Sampling temperature of the actions; the loss sees them at temperature 1, as in arXiv 2605.30232."""
     shuffle_rewards: bool = False
-    """Control: every episode is paid with the rewards of another one."""
+    """Control: every episode is paid with all the rewards of another one, of another group where there are groups."""
 
 
 _GROUP = {"group": 8, "normalise": "none", "value_weight": 0.0}
@@ -162,14 +162,16 @@ def shares(config: RLConfig, decided: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def advantages(
-    config: RLConfig, episodes: rollout.Episodes, rewards: jax.Array, values: jax.Array
+    config: RLConfig, episodes: rollout.Episodes, pay: jax.Array, rewards: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What a batch of episodes teaches.
 
     Args:
         config: see its `advantage`, `informative_groups`, `normalise` and weights.
         episodes: B of them, groups in a row.
-        rewards: float32[B, T], as they are to be credited.
+        pay: float32[B, T], the world's own rewards, which say whether an episode is a success and whether groups earn
+            the same.
+        rewards: float32[B, T], as they are to be credited: scaled, and with what else is charged.
         values: float32[B, K + T], before each decision.
 
     Returns:
@@ -179,8 +181,7 @@ def advantages(
     traced, targets = jax.vmap(objectives.gae, in_axes=(0, 0, 0, 0, None, None))(
         rewards, values, episodes.written, played, config.discount, config.trace_decay
     )
-    returns = rewards.sum(axis=1)
-    kind = config.advantage
+    returns, earned, kind = rewards.sum(axis=1), pay.sum(axis=1), config.advantage
     if kind == "gae":
         found = traced
     elif kind == "to_go":
@@ -189,19 +190,21 @@ def advantages(
     else:
         of_episode = returns
         if kind == "outcome":
-            of_episode = jnp.where(returns > 0, 1.0, -1.0)
+            of_episode = jnp.where(earned > objectives.rounding(pay), 1.0, -1.0)
         elif kind.startswith("group"):
-            of_episode = objectives.group_advantage(returns, config.group, kind.removeprefix("group_"))
+            resolution = objectives.rounding(rewards, config.group)
+            of_episode = objectives.group_advantage(returns, config.group, kind.removeprefix("group_"), resolution)
         found = jnp.broadcast_to(of_episode[:, None], decided.shape)
     if config.informative_groups:
-        grouped = returns.reshape(-1, config.group)
-        decided &= jnp.repeat(grouped.max(axis=1) > grouped.min(axis=1), config.group)[:, None]
+        grouped, least = (x.reshape(-1, config.group) for x in (earned, objectives.rounding(pay)))
+        differ = grouped.max(axis=1) - grouped.min(axis=1) > least.max(axis=1)
+        decided &= jnp.repeat(differ, config.group)[:, None]
     if config.normalise == "batch":
         found = objectives.normalise(found, decided)
     elif config.normalise == "scale":
         found = objectives.rescale(found, decided)
     if config.absolute_weights:
         size = jnp.abs(found)
-        found = found * size / jnp.maximum(jnp.mean(size, where=decided), 1e-8)
+        found = found * size / jnp.maximum(objectives.mean(size, decided), 1e-8)
     weight = jnp.where(found > 0, config.positive_weight, config.negative_weight)
     return decided, weight * found, targets

@@ -57,7 +57,28 @@ def rewards_to_go(rewards: jax.Array, played: jax.Array, discount: Scalar) -> ja
     return jax.lax.scan(backwards, jnp.float32(0), jnp.where(played, rewards, 0.0), reverse=True)[1]
 
 
-def group_advantage(returns: jax.Array, group: int, kind: str) -> jax.Array:
+def pay_later(rewards: jax.Array, played: jax.Array, discount: Scalar) -> jax.Array:
+    """Rewards float32[T] as somebody gets them who plays only the turns `played`, bool[T].
+
+    What comes after the last turn played is paid there, discounted. So from each turn on all gets the same return,
+    whoever plays it and for however long.
+    """
+    last = jnp.arange(len(rewards)) == played.sum() - 1
+    rest = rewards_to_go(rewards, jnp.ones_like(played), discount)
+    return jnp.where(last, rest, jnp.where(played, rewards, 0.0))
+
+
+def rounding(rewards: jax.Array, summands: int = 0) -> jax.Array:
+    """How far two sums over the last axis of float32[..., T] can differ though they are equal, float32[...].
+
+    The error of a sum of n is at most n - 1 roundings of what is added up, without signs; the rewards themselves are
+    rounded as well. `summands` is how many more such sums are averaged.
+    """
+    unit = jnp.finfo(jnp.float32).eps / 2
+    return 2 * unit * (rewards.shape[-1] + summands) * jnp.abs(rewards).sum(axis=-1)
+
+
+def group_advantage(returns: jax.Array, group: int, kind: str, resolution: jax.Array) -> jax.Array:
     """Advantage of each episode against the others of its group, float32[B]; a group is `group` rows in a row.
 
     Args:
@@ -65,9 +86,11 @@ def group_advantage(returns: jax.Array, group: int, kind: str) -> jax.Array:
         group: G, episodes that share a maze and a start.
         kind: `mean`, R minus the group's mean (Dr. GRPO, arXiv 2503.20783); `z`, that over the group's standard
             deviation (GRPO, arXiv 2402.03300); `others`, R minus the mean of the other ones (RLOO, arXiv 2402.14740).
+        resolution: float32[B], up to where returns are equal but for rounding, which a deviation would blow up.
     """
-    grouped = returns.reshape(-1, group)
+    grouped, least = (x.reshape(-1, group) for x in (returns, resolution))
     centred = grouped - grouped.mean(axis=1, keepdims=True)
+    centred = jnp.where(jnp.abs(centred) <= least.max(axis=1, keepdims=True), 0.0, centred)
     if kind == "z":
         centred = centred / (jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True)) + 1e-4)
     elif kind == "others":
@@ -75,14 +98,24 @@ def group_advantage(returns: jax.Array, group: int, kind: str) -> jax.Array:
     return centred.reshape(-1)
 
 
+def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the entries where `mask`, float32[]; 0 where there are none."""
+    return jnp.sum(x, where=mask) / jnp.maximum(mask.sum(dtype=jnp.float32), 1.0)
+
+
+def variance(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Variance over the entries where `mask`, float32[]; 0 where there are none."""
+    return mean(jnp.square(x - mean(x, mask)), mask)
+
+
 def normalise(x: jax.Array, mask: jax.Array) -> jax.Array:
     """x with mean 0 and standard deviation 1 over the entries where `mask`; 0 elsewhere."""
-    return rescale(jnp.where(mask, x - jnp.mean(x, where=mask), 0.0), mask)
+    return rescale(jnp.where(mask, x - mean(x, mask), 0.0), mask)
 
 
 def rescale(x: jax.Array, mask: jax.Array) -> jax.Array:
     """x over its standard deviation about 0 over the entries where `mask`; 0 elsewhere."""
-    return jnp.where(mask, x, 0.0) * jax.lax.rsqrt(jnp.mean(jnp.square(x), where=mask) + 1e-8)
+    return jnp.where(mask, x, 0.0) * jax.lax.rsqrt(mean(jnp.square(x), mask) + 1e-8)
 
 
 def clipped_surrogate(

@@ -177,7 +177,7 @@ def collect(
     """
     maze_key, turn_key, shuffle_key = jax.random.split(key, 3)
     mazes = jnp.repeat(jax.random.split(maze_key, config.episodes // config.group), config.group)
-    episodes, _, _ = rollout.play(
+    episodes, said, _ = rollout.play(
         world,
         params,
         shards.local(mazes),
@@ -190,6 +190,7 @@ def collect(
             plan_budget=plan_budget,
         ),
         rollout.gumbel(config.episodes, shards.local),
+        observe=lambda _, scores: scores,
     )
 
     def score(parameters):
@@ -207,18 +208,22 @@ def collect(
     taken, values = score(parameters)
     played = taken if behaviour is None else score(behaviour)[0]
     expected = jnp.zeros_like(taken) if reference is None else score(reference)[0]
-    episodes, taken, values, played, expected = shards.gather((episodes, taken, values, played, expected))
+    said = jax.nn.log_softmax(config.temperature * jnp.moveaxis(said, 0, 1), axis=-1)
+    said = jnp.take_along_axis(said, episodes.actions[..., None], axis=-1)[..., 0]
+    episodes, said, taken, values, played, expected = shards.gather((episodes, said, taken, values, played, expected))
 
-    rewards = episodes.rewards
+    pay = episodes.pay
+    rewards = pay * config.reward_scale
     if config.shuffle_rewards:
-        rewards = jax.random.permutation(shuffle_key, rewards)
-    rewards = jnp.where(episodes.played, rewards * config.reward_scale, 0.0)
+        others = strangers(shuffle_key, config.episodes, config.group)
+        pay, rewards = pay[others], rewards[others]
+        rewards = jax.vmap(objectives.pay_later, in_axes=(0, 0, None))(rewards, episodes.played, config.discount)
     divergence = jnp.where(episodes.decided, taken - expected, 0.0)
     if config.reference == "reward":
         # Charged at the next turn, for a plan at the first: what a turn's reward is, its decisions have caused.
         charge = divergence[:, world.plan_length :].at[:, 0].add(divergence[:, : world.plan_length].sum(axis=1))
         rewards = rewards - config.reference_weight * charge
-    decided, advantages, targets = algorithms.advantages(config, episodes, rewards, values)
+    decided, advantages, targets = algorithms.advantages(config, episodes, pay, rewards, values)
     weight = jnp.exp(taken - played)
     if config.importance == "decoupled":
         advantages = weight * advantages  # a factor above 0 of both sides of the clip's minimum
@@ -232,26 +237,41 @@ def collect(
         advantages=advantages,
         targets=targets,
     )
-    unexplained = jnp.var(targets - values, where=decided)
+    unexplained, variance = (objectives.variance(x, episodes.decided) for x in (targets - values, targets))
+    apart = jnp.abs(jnp.exp(said - played[:, world.plan_length :]) - 1)
     metrics = {
         "return": episodes.returns.mean(),
         "return_deviation": episodes.returns.std(),
         "success": rollout.succeeded(world, episodes).astype(jnp.float32).mean(),
-        "explained_variance": 1 - unexplained / jnp.maximum(jnp.var(targets, where=decided), 1e-8),
+        "explained_variance": 1 - unexplained / jnp.maximum(variance, 1e-8),
+        "played_ratio_error": objectives.mean(apart, episodes.played),
     }
     if reference is not None:
         metrics["episode_kl"] = divergence.sum(axis=1).mean()
     if behaviour is not None:
         first, second = (jnp.sum(x, where=episodes.decided) for x in (weight, jnp.square(weight)))
-        metrics["effective_samples"] = jnp.square(first) / (second * episodes.decided.sum(dtype=jnp.float32))
+        count = episodes.decided.sum(dtype=jnp.float32)
+        metrics["effective_samples"] = jnp.square(first) / jnp.maximum(second * count, 1e-8)
     return batch, metrics
+
+
+def strangers(key: jax.Array, episodes: int, group: int) -> jax.Array:
+    """For each episode one of another group, int32[episodes]; each is taken once.
+
+    So nobody is paid for what it does itself, nor is that part of the mean of its group.
+    """
+    order = jax.random.permutation(key, episodes // group)
+    other = jnp.zeros_like(order).at[order].set(jnp.roll(order, 1))
+    return (other[:, None] * group + jnp.arange(group)[None]).reshape(-1)
 
 
 def update_function(policy: Policy, world: base.World, microbatch: int, teacher: SFTConfig) -> learner.Update:
     """The stage's update of one member.
 
     Metrics are means over the decisions of all epochs, but for `return`, `success` and `episode_kl`, of the episodes
-    played, for `effective_samples`, how many fresh decisions the stale ones are worth, as a fraction, and for
+    played, for `effective_samples`, how many fresh decisions the stale ones are worth, as a fraction, for
+    `played_ratio_error`, by how much the probability of an action when it was played is off the one that scoring it
+    gives, as a fraction (rounding of `policy.compute_dtype`), and for
     `first_ratio_error` and `first_kl`, of the first minibatch, which are 0 when scoring and training agree (and
     nothing stale is clipped against the policy that played).
 

@@ -45,19 +45,25 @@ class Episodes:
         return jnp.concatenate([self.written, self.played], axis=-1)
 
     @property
+    def pay(self) -> jax.Array:
+        """float32[B, T], rewards of the turns played; 0 in the others."""
+        return jnp.where(self.played, self.rewards, 0.0)
+
+    @property
     def returns(self) -> jax.Array:
         """float32[B], undiscounted."""
-        return jnp.sum(self.rewards, axis=-1, where=self.played)
+        return self.pay.sum(axis=-1)
 
 
 def succeeded(world: base.World, episodes: Episodes) -> jax.Array:
     """Which episodes count as a success, bool[B].
 
-    In a world with a goal those that reached it, whatever they were paid; elsewhere those whose return is above 0.
+    In a world with a goal those that reached it, whatever they were paid; elsewhere those whose return is above 0, by
+    more than rounding.
     """
     if world.has_goal:
         return jnp.any(episodes.terminated & episodes.played, axis=-1)
-    return episodes.returns > 0
+    return episodes.returns > objectives.rounding(episodes.pay)
 
 
 def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]:

@@ -260,6 +260,8 @@ def check(config: Config) -> None:
     _require(rl.episodes % rl.group == 0, config, "rl.episodes", f"use a multiple of rl.group={rl.group}")
     if rl.group == 1 and (rl.advantage.startswith("group") or rl.informative_groups):
         raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
+    if rl.shuffle_rewards and rl.episodes == rl.group:
+        raise ConfigError(f"--rl.episodes={rl.episodes}: nobody else to be paid for; use at least {2 * rl.group}")
     _require(rl.staleness >= 0, config, "rl.staleness", "use 0 (none) or more")
     if rl.importance == "decoupled" and rl.staleness == 0:
         raise ConfigError("--rl.importance=decoupled: nothing is stale; add --rl.staleness")
