@@ -228,7 +228,7 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
         run.world.planner: found["greedy"],
         "before RL": float(np.mean(found["before_rl"])),
     }
-    algorithm = algorithms.TITLES[config.algorithm]
+    algorithm = algorithms.ALGORITHMS[config.algorithm].title
     panel = learning_curve.panel(
         run.metric("rl", "return"),
         np.array(found["after_rl"])[run.kept],

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.learning import demonstrations, learner, rl, rollout
+from agents.learning import demonstrations, learner, population, rl, rollout
 from agents.learning.demonstrations import Demonstrations
 from agents.policies import Parameters, Policy
 from agents.runs import evaluation
@@ -232,8 +232,8 @@ def measure(
         seen, played = watch(policy, parameters, world, params, shown.traits, episodes)
         return beliefs(seen, badge_fidelity(policy, parameters, world, seen, played))
 
-    mesh = learner.population_mesh(len(params.tile_map), 1)
-    return learner.over_members(member, mesh)(parameters, params, shown)
+    mesh = population.mesh(len(params.tile_map), 1)
+    return population.over_members(member, mesh)(parameters, params, shown)
 
 
 def _share(played: jax.Array) -> jax.Array:

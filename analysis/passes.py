@@ -16,7 +16,7 @@ from flax import struct
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from agents.learning import learner, rollout
+from agents.learning import learner, population, rollout
 from agents.policies import Parameters, Policy
 from envs import base, tokens
 from ground import seeds
@@ -116,18 +116,18 @@ def measure(
     """
     block = min(BLOCK, mazes)
     together = members = len(params.tile_map)
-    mesh = learner.population_mesh(members, block)
-    if learner.on_cpu(mesh):
-        together, mesh = 1, learner.population_mesh(1, block)
+    mesh = population.mesh(members, block)
+    if population.on_cpu(mesh):
+        together, mesh = 1, population.mesh(1, block)
     parts = []
     for first in range(0, members, together):
         mine = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
-        mine, blocks = learner.place(mine, mesh), []
+        mine, blocks = population.place(mine, mesh), []
         for start in range(0, mazes, block):
             # The last block may go on beyond the mazes asked for, so that one program does for all.
             indices = jnp.arange(start, start + block)
             played = play(policy, mine[0], world, mine[1], indices, jnp.float32(temperature), mesh, samples)
-            blocks.append(learner.on_host(played))
+            blocks.append(population.on_host(played))
             report((first * mazes + together * min(start + block, mazes)) / (members * mazes))
         parts.append(jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, :mazes], *blocks))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
@@ -144,14 +144,14 @@ def play(
     mesh: Mesh,
     samples: int,
 ) -> Attempts:
-    """`measure` of the mazes int32[B]; `mesh` is `learner.population_mesh(M, B)`.
+    """`measure` of the mazes int32[B]; `mesh` is `population.mesh(M, B)`.
 
     The attempts at a maze share its start and its weather and differ in the policy's chance alone. One maze is
     played at a time, on a CPU by a few attempts at a time, so that memory is bounded whatever the sizes.
     """
     maze_key, chance_key = _keys()
     shards = learner.Shards(mesh.shape["episode"])
-    parts = -(-samples // (_AT_ONCE if learner.on_cpu(mesh) else samples))
+    parts = -(-samples // (_AT_ONCE if population.on_cpu(mesh) else samples))
     # Equal parts, of which the last repeats the last attempt where n cannot be divided.
     attempts = jnp.minimum(jnp.arange(parts * -(-samples // parts)), samples - 1).reshape(parts, -1)
 
@@ -178,7 +178,7 @@ def play(
 
         return shards.gather(jax.lax.map(maze, shards.local(mazes)))
 
-    return learner.over_members(member, mesh)(parameters, params)
+    return population.over_members(member, mesh)(parameters, params)
 
 
 @functools.partial(jax.jit, static_argnames=("world", "mazes"))

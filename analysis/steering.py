@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.learning import learner, objectives, rl, rollout
+from agents.learning import objectives, population, rl, rollout
 from agents.policies import Intervention, Parameters, Policy
 from analysis import directions
 from envs import base, tokens
@@ -186,7 +186,7 @@ def steer(
             plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
         )
 
-    return learner.over_members(member, learner.population_mesh(len(layer), 1))(parameters, params, named, layer)
+    return population.over_members(member, population.mesh(len(layer), 1))(parameters, params, named, layer)
 
 
 @jax.jit

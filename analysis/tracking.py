@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.learning import demonstrations, learner, rollout
+from agents.learning import demonstrations, learner, population, rollout
 from agents.policies import Parameters, Policy
 from analysis import concepts, extraction
 from envs import base, tokens
@@ -129,7 +129,7 @@ class Narrator:
     """float32[D], what makes the policy say 😀 rather than 😞: the difference of their unembeddings."""
 
 
-@functools.partial(jax.jit, static_argnames=("world", "config", "episodes"), compiler_options=learner.OPTIMISED)
+@functools.partial(jax.jit, static_argnames=("world", "config", "episodes"), compiler_options=population.OPTIMISED)
 def narrated(
     world: base.World,
     params: base.WorldParams,

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from agents.learning.algorithms import ALGORITHMS, TITLES
+from agents.learning.algorithms import ALGORITHMS
 from agents.runs import config as configs
 from agents.runs.config import Config
 from ground.terminal import ConfigError
@@ -118,7 +118,7 @@ def _rates_sft(scale: Scale) -> Config:
 
 
 for _name in ("ppo", "dr_grpo", "reinforce"):
-    add(f"narrated/{_name}", TITLES[_name], lambda scale, name=_name: _narrated(scale, name))
+    add(f"narrated/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _narrated(scale, name))
 add("narrated/sft", "SFT on Alice", _narrated_sft)
 add("narrated/shuffled", "PPO, rewards shuffled", lambda scale: _narrated(scale, shuffle_rewards=True))
 add("unnarrated/ppo", "PPO, base without narrator", lambda scale: _narrated(scale, narration=0.0))
@@ -129,6 +129,6 @@ add("rates/sft", "SFT, stored in float32", _rates_sft)
 for _name in ALGORITHMS:
     add(
         f"labyrinth/{_name}",
-        TITLES[_name],
+        ALGORITHMS[_name].title,
         lambda scale, name=_name: recipe(scale, "EmojiLabyrinth-v0", name),
     )

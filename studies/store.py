@@ -12,7 +12,7 @@ from rich.console import Console
 import train
 from agents import runs
 from agents.learning import algorithms
-from agents.learning.sft import SFTConfig
+from agents.learning.imitation import SFTConfig
 from agents.runs import bases
 from agents.runs import config as configs
 from agents.runs.config import Config, PopulationConfig

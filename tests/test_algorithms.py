@@ -1,15 +1,19 @@
 """The named algorithms: what each changes, hand-worked advantages and averages, and plans in one learner."""
 
 import dataclasses
-import typing
+import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
+from agents import runs
 from agents.learning import algorithms, demonstrations, learner, rl, rollout
-from agents.learning.algorithms import ALGORITHMS, RLConfig
+from agents.learning.algorithms import ALGORITHMS, Algorithm, RLConfig
 from agents.runs import config as configs
 from agents.runs import stages
 from envs import plans, tokens
@@ -144,7 +148,9 @@ def test_a_batch_that_teaches_nothing_has_advantages_of_nothing(name):
     """All earn the same, so that groups are left out to the last."""
     pay = jnp.zeros((8, 15))
     for normalise in ("batch", "scale", "none"):
-        config = RLConfig(**(ALGORITHMS[name] | {"group": 4, "informative_groups": True, "normalise": normalise}))
+        config = RLConfig(
+            **(ALGORITHMS[name].switches | {"group": 4, "informative_groups": True, "normalise": normalise})
+        )
         decided, found, targets = algorithms.advantages(config, of_turns(pay), pay, pay, jnp.zeros((8, 15)))
         assert not decided.any()
         assert np.isfinite(found).all()
@@ -157,7 +163,7 @@ def test_a_batch_that_teaches_nothing_has_advantages_of_nothing(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lite_ppo", "ms_grpo", "dapo"])
 def test_updates_that_teach_nothing_are_steps_of_nothing(name):
-    rl = ALGORITHMS[name] | {"group": 4, "informative_groups": True, "updates": 2, "chunk": 2}
+    rl = ALGORITHMS[name].switches | {"group": 4, "informative_groups": True, "updates": 2, "chunk": 2}
     config = tiny.changed(world={"gold_reward": 0.0, "mold_reward": 0.0}, rl=rl)
     before, _ = tiny.train_stage(config, "rl", chunks=0)
     after, metrics = tiny.train_stage(config, "rl", chunks=1)
@@ -187,8 +193,8 @@ def test_what_a_step_averages_over(average, share, norm):
 
 
 def test_every_name_is_an_option_and_names_fields():
-    assert set(typing.get_args(configs.Algorithm)) == set(ALGORITHMS)
-    for name, changes in ALGORITHMS.items():
+    assert len({algorithm.title for algorithm in ALGORITHMS.values()}) == len(ALGORITHMS)
+    for name, changes in ((name, algorithm.switches) for name, algorithm in ALGORITHMS.items()):
         config = configs.start(algorithm=name)
         configs.check(config)
         assert (config.algorithm, {key: getattr(config.rl, key) for key in changes}) == (name, changes)
@@ -196,12 +202,43 @@ def test_every_name_is_an_option_and_names_fields():
         assert all(getattr(config.rl, key) == getattr(RLConfig(), key) for key in same)
 
 
+@pytest.mark.parametrize("wrong", ["", "PPO", "grpo2"])
+def test_an_unknown_name_is_refused_with_those_there_are(wrong):
+    message = rf"--algorithm {wrong}: unknown; choose one of ppo, grpo, .*w_reinforce$"
+    with pytest.raises(configs.ConfigError, match=message):
+        configs.start(algorithm=wrong)
+    with pytest.raises(configs.ConfigError, match=message):
+        configs.from_dict(configs.to_dict(tiny.CONFIG) | {"algorithm": wrong})
+
+
+@pytest.mark.slow
+def test_an_algorithm_is_one_entry_of_one_table(tmp_path, monkeypatch):
+    """As the page tells: trained, drawn under its title and opened again, with nothing else changed."""
+    page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+    name, title, switches = re.findall(r'^"(\w+)": Algorithm\("([\w ]+)", (\{.*\})\),$', page, re.MULTILINE)[0]
+    monkeypatch.setitem(ALGORITHMS, name, Algorithm(title, json.loads(switches)))
+    titles, draw = [], train.panels.draw
+
+    def drawn(*arguments, title, **options):
+        titles.append(title)
+        return draw(*arguments, title=title, **options)
+
+    monkeypatch.setattr(train.panels, "draw", drawn)
+    config = train.parse([*tiny.arguments(tiny.CONFIG), f"--algorithm={name}"]).config
+    assert (config.algorithm, config.rl.advantage, config.rl.clip_high) == (name, "group_z", 0.5)
+    run = train.train(config, tmp_path / "run")
+    assert run.checkpoints()[-1] == "rl"
+    assert runs.open(run.path).config == config
+    assert len(titles) == 1
+    assert title in titles[0]
+
+
 LABYRINTH = LabyrinthOptions(size=3, turns=5, view="compass", plan_length=4)
 
 
 def labyrinth(algorithm="ppo", **rl):
     # Sixteen episodes at a time fill the processor's vectors; a remainder is rounded otherwise, by a bit.
-    changes = ALGORITHMS[algorithm] | {"group": 4, "reward_scale": 1.0, "episodes": 32} | rl
+    changes = ALGORITHMS[algorithm].switches | {"group": 4, "reward_scale": 1.0, "episodes": 32} | rl
     return dataclasses.replace(
         tiny.CONFIG,
         world=LABYRINTH,

@@ -7,7 +7,7 @@ import pytest
 
 import train
 from agents import runs
-from agents.learning import learner
+from agents.learning import learner, population
 from agents.runs import stages
 from tests import tiny
 
@@ -24,8 +24,8 @@ def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
         after = state.replace(parameters=state.parameters + step, update=state.update + 1)
         return after, {"loss": loss, "gradient_norm": jnp.float32(1)}
 
-    mesh = learner.population_mesh(3, 1, jax.devices()[:1])
-    program = learner.Chunk(update, mesh, updates=5)
+    mesh = population.mesh(3, 1, jax.devices()[:1])
+    program = population.Chunk(update, mesh, updates=5)
     keys = jnp.broadcast_to(jax.random.key_data(key), (3, 2))
     counts = jnp.zeros(3, jnp.int32)
     start = learner.TrainState(jnp.array([0.0, 0.25, 0.5]), (), keys, counts, counts + 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import train
-from agents.learning import demonstrations, imitation, learner, rollout
+from agents.learning import demonstrations, imitation, learner, population, rollout
 from agents.runs import config as configs
 from agents.runs import stages
 from agents.runs.config import ConfigError
@@ -87,7 +87,7 @@ def test_rejection_fine_tuning_learns_nothing_where_nobody_succeeds():
     """In EmojiMaze to succeed is to earn more than nothing, which a turn's own reward decides here."""
     config = dataclasses.replace(SFT, sft=dataclasses.replace(SFT.sft, source="successes", updates=2, chunk=2))
     stage = stages.make_stage(config, "sft")
-    start = learner.on_host(stage.initial(None).parameters)
+    start = population.on_host(stage.initial(None).parameters)
 
     def trained(turn_reward):
         paid = dataclasses.replace(config, world=dataclasses.replace(config.world, turn_reward=turn_reward))

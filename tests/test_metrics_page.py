@@ -29,7 +29,7 @@ OPTIONS = {
 @functools.cache
 def written(stage: str, *options: str, algorithm: str = "ppo") -> frozenset[str]:
     """The metrics of a stage, from the shapes of its program alone: nothing is compiled or trained."""
-    changes = {"group": 1} | ALGORITHMS[algorithm]
+    changes = {"group": 1, **ALGORITHMS[algorithm].switches}
     for option in options:
         changes |= OPTIONS[option]
     config = tiny.changed(rl=changes, sft={"updates": 2, "chunk": 1, "episodes": 16})
@@ -66,5 +66,5 @@ def test_what_an_option_adds_is_named_with_it(option):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_algorithm_writes_what_its_switches_say(algorithm):
-    reference = ["rl.reference"] if "reference" in ALGORITHMS[algorithm] else []
+    reference = ["rl.reference"] if "reference" in ALGORITHMS[algorithm].switches else []
     assert written("rl", algorithm=algorithm) == named("rl", *reference)

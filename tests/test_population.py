@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from agents.learning import hyperparameters, learner, rl
+from agents.learning import hyperparameters, population, rl
 from agents.runs import stages
 from agents.runs.config import Config
 from tests import tiny
@@ -93,7 +93,7 @@ def test_new_seeds_and_hyperparameters_never_recompile(base):
         traces += 1
         return inner(*arguments)
 
-    program = learner.Chunk(counted, learner.population_mesh(4, 8), 1)
+    program = population.Chunk(counted, population.mesh(4, 8), 1)
     start = jax.tree.map(lambda x: np.broadcast_to(x, (4, *x.shape[1:])), base)
     counts = []
     for seed in (0, 10, 20):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents import policies
-from agents.learning import algorithms, demonstrations, learner, objectives, rl
+from agents.learning import algorithms, demonstrations, learner, objectives, population, rl
 from agents.policies import Intervention, PolicyConfig, kernels
 from agents.runs import stages
 from agents.runs.config import Config
@@ -66,7 +66,7 @@ def gradient_of_one(policy, parameters, tokens, targets):
     return learner.accumulate(loss, parameters, (tokens, targets), len(tokens), learner.Shards())[0]
 
 
-gradient = jax.jit(gradient_of_one, static_argnums=0, compiler_options=learner.OPTIMISED)
+gradient = jax.jit(gradient_of_one, static_argnums=0, compiler_options=population.OPTIMISED)
 
 
 def errors(found, expected) -> dict[str, float]:
@@ -121,7 +121,7 @@ def test_the_gradient_of_rl_in_bfloat16_is_that_of_float32(family, key):
     batch, _ = jax.jit(lambda: rl.collect(exact, world, config, params, parameters, key, 128, learner.Shards()))()
     share, norm = algorithms.shares(config, batch.decided)
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=learner.OPTIMISED)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=population.OPTIMISED)
     def of(policy):
         loss = rl.loss_function(policy, world, config, norm, norm)
         return learner.accumulate(loss, parameters, (batch, share), 128, learner.Shards())[0]

@@ -16,7 +16,7 @@ import pytest
 
 import train
 from agents import runs
-from agents.learning import learner
+from agents.learning import population
 from agents.learning.rl import RLConfig
 from agents.runs import metrics, stages
 from agents.runs.config import ConfigError
@@ -115,7 +115,7 @@ def test_a_run_that_has_lost_metrics_is_refused_until_they_are_back_or_it_is_beg
 
 @pytest.mark.parametrize("stage", ["rl", pytest.param("pretrain", marks=pytest.mark.slow)])
 def test_a_signal_while_a_stage_compiles_ends_at_once(whole, tmp_path, monkeypatch, stage):
-    compiled = learner.Chunk.compile
+    compiled = population.Chunk.compile
 
     def struck(program, state, config, params):
         if isinstance(config, RLConfig) == (stage == "rl"):
@@ -123,7 +123,7 @@ def test_a_signal_while_a_stage_compiles_ends_at_once(whole, tmp_path, monkeypat
             raise AssertionError("not reached")
         compiled(program, state, config, params)
 
-    monkeypatch.setattr(learner.Chunk, "compile", struck)
+    monkeypatch.setattr(population.Chunk, "compile", struck)
     with pytest.raises(signals.Interrupted) as caught:
         train.train(tiny.CONFIG, tmp_path / "run")
     assert caught.value.exit_status == 130

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from agents.learning import learner
-from agents.learning.pretrain import PretrainConfig
+from agents.learning import population
+from agents.learning.imitation import PretrainConfig
 from agents.learning.rl import RLConfig
 from agents.policies import PolicyConfig
 from agents.runs import config as configs
@@ -87,12 +87,12 @@ def train_stage(
         program.program = program.program.lower(state, *arguments).compile(compiler_options=options)
     for _ in range(stage.updates // stage.chunk if chunks is None else chunks):
         state, metrics = program(state, *arguments)
-        parts.append(learner.on_host(metrics))
+        parts.append(population.on_host(metrics))
     names = parts[0] if parts else ()
     metrics = {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
-    return learner.on_host(state), metrics
+    return population.on_host(state), metrics
 
 
 def mesh(members: int, episodes: int, devices: int):
     """A mesh over the first few devices."""
-    return learner.population_mesh(members, episodes, jax.devices()[:devices])
+    return population.mesh(members, episodes, jax.devices()[:devices])

@@ -4,6 +4,7 @@ A preset changes only what sets the algorithm apart. Sizes, learning rate and th
 so that two of them differ in nothing else.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -108,38 +109,37 @@ class RLConfig:
     """Control: every episode is paid with all the rewards of another one, of another group where there are groups."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """A named point of the space."""
+
+    title: str
+    """What figures call it."""
+    switches: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What it changes of `RLConfig`."""
+
+
 _GROUP = {"group": 8, "normalise": "none", "value_weight": 0.0}
 _ONCE = {"epochs": 1, "value_weight": 0.0}
+_OUTCOME = _ONCE | {"advantage": "outcome", "normalise": "none"}
 
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo": {},
-    "grpo": _GROUP | {"advantage": "group_z", "average": "episode", "reference": "loss", "reference_weight": 0.04},
-    "dr_grpo": _GROUP | {"advantage": "group_mean", "average": "constant", "clip_dual": 3.0},
-    "dapo": _GROUP | {"advantage": "group_z", "clip_high": 0.28, "informative_groups": True},
-    "lite_ppo": _GROUP | {"advantage": "group_mean", "normalise": "scale"},
-    "ms_grpo": _GROUP | {"advantage": "group_z", "average": "constant", "absolute_weights": True},
-    "rloo": _GROUP | _ONCE | {"advantage": "group_others", "average": "constant"},
-    "reinforce": _ONCE | {"advantage": "to_go"},
-    "psr": _ONCE | {"advantage": "outcome", "normalise": "none", "negative_weight": 0.0},
-    "nsr": _ONCE | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.0},
-    "w_reinforce": _ONCE | {"advantage": "outcome", "normalise": "none", "positive_weight": 0.1},
+ALGORITHMS = {
+    "ppo": Algorithm("PPO"),
+    "grpo": Algorithm(
+        "GRPO",
+        _GROUP | {"advantage": "group_z", "average": "episode", "reference": "loss", "reference_weight": 0.04},
+    ),
+    "dr_grpo": Algorithm("Dr. GRPO", _GROUP | {"advantage": "group_mean", "average": "constant", "clip_dual": 3.0}),
+    "dapo": Algorithm("DAPO", _GROUP | {"advantage": "group_z", "clip_high": 0.28, "informative_groups": True}),
+    "lite_ppo": Algorithm("Lite PPO", _GROUP | {"advantage": "group_mean", "normalise": "scale"}),
+    "ms_grpo": Algorithm("MS-GRPO", _GROUP | {"advantage": "group_z", "average": "constant", "absolute_weights": True}),
+    "rloo": Algorithm("RLOO", _GROUP | _ONCE | {"advantage": "group_others", "average": "constant"}),
+    "reinforce": Algorithm("REINFORCE", _ONCE | {"advantage": "to_go"}),
+    "psr": Algorithm("PSR", _OUTCOME | {"negative_weight": 0.0}),
+    "nsr": Algorithm("NSR", _OUTCOME | {"positive_weight": 0.0}),
+    "w_reinforce": Algorithm("W-REINFORCE", _OUTCOME | {"positive_weight": 0.1}),
 }
-"""What `--algorithm` changes of `RLConfig`; docs/algorithms.md has the sources."""
-
-TITLES = {
-    "ppo": "PPO",
-    "grpo": "GRPO",
-    "dr_grpo": "Dr. GRPO",
-    "dapo": "DAPO",
-    "lite_ppo": "Lite PPO",
-    "ms_grpo": "MS-GRPO",
-    "rloo": "RLOO",
-    "reinforce": "REINFORCE",
-    "psr": "PSR",
-    "nsr": "NSR",
-    "w_reinforce": "W-REINFORCE",
-}
-"""What figures call them."""
+"""What `--algorithm` knows, by name; docs/algorithms.md has the sources."""
 
 
 def shares(config: RLConfig, decided: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -183,10 +183,10 @@ def advantages(
     )
     returns, earned, kind = rewards.sum(axis=1), pay.sum(axis=1), config.advantage
     if kind == "gae":
-        found = traced
+        advantage = traced
     elif kind == "to_go":
         later = jax.vmap(objectives.rewards_to_go, in_axes=(0, 0, None))(rewards, played, config.discount)
-        found = jnp.concatenate([jnp.repeat(later[:, :1], slots, axis=1), later], axis=1)
+        advantage = jnp.concatenate([jnp.repeat(later[:, :1], slots, axis=1), later], axis=1)
     else:
         of_episode = returns
         if kind == "outcome":
@@ -194,17 +194,17 @@ def advantages(
         elif kind.startswith("group"):
             resolution = objectives.rounding(rewards, config.group)
             of_episode = objectives.group_advantage(returns, config.group, kind.removeprefix("group_"), resolution)
-        found = jnp.broadcast_to(of_episode[:, None], decided.shape)
+        advantage = jnp.broadcast_to(of_episode[:, None], decided.shape)
     if config.informative_groups:
         grouped, least = (x.reshape(-1, config.group) for x in (earned, objectives.rounding(pay)))
         differ = grouped.max(axis=1) - grouped.min(axis=1) > least.max(axis=1)
         decided &= jnp.repeat(differ, config.group)[:, None]
     if config.normalise == "batch":
-        found = objectives.normalise(found, decided)
+        advantage = objectives.normalise(advantage, decided)
     elif config.normalise == "scale":
-        found = objectives.rescale(found, decided)
+        advantage = objectives.rescale(advantage, decided)
     if config.absolute_weights:
-        size = jnp.abs(found)
-        found = found * size / jnp.maximum(objectives.mean(size, decided), 1e-8)
-    weight = jnp.where(found > 0, config.positive_weight, config.negative_weight)
-    return decided, weight * found, targets
+        size = jnp.abs(advantage)
+        advantage = advantage * size / jnp.maximum(objectives.mean(size, decided), 1e-8)
+    weight = jnp.where(advantage > 0, config.positive_weight, config.negative_weight)
+    return decided, weight * advantage, targets

@@ -25,10 +25,10 @@ def names(cls: type) -> tuple[str, ...]:
 @dataclass_transform(frozen_default=True)
 def stage_config(cls: type[Stage]) -> type[Stage]:
     """Decorator: a frozen dataclass whose float fields are pytree leaves and whose other fields are static."""
-    made: Any = dataclasses.dataclass(frozen=True)(cls)
-    data = names(made)
-    static = [field.name for field in dataclasses.fields(made) if field.name not in data]
-    return jax.tree_util.register_dataclass(made, data_fields=list(data), meta_fields=static)
+    config: Any = dataclasses.dataclass(frozen=True)(cls)
+    data = names(config)
+    static = [field.name for field in dataclasses.fields(config) if field.name not in data]
+    return jax.tree_util.register_dataclass(config, data_fields=list(data), meta_fields=static)
 
 
 def per_member(config: Any, members: int, values: Mapping[str, Any] | None = None) -> Any:

@@ -1,18 +1,17 @@
-"""Learning by imitation: the next token of episodes that somebody has played.
+"""Learning by imitation: stages `pretrain` and `sft`, and the loss that they and RL mixed with demonstrations share.
 
-The loss that `pretrain`, `sft` and the mixture of RL with demonstrations share. What is read of a plan after its end,
-or of an episode after its own, does not count.
+The loss is the cross-entropy of the next token of episodes that somebody has played. What is read of a plan after its
+end, or of an episode after its own, does not count.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.learning import learner, objectives, rollout
+from agents.learning import demonstrations, learner, objectives, rollout
 from agents.learning.demonstrations import Demonstrations
 from agents.learning.hyperparameters import Scalar, stage_config
 from agents.policies import Parameters, Policy
@@ -40,6 +39,46 @@ class ImitationConfig(Demonstrations):
     """The gradient's global norm is clipped here."""
     observation_weight: float = 0.0
     """Weight of a prompt or observation token in the loss; a token of a plan or an action weighs 1."""
+
+
+@stage_config
+class PretrainConfig(ImitationConfig):
+    """The stage `pretrain`: a language model of the personas, observations included.
+
+    Every update draws fresh episodes: a persona, a badge that names it in half of the cases, a tile map, a maze. So the
+    model learns the world's language as well as its speakers.
+    """
+
+    updates: int = 1500
+    chunk: int = 50
+    learning_rate: float = 4e-3
+    warmup: int = 20
+    weight_decay: float = 0.01
+    observation_weight: float = 0.1
+    shared: bool = True
+    """Whether the whole population starts from one pretrained base; otherwise every member has its own."""
+    seed: int = 0
+    """Seed of the shared base."""
+
+
+@stage_config
+class SFTConfig(ImitationConfig):
+    """The stage `sft`: supervised fine-tuning between `pretrain` and `rl`, every member on its own.
+
+    It imitates chosen personas, or those episodes of the pretrained model that succeeded (rejection fine-tuning).
+    """
+
+    updates: int = 0
+    """Optimiser steps; 0 leaves the stage out."""
+    persona: Literal["all", "Larry", "Bob", "Alice"] = "Alice"
+    """Whose episodes; `all` draws a persona per episode."""
+    badge_probability: float = 0.0
+    """Chance that an episode carries its persona's badge; the others carry the null badge."""
+    source: Literal["personas", "successes"] = "personas"
+    """`personas`: demonstrations. `successes`: episodes that the model before this stage plays, of which those count
+    that succeed (rejection fine-tuning)."""
+    choices: Literal["all", "plan", "actions"] = "all"
+    """Which choices are learnt."""
 
 
 @struct.dataclass
@@ -110,21 +149,30 @@ def gradient(
     return learner.accumulate(loss, parameters, (lesson.tokens, chosen, told), microbatch, shards)
 
 
-Show = Callable[[learner.TrainState, Any, Any, jax.Array, learner.Shards], tuple[Lesson, dict[str, jax.Array]]]
-"""(state, config, world parameters, key, shards) → this device's episodes, and what to record of each, float32[B]."""
+def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
+    """The update of one member in a stage that imitates.
 
+    Its metrics are means over tokens, in nats; `return` and, of `sft`, `success` over the episodes shown.
+    """
 
-def update_function(policy: Policy, show: Show, microbatch: int) -> learner.Update:
-    """The update of a stage that imitates what `show` shows; its metrics are means over tokens, in nats."""
-
-    def update(state, config, params, shards):
+    def update(state, config: PretrainConfig | SFTConfig, params, shards):
         key, show_key = jax.random.split(seeds.stored(state.key))
-        lesson, seen = show(state, config, params, show_key, shards)
-        found, metrics = gradient(policy, state.parameters, lesson, config.observation_weight, microbatch, shards)
+        tuning = isinstance(config, SFTConfig)
+        selected = tuning and config.source == "successes"
+        if selected:
+            shown = rollout.policy_episodes(
+                policy, state.reference, world, params, show_key, config.episodes, local=shards.local
+            )
+        else:
+            shown = demonstrations.persona_episodes(config, world, params, show_key, config.episodes, shards)
+        succeeded = rollout.succeeded(world, shown)
+        lesson = Lesson.of(world, shown, config.choices if tuning else "all", succeeded if selected else None)
+        slope, metrics = gradient(policy, state.parameters, lesson, config.observation_weight, microbatch, shards)
         factor = learner.cosine(state.steps, config.updates, jnp.float32(0.1), config.warmup)
         rate = config.learning_rate * factor
-        state, norm = learner.descend(state, found, rate, config.max_gradient_norm, config.weight_decay)
-        metrics |= {name: shards.total(x.sum()) / config.episodes for name, x in seen.items()}
+        state, norm = learner.descend(state, slope, rate, config.max_gradient_norm, config.weight_decay)
+        outcomes = {"return": shown.returns} | ({"success": succeeded.astype(jnp.float32)} if tuning else {})
+        metrics |= {name: shards.total(x.sum()) / config.episodes for name, x in outcomes.items()}
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         return dataclasses.replace(state, key=jax.random.key_data(key), update=state.update + 1), metrics
 

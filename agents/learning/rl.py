@@ -16,7 +16,7 @@ from flax import struct
 from agents.learning import algorithms, demonstrations, imitation, learner, objectives, rollout
 from agents.learning.algorithms import RLConfig
 from agents.learning.hyperparameters import Scalar
-from agents.learning.sft import SFTConfig
+from agents.learning.imitation import SFTConfig
 from agents.policies import Intervention, Parameters, Policy
 from envs import base, plans
 from ground import seeds
@@ -89,8 +89,8 @@ def read(
     intervention: Intervention | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Action log-probabilities float32[B, T, 4] and values float32[B, T] before each action of episodes [B, S]."""
-    found = read_decisions(policy, parameters, world, sequence, intervention=intervention)
-    return found.actions, found.values[:, world.plan_length :]
+    reading = read_decisions(policy, parameters, world, sequence, intervention=intervention)
+    return reading.actions, reading.values[:, world.plan_length :]
 
 
 def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array):
@@ -104,8 +104,8 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
 
     def loss(parameters, batch_and_shares: tuple[Batch, jax.Array]):
         batch, share = batch_and_shares
-        found = read_decisions(policy, parameters, world, batch.tokens)
-        log_ratio = found.chosen(world.plan(batch.tokens), batch.actions) - batch.log_probabilities
+        reading = read_decisions(policy, parameters, world, batch.tokens)
+        log_ratio = reading.chosen(world.plan(batch.tokens), batch.actions) - batch.log_probabilities
         share_of_turns = share[:, world.plan_length :]
 
         def mean(x):
@@ -115,10 +115,10 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
             log_ratio, batch.advantages, config.clip_low, config.clip_high, config.clip_dual
         )
         surrogate = jnp.sum(share * surrogates) / norm
-        value_loss = jnp.sum(share * 0.5 * jnp.square(found.values - batch.targets)) / norm
-        entropies = jnp.concatenate([objectives.entropy(found.plans), objectives.entropy(found.actions)], axis=-1)
+        value_loss = jnp.sum(share * 0.5 * jnp.square(reading.values - batch.targets)) / norm
+        entropies = jnp.concatenate([objectives.entropy(reading.plans), objectives.entropy(reading.actions)], axis=-1)
         entropy = jnp.sum(share * entropies) / norm
-        equalized = jnp.sum(share_of_turns * objectives.equalized_entropy(found.actions, batch.neighbours)) / norm
+        equalized = jnp.sum(share_of_turns * objectives.equalized_entropy(reading.actions, batch.neighbours)) / norm
         total = (
             config.value_weight * value_loss
             - surrogate
@@ -177,7 +177,7 @@ def collect(
     """
     maze_key, turn_key, shuffle_key = jax.random.split(key, 3)
     mazes = jnp.repeat(jax.random.split(maze_key, config.episodes // config.group), config.group)
-    episodes, said, _ = rollout.play(
+    episodes, scores, _ = rollout.play(
         world,
         params,
         shards.local(mazes),
@@ -197,8 +197,8 @@ def collect(
         """Log-probabilities of what was chosen and values, both [B, K + T]."""
 
         def part(rows):
-            found = read_decisions(policy, parameters, world, rows[0])
-            return found.chosen(world.plan(rows[0]), rows[1]), found.values
+            reading = read_decisions(policy, parameters, world, rows[0])
+            return reading.chosen(world.plan(rows[0]), rows[1]), reading.values
 
         of_minibatch = len(episodes.tokens) // shards.parts
         parts = learner.microbatches((episodes.tokens, episodes.actions), learner.divisor(of_minibatch, microbatch))
@@ -208,9 +208,10 @@ def collect(
     taken, values = score(parameters)
     played = taken if behaviour is None else score(behaviour)[0]
     expected = jnp.zeros_like(taken) if reference is None else score(reference)[0]
-    said = jax.nn.log_softmax(config.temperature * jnp.moveaxis(said, 0, 1), axis=-1)
-    said = jnp.take_along_axis(said, episodes.actions[..., None], axis=-1)[..., 0]
-    episodes, said, taken, values, played, expected = shards.gather((episodes, said, taken, values, played, expected))
+    drawn = jax.nn.log_softmax(config.temperature * jnp.moveaxis(scores, 0, 1), axis=-1)
+    drawn = jnp.take_along_axis(drawn, episodes.actions[..., None], axis=-1)[..., 0]
+    gathered = shards.gather((episodes, drawn, taken, values, played, expected))
+    episodes, drawn, taken, values, played, expected = gathered
 
     pay = episodes.pay
     rewards = pay * config.reward_scale
@@ -238,7 +239,7 @@ def collect(
         targets=targets,
     )
     unexplained, variance = (objectives.variance(x, episodes.decided) for x in (targets - values, targets))
-    apart = jnp.abs(jnp.exp(said - played[:, world.plan_length :]) - 1)
+    apart = jnp.abs(jnp.exp(drawn - played[:, world.plan_length :]) - 1)
     metrics = {
         "return": episodes.returns.mean(),
         "return_deviation": episodes.returns.std(),
@@ -287,14 +288,12 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
         key, collect_key, order_key = jax.random.split(seeds.stored(state.key), 3)
         state, behaviour = stale_version(config, reset_reference(config, state))
         by_minibatch = dataclasses.replace(shards, parts=config.minibatches)
+        budget = plan_budget(config, world, state.update)
+        roles = {"behaviour": behaviour, "reference": state.reference, "plan_budget": budget}
         batch, collected = collect(
-            policy, world, config, params, state.parameters, collect_key, microbatch, by_minibatch,
-            behaviour=behaviour, reference=state.reference, plan_budget=plan_budget(config, world, state.update),
-        )  # fmt: skip
-        lessons, share_of_imitation = (
-            None,
-            between(config.imitation_weight, config.final_imitation_weight, config, state.update),
+            policy, world, config, params, state.parameters, collect_key, microbatch, by_minibatch, **roles
         )
+        lessons, mu = None, between(config.imitation_weight, config.final_imitation_weight, config, state.update)
         if config.imitation == "sft":
             shown = demonstrations.persona_episodes(
                 teacher, world, params, jax.random.fold_in(order_key, 1), teacher.episodes, by_minibatch
@@ -313,11 +312,10 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
             loss = loss_function(policy, world, config, decisions, whole)
             gradient, metrics = learner.accumulate(loss, state.parameters, part, microbatch, shards)
             if lesson is not None:
+                weight, focus = teacher.observation_weight, config.imitation_focus
                 other, shown = imitation.gradient(
-                    policy, state.parameters, lesson, teacher.observation_weight, microbatch, shards,
-                    focus=config.imitation_focus,
-                )  # fmt: skip
-                mu = share_of_imitation
+                    policy, state.parameters, lesson, weight, microbatch, shards, focus=focus
+                )
                 gradient = jax.tree.map(lambda rl, imitated: (1 - mu) * rl + mu * imitated, gradient, other)
                 metrics |= {"imitation_loss": shown["loss"], "imitation_weight": mu}
             factor = learner.cosine(state.steps, total_steps, config.final_learning_rate)

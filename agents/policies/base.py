@@ -286,19 +286,19 @@ class Policy(abc.ABC):
         x = jnp.moveaxis(kernels.embed(table, sequence, dtype, self.config.precision), 2, 0) * scale
         if changes is not None:
             x = jax.tree.map(lambda array: array[0], changes).change(x)
-        seen: list[Any] = [] if capture is None else [_at(x, capture)[None]]
+        streams: list[Any] = [] if capture is None else [_at(x, capture)[None]]
         memories: list[Any] = []
         if cache is None:
             deep = last >= UNROLLED
-            x, (found, _) = jax.lax.scan(block, x, layers(slice(last)), unroll=UNROLLED if deep else True)
-            seen += [] if capture is None else [found]
+            x, (stream, _) = jax.lax.scan(block, x, layers(slice(last)), unroll=UNROLLED if deep else True)
+            streams += [] if capture is None else [stream]
         for index in range(last if cache is None else 0, last + 1):  # a compiled loop would copy the cache
-            x, (found, memory) = block(x, layers(index), few if index == last else every)
-            seen += [] if found is None else [found[None]]
+            x, (stream, memory) = block(x, layers(index), few if index == last else every)
+            streams += [] if stream is None else [stream[None]]
             memories.append(memory)
         residual = None
         if capture is not None:
-            residual = jnp.moveaxis(jnp.concatenate(seen), 0, 2)
+            residual = jnp.moveaxis(jnp.concatenate(streams), 0, 2)
             residual = residual if capture_layers is None else residual[:, :, np.asarray(capture_layers)]
         hidden = jnp.moveaxis(normalise(model.norm, x), 0, 2)
         hidden = hidden[:, np.asarray(at)] if at is not None and few is every else hidden

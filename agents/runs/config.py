@@ -16,17 +16,11 @@ import envs
 from agents import policies
 from agents.learning import hyperparameters
 from agents.learning.algorithms import ALGORITHMS, RLConfig
-from agents.learning.pretrain import PretrainConfig
-from agents.learning.sft import SFTConfig
+from agents.learning.imitation import PretrainConfig, SFTConfig
 from agents.policies import Policy, PolicyConfig
 from agents.runs import worlds
 from envs import base, maze
 from ground.terminal import ConfigError
-
-Algorithm = Literal[
-    "ppo", "grpo", "dr_grpo", "dapo", "lite_ppo", "ms_grpo", "rloo", "reinforce", "psr", "nsr", "w_reinforce"
-]
-"""The names in `agents.learning.algorithms.ALGORITHMS`."""
 
 SECTIONS = ("world", "pretrain", "sft", "rl")
 """Parts of the config whose float fields can be swept."""
@@ -75,8 +69,8 @@ class Config:
 
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     """Sizes to start from: `smoke` takes seconds, `laptop` minutes on 2 CPU cores, `paper` one large GPU."""
-    algorithm: Algorithm = "ppo"
-    """Switches of `rl` to start from; see docs/algorithms.md."""
+    algorithm: str = "ppo"
+    """Switches of `rl` to start from; see docs/algorithms.md. A wrong name lists them."""
     seed: int = 0
     """Seed of the population's first member."""
     world: base.Options = maze.MazeOptions()
@@ -87,6 +81,10 @@ class Config:
     population: PopulationConfig = PopulationConfig()
     evaluation_episodes: int = 4096
     """Episodes behind every return that the summary reports, the same mazes for all; at least 1,024."""
+
+    def __post_init__(self):
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(f"--algorithm {self.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -217,9 +215,7 @@ def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "
     Raises:
         ConfigError: no such name.
     """
-    for option, name, known in (
-        ("scale", scale, SCALES), ("world.name", world, envs.WORLDS), ("algorithm", algorithm, ALGORITHMS)
-    ):  # fmt: skip
+    for option, name, known in (("scale", scale, SCALES), ("world.name", world, envs.WORLDS)):
         if name not in known:
             raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
     config = dataclasses.replace(SCALES[scale], algorithm=algorithm, world=envs.WORLDS[world].Options())
@@ -227,7 +223,7 @@ def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "
         section, _, field = path.partition(".")
         part = dataclasses.replace(getattr(config, section), **{field: value})
         config = dataclasses.replace(config, **{section: part})
-    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm]))
+    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm].switches))
 
 
 def check(config: Config) -> None:

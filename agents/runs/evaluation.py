@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents.learning import learner, rl, rollout
+from agents.learning import learner, population, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs.config import Config, Member
 from agents.runs.run import Run
@@ -51,7 +51,7 @@ def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, 
     return rollout.scripted_driver(log_probabilities, write)
 
 
-@functools.partial(jax.jit, static_argnames=("world", "episodes"), compiler_options=learner.OPTIMISED)
+@functools.partial(jax.jit, static_argnames=("world", "episodes"), compiler_options=population.OPTIMISED)
 def script_episodes(
     world: base.World, params: base.WorldParams, traits: Traits, episodes: int = EPISODES
 ) -> tuple[rollout.Episodes, jax.Array]:
@@ -99,22 +99,22 @@ def policy_outcomes(
         batch: episodes that a member plays at the same time.
     """
     together = members = len(jax.tree.leaves(parameters)[0])
-    mesh = learner.population_mesh(members, episodes)
-    if learner.on_cpu(mesh):
-        together, mesh = 1, learner.population_mesh(1, episodes)
+    mesh = population.mesh(members, episodes)
+    if population.on_cpu(mesh):
+        together, mesh = 1, population.mesh(1, episodes)
     if not mesh.local_devices:
         return np.zeros((0, episodes), np.float32), np.zeros((0, episodes), bool)
     parts = []
     for first in range(0, members, together):
         block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
-        placed = learner.place(block, mesh)
-        parts.append(learner.on_host(_outcomes(policy, placed[0], world, placed[1], mesh, episodes, batch)))
+        placed = population.place(block, mesh)
+        parts.append(population.on_host(_outcomes(policy, placed[0], world, placed[1], mesh, episodes, batch)))
     returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
     return returns, succeeded
 
 
 @functools.partial(
-    jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"), compiler_options=learner.OPTIMISED
+    jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"), compiler_options=population.OPTIMISED
 )
 def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
     """`policy_outcomes` of as many members as the mesh was made for."""
@@ -131,7 +131,7 @@ def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
         mine = learner.microbatches(shards.local(jnp.arange(episodes)), batch)
         return shards.gather(jax.tree.map(jnp.ravel, jax.lax.map(part, mine)))
 
-    return learner.over_members(member, mesh)(parameters, params)
+    return population.over_members(member, mesh)(parameters, params)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))

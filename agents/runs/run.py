@@ -103,9 +103,9 @@ class Run:
     def diverged(self) -> dict[int, str]:
         """Members whose training has failed, and the update that they could not make, such as "update 12 of rl".
 
-        A member whose loss, gradient or new parameters are not finite stays as it was before that update
-        (`learner.Chunk`), so that its parameters stay finite and it meets the same failure in every later update: its
-        loss tells, as NaN.
+        A member whose loss, gradient or new parameters are not finite stays as it was before that update (see
+        `population.Chunk`), so that its parameters stay finite and it meets the same failure in every later update:
+        its loss tells, as NaN.
         """
         failures: dict[int, str] = {}
         for stage in self.config.stages:

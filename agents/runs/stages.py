@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents import runs
-from agents.learning import learner, pretrain, rl, sft
+from agents.learning import imitation, learner, population, rl
 from agents.runs.config import Config
 from ground import processes, seeds, signals
 
@@ -44,7 +44,7 @@ class Stage:
     """int[M], the policy that each member of the run gets from this stage; several get one where they share a base."""
     tokens_per_update: int
     """Tokens that one update reads, of all members."""
-    program: learner.Chunk
+    program: population.Chunk
     arguments: tuple[Any, Any]
     """Config and world parameters per member."""
     initial: Callable[[Any], learner.TrainState]
@@ -61,7 +61,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     Args:
         config: of the run.
         name: one of the config's stages.
-        mesh: from `learner.population_mesh`.
+        mesh: from `population.mesh`.
         members: train only the first ones of the stage; all by default. As many devices share a member's episodes as
             in the stage of all members.
     """
@@ -81,15 +81,15 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         if part.imitation == "sft":
             episodes = math.gcd(episodes, config.sft.episodes // part.minibatches)
     trained = everyone[:members]
-    mesh = mesh or learner.population_mesh(len(everyone), episodes)
+    mesh = mesh or population.mesh(len(everyone), episodes)
     if mesh.shape["member"] > 1:
         mesh = Mesh(mesh.devices[: math.gcd(len(trained), mesh.shape["member"])], mesh.axis_names)
-    microbatch = microbatch or (16 if learner.on_cpu(mesh) else 512)
+    microbatch = microbatch or (16 if population.on_cpu(mesh) else 512)
     if name == "rl":
         update = rl.update_function(policy, world, microbatch, config.sft)
     else:
-        update = (pretrain if name == "pretrain" else sft).update_function(policy, world, microbatch)
-    program = learner.Chunk(update, mesh, part.chunk, config.population.at_once)
+        update = imitation.update_function(policy, world, microbatch)
+    program = population.Chunk(update, mesh, part.chunk, config.population.at_once)
     if name == "pretrain":
         arguments = (config.per_member(name, trained), config.world_params(trained))
     else:
@@ -174,7 +174,7 @@ def run_stage(
         metrics = {}
         if program.takes_part:
             state, metrics = program(state, *arguments)
-            metrics = learner.on_host(metrics)
+            metrics = population.on_host(metrics)
         timing.run_seconds += time.perf_counter() - start
         timing.tokens += stage.tokens_per_update * stage.chunk
         run.write_metrics(stage.name, done, {name: x.T[:, stage.rows] for name, x in metrics.items()})
@@ -202,5 +202,5 @@ def run_stage(
     return state, timing
 
 
-def _host(program: learner.Chunk, tree: Any) -> Any:
-    return learner.on_host(tree) if program.takes_part else None
+def _host(program: population.Chunk, tree: Any) -> Any:
+    return population.on_host(tree) if program.takes_part else None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import learner
+from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import concepts as core
@@ -189,4 +189,4 @@ def extract(
         lens = axis[-1] @ tracked.unembedding(parameters).T
         return found, place, core.cosine(jnp.broadcast_to(axis[None], ways.shape), ways), lens
 
-    return learner.over_members(member, learner.population_mesh(len(tile_maps), 1))(parameters, tile_maps)
+    return population.over_members(member, population.mesh(len(tile_maps), 1))(parameters, tile_maps)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import learner, rl, rollout
+from agents.learning import population, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis.measure import end, measure
@@ -42,7 +42,7 @@ def divergence(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"), compiler_options=learner.OPTIMISED)
+@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"), compiler_options=population.OPTIMISED)
 def per_episode(
     policy: Policy,
     parameters: Parameters,
@@ -82,4 +82,4 @@ def per_episode(
         return jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1))).reshape(-1)
 
     members = len(jax.tree.leaves(parameters)[0])
-    return learner.over_members(member, learner.population_mesh(members, 1))(parameters, reference, params)
+    return population.over_members(member, population.mesh(members, 1))(parameters, reference, params)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import learner
+from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import concepts as core
@@ -133,5 +133,5 @@ def track(
         landed = jnp.stack([jnp.mean(seen.landed == role, dtype=jnp.float32) for role in extraction.CLASSES])
         return own.d, own.auroc, tracked.track(seen, many, areas=False).d, landed
 
-    mesh = learner.population_mesh(len(params.tile_map), 1)
-    return learner.over_members(member, mesh)(parameters, params, vectors, before)
+    mesh = population.mesh(len(params.tile_map), 1)
+    return population.over_members(member, mesh)(parameters, params, vectors, before)

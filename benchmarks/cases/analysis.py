@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.learning import learner, rollout
+from agents.learning import population, rollout
 from agents.runs.config import SCALES
 from analysis import extraction, steering
 from benchmarks import counts, measure
@@ -29,7 +29,7 @@ def benchmark(peers: bool) -> Benchmark:
 
     def over_members(member):
         parameters = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), MEMBERS))
-        return measure.compiled(learner.over_members(member, learner.population_mesh(MEMBERS, 1)), parameters)
+        return measure.compiled(population.over_members(member, population.mesh(MEMBERS, 1)), parameters)
 
     def draw():
         key = jax.random.key(1)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import envs
-from agents.learning import learner, objectives, rollout
+from agents.learning import learner, objectives, population, rollout
 from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
 from benchmarks import counts, measure
@@ -40,7 +40,7 @@ def benchmark(peers: bool) -> Benchmark:
 def reading(config: PolicyConfig, microbatch: int, backward: bool) -> Case:
     """Next-token prediction of random tokens, as `learner` trains: over all devices, in microbatches."""
     policy = Transformer(config)
-    mesh = learner.population_mesh(1, SEQUENCES)
+    mesh = population.mesh(1, SEQUENCES)
     shards = learner.Shards(mesh.shape["episode"])
 
     def loss(parameters, sequence):
@@ -57,7 +57,7 @@ def reading(config: PolicyConfig, microbatch: int, backward: bool) -> Case:
 
     def prepare():
         sequence = jax.random.randint(jax.random.key(1), (1, SEQUENCES, LENGTH + 1), 0, tokens.SIZE)
-        return measure.compiled(learner.over_members(member, mesh), _parameters(policy), sequence)
+        return measure.compiled(population.over_members(member, mesh), _parameters(policy), sequence)
 
     what = "forward + backward" if backward else "forward"
     name = f"{what}, {_sizes(config)}, {LENGTH} tokens, microbatches of {microbatch}"
@@ -68,7 +68,7 @@ def reading(config: PolicyConfig, microbatch: int, backward: bool) -> Case:
 def decoding(config: PolicyConfig, episodes: int) -> Case:
     """Playing whole episodes of EmojiMaze-v0 with the cache, mazes included, over all devices."""
     policy, (world, params) = Transformer(config), envs.make("EmojiMaze-v0")
-    mesh = learner.population_mesh(1, episodes)
+    mesh = population.mesh(1, episodes)
     shards = learner.Shards(mesh.shape["episode"])
 
     def member(parameters, params):
@@ -79,7 +79,7 @@ def decoding(config: PolicyConfig, episodes: int) -> Case:
 
     def prepare():
         every = jax.tree.map(lambda x: jnp.asarray(x)[None], params)
-        return measure.compiled(learner.over_members(member, mesh), _parameters(policy), every)
+        return measure.compiled(population.over_members(member, mesh), _parameters(policy), every)
 
     name = f"cached decoding, {_sizes(config)}, {episodes:,} episodes"
     return Case(name, "tokens", episodes * world.episode_length(), prepare, counts.decoding(config, world))

@@ -28,7 +28,7 @@ def cost(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
     import jax
 
     import train
-    from agents.learning import learner
+    from agents.learning import population
     from agents.runs import stages
 
     config = train.parse([f"--scale={size}", f"--seed={seed}", "--population.seeds=1", "--rl.chunk=1"]).config
@@ -37,7 +37,7 @@ def cost(tries: int, folder: Path, seed: int, size: str) -> dict[str, Any]:
     program, arguments = stage.program, stage.program.place(stage.arguments)
     state = program.place(stage.initial(jax.device_get(start.parameters)))
     program.compile(state, *arguments)
-    choose = jax.jit(learner.made_or_kept)
+    choose = jax.jit(population.unless_diverged)
     updates, checks = [], []
     for _ in range(tries + 1):
         before = jax.tree.map(lambda x: x.copy(), state)
