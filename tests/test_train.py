@@ -158,7 +158,7 @@ def test_a_command_that_trained_nothing_leaves_nothing(tmp_path, monkeypatch):
     def fails(*arguments):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(learner.Chunk, "compile", fails)
+    monkeypatch.setattr(population.Chunk, "compile", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         train.train(tiny.CONFIG, tmp_path / "run")
     assert not list(tmp_path.iterdir())
