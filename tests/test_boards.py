@@ -72,6 +72,13 @@ def test_ways_to_give_a_board_mean_the_same(world, board):
     assert options.make()[0] == given
 
 
+def test_the_example_of_the_module_is_a_labyrinth():
+    lines = [line.split() for line in (boards.__doc__ or "").splitlines() if line.count("#") > 1]
+    characters, emoji = ("\n".join(column) for column in zip(*lines, strict=True))
+    assert boards.tidy(characters) == boards.tidy(emoji)
+    assert EmojiLabyrinth(board=characters).size == 3
+
+
 def test_every_episode_of_a_labyrinth_is_on_its_board(key):
     world, params = envs.make("EmojiLabyrinth-v0", board=LABYRINTH, turns=9, view="signpost")
     state = jax.tree.map(lambda leaves: leaves[0], resets(world, params, jax.random.split(key, 2)))
