@@ -122,9 +122,12 @@ def _train_and_evaluate(run, session, console, source, evaluate, figures) -> Non
     if source and bases.STAGE not in run.ended():
         bases.adopt(run, source)
     reporting.header(console, config, run.path)
-    if changes := session.changes():
-        told = f"not as in the session before: {', '.join(changes)}"
-        console.print(told, style="yellow", markup=False, emoji=False, highlight=False)
+    told = {"not as in the session before": session.changes()}
+    if source:
+        told[f"{source.path}: not trained as now"] = processes.by_first(lambda: sessions.foreign(source.path))
+    for what, changes in told.items():
+        if changes:
+            console.print(f"{what}: {', '.join(changes)}", style="yellow", markup=False, emoji=False, highlight=False)
     with signals.catch() as caught:
         _run_stages(run, session, console, caught)
     begun = time.perf_counter()
@@ -272,10 +275,11 @@ def main(arguments: Sequence[str]) -> int:
             command = parse(arguments)
             if not processes.same(" ".join(arguments)):
                 raise ConfigError("the processes of this job were given different options; give all of them the same")
-            if command.resume:
-                resume(command.resume, console)
-            else:
-                train(command.config, command.run_dir, console, command.base)
+            with environment.enough_memory() if processes.count() == 1 else contextlib.nullcontext():
+                if command.resume:
+                    resume(command.resume, console)
+                else:
+                    train(command.config, command.run_dir, console, command.base)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
     except signals.Interrupted as error:

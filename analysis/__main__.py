@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     measurement = REGISTRY[name]
     try:
         options = terminal.read(command(measurement), arguments[1:], prog=f"analysis {name}")
-        with signals.catch(at_once=True):
+        with signals.catch(at_once=True), environment.enough_memory():
             run(measurement, options, terminal.console())
     except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)

@@ -18,6 +18,7 @@ rest. Whoever changes what that file calls raises the version.
 """
 
 import ast
+import contextlib
 import contextvars
 import dataclasses
 import datetime
@@ -28,7 +29,7 @@ import json
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,30 @@ REGISTRY: dict[str, "Measurement"] = {}
 _PROGRESS: contextvars.ContextVar[Callable[[float], None]] = contextvars.ContextVar(
     "progress", default=lambda share: None
 )
+
+
+@functools.cache
+def _say(what: str) -> None:
+    """Once, on standard error."""
+    print(what, file=sys.stderr)
+
+
+_FOREIGN: contextvars.ContextVar[Callable[[str], None]] = contextvars.ContextVar("foreign", default=_say)
+
+
+@contextlib.contextmanager
+def hearing(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within, `tell` is told, instead of standard error, what was measured with other code, settings or devices."""
+    token = _FOREIGN.set(tell)
+    try:
+        yield
+    finally:
+        _FOREIGN.reset(token)
+
+
+LIMIT = 65_536
+"""Most episodes, attempts, draws: of whatever a measurement counts."""
+_LEAST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +154,8 @@ class Measurement:
         if options:
             there = f"it has {', '.join(map(_dashed, values))}" if values else "it has none"
             raise ConfigError(f"--{_dashed(next(iter(options)))}: {self.name} has no such option; {there}")
+        for name, value in values.items():
+            _check(_dashed(name), value)
         if not self.followed:
             if checkpoints:
                 raise ConfigError(f"--checkpoints: {self.name} measures a run as a whole; leave it out")
@@ -184,11 +211,15 @@ class Measurement:
                 "identity": text,
                 "options": json.dumps(files.plain(options, self.name)),
                 "config_hash": run.config_hash,
-                "commit": json.dumps(runs.provenance()["git"]),
+                "provenance": json.dumps(runs.provenance()),
                 "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             }
             arrays.write(run.analysis(path.name), dataset)
-        return arrays.read(path, "delete it to measure again")
+            return arrays.read(path, "delete it to measure again")
+        dataset = arrays.read(path, "delete it to measure again")
+        if changes := runs.differences(json.loads(dataset.attrs.get("provenance", "{}")), runs.provenance()):
+            _FOREIGN.get()(f"{path.parent}: not measured as now: {', '.join(changes)}; delete it to measure again")
+        return dataset
 
 
 def progress(share: float) -> None:
@@ -298,6 +329,19 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
         "unit": (("checkpoint", "member"), unit[None]),
     }
     return dataset.expand_dims("checkpoint").assign_coords(labels)
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuse numbers that 32 bits cannot hold, and counts that memory cannot."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not (number == 0 or _LEAST <= abs(number) <= _LARGEST):
+            raise ConfigError(
+                f"--{name}={number:g}: use a finite number of 32 bits, 0 or at least {_LEAST:.3g} in size"
+            )
+        if isinstance(number, int) and not -(2**31) <= number < 2**31:
+            raise ConfigError(f"--{name}={number}: use a 32-bit integer")
+        if isinstance(number, int) and number > LIMIT and name != "seed":
+            raise ConfigError(f"--{name}={number}: use {LIMIT} at most")
 
 
 def _dashed(name: str) -> str:

@@ -28,6 +28,8 @@ def effects(
 ) -> jax.Array:
     """Behaviour of one member under one intervention at every position, float32[3] in the order of `EFFECTS`.
 
+    NaN where no view offers such a choice.
+
     Args:
         policy, parameters, world: of the member.
         seen: its own episodes, in which its choices are asked for again.

@@ -24,7 +24,7 @@ from rich.markdown import Markdown
 from agents.runs.config import ConfigError
 from benchmarks import machine, measure, peers, tables
 from benchmarks.cases import BENCHMARKS
-from ground import terminal
+from ground import files, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +113,14 @@ def main(arguments: list[str]) -> int:
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks")
         check(command)
-        measured = document(command, console)
-    except ConfigError as error:
+        with environment.enough_memory():
+            measured = document(command, console)
+        if command.json:
+            files.write(command.json, (json.dumps(measured, indent=1) + "\n").encode())
+    except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks", error)
         return 2
     console.print(Markdown("\n\n".join(tables.sections(tables.merged([measured])).values())))
-    if command.json:
-        command.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

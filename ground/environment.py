@@ -5,8 +5,9 @@ Only commands call this; whoever imports the code sets JAX up as they like.
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ground import terminal
 from ground.terminal import ConfigError
@@ -47,11 +48,15 @@ def _start(command: str, together: bool) -> None:
         ) from None
     del fcntl
     devices, flags = os.environ.get("JAX_NUM_CPU_DEVICES"), os.environ.get("XLA_FLAGS", "")
-    if devices is None and "xla_force_host_platform_device_count" not in flags:
+    forced = re.findall(r"--xla_force_host_platform_device_count=(\S+)", flags)
+    if devices is None and not forced:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", cores)
-    elif devices is not None and not 0 < int(devices) <= 4096:
-        raise ConfigError(f"JAX_NUM_CPU_DEVICES={devices}: use a number from 1 to 4096, or unset it")
+    for variable, number in (("JAX_NUM_CPU_DEVICES", devices), ("XLA_FLAGS", forced[-1] if forced else None)):
+        if number and number.lstrip("-").isdecimal() and not 0 < int(number) <= 4096:
+            raise ConfigError(f"{variable}={os.environ[variable]}: use a number of devices from 1 to 4096, or unset it")
+    if devices is not None and forced and forced[-1] != devices:
+        raise ConfigError(f"JAX_NUM_CPU_DEVICES={devices} and XLA_FLAGS={flags}: two numbers of devices; unset one")
     if flags and not _survives(jax.devices):
         raise ConfigError(f"XLA_FLAGS={flags}: XLA has no such flag or value; correct it, or unset it")
     if together:
@@ -67,6 +72,21 @@ def _start(command: str, together: bool) -> None:
         raise ConfigError(f"{named}JAX cannot use it here ({why}); {remedy}") from None
     if jax.device_count() != jax.process_count() * jax.local_device_count():
         raise ConfigError("this job's processes have different numbers of devices; set JAX_NUM_CPU_DEVICES=1 for all")
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn a lack of memory, the device's or Python's, into a ConfigError."""
+    import jax
+
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        why = " ".join(str(error).split())[:200] or "MemoryError"
+        remedy = "use fewer members at once, episodes or samples, or a smaller policy"
+        raise ConfigError(f"out of memory ({why}); {remedy}") from error
 
 
 def _survives(function: Callable[[], object]) -> bool:

@@ -201,7 +201,7 @@ def main(arguments: Sequence[str]) -> int:
     kind, show = COMMANDS[name]
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
-        with signals.catch(at_once=True):
+        with signals.catch(at_once=True), environment.enough_memory():
             return show(command, terminal.console(markup=True))
     except (ConfigError, RunError, stages.Diverged) as error:
         terminal.complain(f"studies {name}", error)

@@ -15,10 +15,10 @@ import xarray as xr
 from rich.console import Console
 
 from agents import runs
-from agents.runs import Run, reporting
+from agents.runs import Run, reporting, sessions
 from agents.runs import config as configs
 from agents.runs.config import Config
-from analysis import estimates
+from analysis import estimates, measure
 from analysis.estimates import by_base as by_base
 from analysis.figures import panels
 from analysis.figures.panels import Panel
@@ -151,11 +151,14 @@ def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) 
     started = time.perf_counter()
     shelf = Store(out / "runs", console, figures=scale != "smoke")
     trained: dict[str, Run] = {}
+    foreign: list[str] = []
     arms = study.configs(scale, seed)
     for number, (arm, config) in enumerate(arms.items(), start=1):
         known = " (found)" if shelf.finished(config) else ""
         console.print(f"{study.name}, arm {number} of {len(arms)}: {arm}{known}", highlight=False, markup=False)
         trained[arm] = shelf.run(config)
+        if changes := sessions.foreign(trained[arm].path):
+            foreign.append(f"{trained[arm].path}: not trained as now: {', '.join(changes)}")
         if lost := trained[arm].diverged():
             # Arms are compared base by base.
             who = "; ".join(f"{trained[arm].name_of(member)} diverged in {where}" for member, where in lost.items())
@@ -163,8 +166,11 @@ def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) 
                 f"{trained[arm].path}: {who}; a study needs every member of every arm: lower the learning rate in "
                 "studies/populations.py"
             )
-    with console.status("measuring"):
+    with console.status("measuring"), measure.hearing(foreign.append):
         results = study.measure(trained, study.options[scale])
+    foreign = list(dict.fromkeys(foreign))
+    for line in foreign:
+        console.print(line, style="yellow", highlight=False, markup=False, emoji=False, soft_wrap=True)
     document = verdict(study, results, scale, seed)
     folder = directory(out, study, scale, seed)
     with files.reporting(folder, "make"):
@@ -183,7 +189,7 @@ def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) 
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
         "seconds_of_runs": sum(one.summary()["seconds"]["total"] for one in trained.values()),
-        **runs.provenance(),
+        **_judged([line.replace(f"{out}/", "") for line in foreign]),
     }
     files.write_json(folder / VERDICT, document)
     return document
@@ -240,14 +246,21 @@ def alternative(results: Results) -> str:
     return f"{len(results.panels)} panels: {'; '.join(filter(None, labels))}. {'; '.join(shown[:12])}."
 
 
+def _judged(foreign: list[str]) -> dict[str, Any]:
+    """Provenance of the process that judges; its commit is the verdict's only if it, and as it is, made everything."""
+    judge = runs.provenance()
+    return judge | {"git": None if foreign else judge["git"], "judge": judge["git"], "foreign": foreign}
+
+
 def _described(run: Run, out: Path) -> dict[str, Any]:
-    document = files.read_json(run.path / "config.json")
+    gits = [session.get("git") for session in run.sessions()]
     return {
         "path": str(run.path.relative_to(out)),
         "config_hash": run.config_hash,
         "members": run.members,
-        "git": document.get("git"),
-        "created": document.get("created"),
+        "git": gits[-1],
+        "commits": list(dict.fromkeys(git["commit"] for git in gits if git and git["commit"])),
+        "created": files.read_json(run.path / "config.json").get("created"),
     }
 
 

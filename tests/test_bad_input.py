@@ -182,7 +182,39 @@ CONFLICTS = [
     ["--seed", "3000000000"],
     ["--base", "nowhere"],
     ["--base", "."],
+    ["--rl.shuffle-rewards", "True", "--rl.group", "32"],
 ]
+OUT_OF_RANGE = {
+    # What 32 bits make 0 or infinity of, also of what is derived.
+    "rl.temperature": ["1e-38", "1e-50", "9e-5", "1e38"],
+    "rl.reward-scale": ["1e-60", "0", "1e30"],
+    "rl.max-gradient-norm": ["1e-60", "0"],
+    "pretrain.max-gradient-norm": ["1e-30"],
+    "rl.learning-rate": ["1e-46"],
+    "world.gold-reward": ["1e39", "-1e39"],
+    # What is counted from there, or fills the memory before anything runs.
+    "seed": ["2147483647", "-2147483649"],
+    "pretrain.seed": ["-1", "5000000000"],
+    "pretrain.warmup": ["-1"],
+    "population.seeds": ["1000000000", "65537"],
+    "world.size": ["70000", "2147483647"],
+    "world.turns": ["1000000000"],
+    "rl.episodes": ["2000000000", "1048578"],
+    "sft.episodes": ["2000000000"],
+    "pretrain.episodes": ["2000000000"],
+    "evaluation-episodes": ["2000000000"],
+    "rl.staleness": ["2000000000"],
+    "rl.epochs": ["2000000000"],
+    "policy.width": ["2000000000"],
+    "policy.layers": ["2000000000"],
+    "policy.hidden": ["2000000000"],
+    # Members that are the same.
+    "population.sweep": [
+        "rl.learning_rate=1e-3,1e-3", "rl.learning_rate=1e-3,0.00100000000001", "rl.learning-rate=0.0,-0.0",
+        "world.gold_reward=1,1.0", "rl.temperature=1,1e-38", "pretrain.max_gradient_norm=1e-60,1",
+    ],
+}  # fmt: skip
+"""Values that a computer of 32 bits, or its memory, cannot bear; each names its option."""
 
 
 @pytest.mark.parametrize("arguments", CONFLICTS, ids=" ".join)
@@ -191,6 +223,22 @@ def test_what_does_not_go_together_is_refused(capsys, monkeypatch, tmp_path, arg
     refused(capsys, "train", "--scale=smoke", *arguments) if "--resume" not in arguments else refused(
         capsys, "train", *arguments
     )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", OUT_OF_RANGE)
+def test_what_cannot_be_computed_is_refused_by_name(capsys, monkeypatch, tmp_path, option):
+    monkeypatch.chdir(tmp_path)
+    for value in OUT_OF_RANGE[option]:
+        said = refused(capsys, "train", "--scale=smoke", "--world.name=EmojiMaze-v0", f"--{option}={value}")
+        assert option.partition("=")[0].replace("-", "_") in said.replace("-", "_")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_field_is_swept_once_by_whatever_name(capsys, tmp_path):
+    sweep = ["--population.sweep", "rl.learning_rate=1e-3,2e-3", "rl.learning-rate=1e-4,3e-4"]
+    said = refused(capsys, "train", "--scale=smoke", *sweep, "--run-dir", str(tmp_path / "run"))
+    assert "rl.learning_rate is swept already" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -291,6 +339,21 @@ def test_what_is_no_run_is_refused_by_every_command(capsys, monkeypatch, tmp_pat
         ["pass-at-k", "--samples", "0"],
         ["pass-at-k", "--mazes", "-5"],
         ["pass-at-k", "--temperature", "0"],
+        ["pass-at-k", "--temperature", "1e-38"],
+        ["pass-at-k", "--temperature", "1e-50"],
+        ["pass-at-k", "--samples", "2000000000"],
+        ["returns", "--episodes", "1999999936"],
+        ["divergence", "--episodes", "1999999936"],
+        ["concepts", "--episodes", "1999999992"],
+        ["concepts", "--permutations", "2000000000"],
+        ["concepts", "--seed", "5000000000"],
+        ["tracking", "--play-episodes", "2000000000"],
+        ["steer", "--strengths=-1e39", "0", "1"],
+        ["steer", "--strengths=-1e-60", "0", "1"],
+        ["steer", "--strengths", "0", "0", "0"],
+        ["steer", "--play-episodes", "2000000000"],
+        ["subnetwork", "--density", "1e-60"],
+        ["subnetwork", "--draws", "2000000000"],
         ["pass-at-k", "--checkpoints", "x"],
         ["personas", "--episodes", "0"],
         ["personas", "--checkpoints", "x"],
@@ -309,6 +372,8 @@ def test_wrong_options_of_an_analysis_are_refused_and_the_run_stays(capsys, good
         ["run"],
         ["run", "sparse_updates", "--scale", "huge"],
         ["run", "../sparse_updates"],
+        ["run", "sparse_updates", "--seed", "-1"],
+        ["run", "sparse_updates", "--seed", "5000000000"],
         ["report", "--episodes", "0"],
         ["report", "--out", "nowhere"],
         ["report", "--into", "README.md"],

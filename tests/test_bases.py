@@ -1,6 +1,7 @@
 """A base taken from another run: the same to the bit as one trained here, and refused where it is another."""
 
 import dataclasses
+import io
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import train
 from agents import runs
 from agents.runs import bases
 from agents.runs.config import ConfigError
+from ground import terminal
 from tests import tiny
 
 pytestmark = pytest.mark.slow  # several whole runs
@@ -44,6 +46,15 @@ def test_a_run_from_a_base_is_the_run_that_trains_it(base, alone, tmp_path, monk
     )
     same(train.train(tiny.CONFIG, tmp_path / "run", base=base.path), alone)
     assert trained == ["rl"]
+
+
+def test_a_base_that_other_code_made_is_taken_and_said(base, tmp_path, monkeypatch):
+    made, provenance = base.sessions()[0]["packages"]["jax"], train.sessions.provenance
+    packages = provenance()["packages"] | {"jax": "0.0.1"}
+    monkeypatch.setattr(train.sessions, "provenance", lambda: provenance() | {"packages": packages})
+    console = terminal.console(file=io.StringIO(), width=400)
+    train.train(tiny.CONFIG, tmp_path / "run", console, base.path, evaluate=False)
+    assert f"{base.path}: not trained as now: jax {made} → 0.0.1\n" in console.file.getvalue()
 
 
 def test_the_number_of_members_may_differ(base, tmp_path):

@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from ground import environment
+from ground.terminal import ConfigError
 from tests.jobs import ROOT
 
 SAY = (
@@ -33,10 +36,18 @@ def run(program: str = SAY, **environment: str) -> tuple[int, str, list[str]]:
         ({"JAX_NUM_CPU_DEVICES": "abc"}, ("abc", "jax_num_cpu_devices", "correct")),
         ({"JAX_ENABLE_X64": "perhaps"}, ("perhaps", "JAX_ENABLE_X64", "correct")),
         ({"JAX_DEFAULT_PRNG_IMPL": "dice"}, ("dice", "correct")),
+        (
+            {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+            ("JAX_NUM_CPU_DEVICES=2 and XLA_FLAGS=--xla_force_host_platform_device_count=3", "unset one"),
+        ),
+        (
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=0"},
+            ("XLA_FLAGS=--xla_force_host_platform_device_count=0", "from 1"),
+        ),
         ({"XLA_FLAGS": "--xla_unheard_of=1"}, ("XLA_FLAGS=--xla_unheard_of=1", "correct")),
         ({"JAX_PROCESS_ID": "0"}, ("JAX_PROCESS_ID without", "set all three, or none")),
     ],
-    ids=lambda value: next(iter(value.items()), None) and "=".join(*value.items()) if isinstance(value, dict) else "",
+    ids=lambda value: " ".join(map("=".join, value.items())) if isinstance(value, dict) else "",
 )
 def test_a_wrong_variable_is_one_line(environment, words):
     status, out, errors = run(**environment)
@@ -49,6 +60,25 @@ def test_where_python_has_no_fcntl_it_says_what_would_do():
     status, out, errors = run("import sys\nsys.modules['fcntl'] = None\n" + SAY)
     assert (status, out, len(errors)) == (2, "", 1), errors
     assert "Linux or macOS" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "out of memory (MemoryError); use fewer"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes"),
+            "allocating 9 bytes); use",
+        ),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(error, words):
+    with pytest.raises(ConfigError) as caught, environment.enough_memory():
+        raise error
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), environment.enough_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,26 @@ def test_changed_code_is_not_found_and_comments_docstrings_layout_and_panels_do_
     assert changed(run, "rl")["x"].values.tolist() == [[5.0] * 4]
 
 
+def test_what_was_measured_with_other_code_is_found_and_said_once(tmp_path, monkeypatch, capsys):
+    run = make(tmp_path / "run")
+    told = []
+    with measure.hearing(told.append):
+        first = counted(run)
+        counted(run)
+        assert told == []
+        now = runs.provenance()
+        other = now | {"git": {"commit": "b", "dirty": False, "changes": "00"}, "packages": {"jax": "0.0.1"}}
+        monkeypatch.setattr(measure.runs, "provenance", lambda: other)
+        xr.testing.assert_identical(counted(run), first)
+    (what,) = set(told)
+    assert what.startswith(f"{run.path / 'analysis'}: not measured as now: ")
+    assert f"jax {now['packages']['jax']} → 0.0.1" in what
+    assert what.endswith("; delete it to measure again")
+    counted(run)
+    counted(run)
+    assert capsys.readouterr().err == what + "\n"
+
+
 def test_damaged_files_are_refused_in_one_line(tmp_path):
     run = make(tmp_path / "run")
     measured = counted(run, "rl")
@@ -231,6 +251,12 @@ def test_wrong_questions(run, tmp_path):
         (lambda: counted(run, "rl,"), RunError, "no checkpoint ''"),
         (lambda: counted(run, []), ConfigError, "--checkpoints: names none"),
         (lambda: counted(run, scal=2.0), ConfigError, "--scal: counted has no such option; it has scale, sides"),
+        *(
+            (lambda scale=scale: counted(run, scale=scale), ConfigError, f"--scale={scale:g}: use a finite number")
+            for scale in (float("nan"), float("inf"), 1e39, -1e-46, 1e-300)
+        ),
+        (lambda: counted(run, sides=2**31), ConfigError, f"--sides={2**31}: use a 32-bit integer"),
+        (lambda: counted(run, sides=65_537), ConfigError, "--sides=65537: use 65536 at most"),
         (lambda: whole(run, at_once=1), ConfigError, "--at-once: whole has no such option; it has none"),
         (lambda: counted(tmp_path / "none"), RunError, "no such run directory"),
     ):

@@ -1,5 +1,6 @@
 """Steering: one compiled grid equals interventions made by hand, one at a time, and its memory is bounded."""
 
+import dataclasses
 import functools
 
 import jax
@@ -47,6 +48,8 @@ def test_effects_are_what_a_loop_over_the_choices_says(parameters, seen):
             mold.append(probabilities[is_mold].sum())
         entropy.append(-(probabilities * np.log(probabilities)).sum())
     np.testing.assert_allclose(found, [np.mean(gold), np.mean(mold), np.mean(entropy)], rtol=1e-5)
+    nowhere = dataclasses.replace(seen, neighbours=jnp.full_like(seen.neighbours, tokens.PATH))
+    np.testing.assert_allclose(EFFECTS(parameters, nowhere, Intervention()), [np.nan, np.nan, found[2]])
 
 
 def test_the_neighbours_of_an_episode_are_what_its_tokens_show(seen):

@@ -1,6 +1,7 @@
 """Studies: arms pair by base, runs are shared by what they are, every promise is kept, wrong commands get one line."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -135,6 +136,24 @@ def test_a_study_leaves_what_it_promises(tmp_path, monkeypatch):
     assert runs.open(tmp_path / written["runs"]["one"]["path"]).config == dataclasses.replace(SHORT, seed=3)
     assert all((folder / name).stat().st_size for name in [written["figure"], *written["files"]])
     assert {"git", "packages", "device", "config_hash", "limits", "alt", "criteria", "takeaway"} <= set(written)
+    assert written["git"] == written["judge"]
+    assert written["foreign"] == []
+
+    here = runs.provenance()
+    later = here | {"git": {"commit": "b", "dirty": False, "changes": "00"}, "packages": {"jax": "0.0.1"}}
+    for module in (runs, runs.sessions):
+        monkeypatch.setattr(module, "provenance", lambda: later)
+    console = Console(file=io.StringIO(), width=400)
+    again = study.run(planted(values), "smoke", tmp_path, console, seed=3)
+    made = written["runs"]["one"]
+    assert again["runs"]["one"] == made
+    assert made["git"] == here["git"]
+    assert made["commits"] == [here["git"]["commit"]] * (here["git"]["commit"] is not None)
+    assert (again["git"], again["judge"]) == (None, later["git"])  # no stamp of a commit that did not make the run
+    (line,) = again["foreign"]
+    assert line.startswith(f"{made['path']}: not trained as now: ")
+    assert f"jax {here['packages']['jax']} → 0.0.1" in line
+    assert line in console.file.getvalue()
 
 
 def test_a_study_does_not_judge_arms_that_have_lost_members(tmp_path, monkeypatch):

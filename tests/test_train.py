@@ -224,6 +224,24 @@ def test_all_sessions_of_a_run_are_known_and_count(whole, tmp_path, monkeypatch)
     assert "not as in the session before" not in console.file.getvalue()
 
 
+def test_the_bar_of_a_stage_that_is_done_says_so(whole, tmp_path, monkeypatch):
+    """Also where nothing of a later stage is left to be done."""
+    shown = []
+    progress = train.reporting.progress
+    monkeypatch.setattr(train.reporting, "progress", lambda console: shown.append(progress(console)) or shown[-1])
+    shutil.copytree(whole.path, tmp_path / "run")
+    train.resume(tmp_path / "run", evaluate=False)
+    pretrain, rl = tiny.CONFIG.pretrain.updates, tiny.CONFIG.rl.updates
+    told = [(bar.description, bar.completed, bar.total, bar.fields["speed"]) for bar in shown[-1].tasks]
+    assert told == [("pretrain", pretrain, pretrain, "done"), ("rl", rl, rl, "done")]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "state")  # so that RL is trained anew
+    train.resume(tmp_path / "run", evaluate=False)
+    first, last = shown[-1].tasks
+    assert (first.completed, first.fields["speed"]) == (pretrain, "done")
+    assert last.completed == rl
+    assert last.fields["speed"].endswith("tok/s")
+
+
 def test_runs_of_older_versions_tell_who_made_them(whole, tmp_path):
     shutil.copytree(whole.path, tmp_path / "run")
     (tmp_path / "run" / "sessions.json").unlink()

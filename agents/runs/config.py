@@ -242,12 +242,15 @@ def check(config: Config) -> None:
         stage = getattr(config, section)
         for name, minimum in (("updates", 0), ("chunk", 1), ("episodes", 1)):
             _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
+        _require(stage.episodes <= MOST_EPISODES, config, f"{section}.episodes", f"use at most {MOST_EPISODES:,}")
         _require(
             stage.updates % stage.chunk == 0, config, f"{section}.updates",
             f"use a multiple of {section}.chunk={stage.chunk}",
         )  # fmt: skip
     rl = config.rl
-    _require(rl.epochs >= 1, config, "rl.epochs", "use at least 1")
+    for section in ("pretrain", "sft"):
+        _require(getattr(config, section).warmup >= 0, config, f"{section}.warmup", "use 0 (none) or more")
+    _require(1 <= rl.epochs <= 1024, config, "rl.epochs", "use 1 to 1024")
     _require(rl.minibatches >= 1, config, "rl.minibatches", "use at least 1")
     _require(
         rl.episodes % rl.minibatches == 0, config, "rl.episodes", f"use a multiple of rl.minibatches={rl.minibatches}"
@@ -258,7 +261,7 @@ def check(config: Config) -> None:
         raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
     if rl.shuffle_rewards and rl.episodes == rl.group:
         raise ConfigError(f"--rl.episodes={rl.episodes}: nobody else to be paid for; use at least {2 * rl.group}")
-    _require(rl.staleness >= 0, config, "rl.staleness", "use 0 (none) or more")
+    _require(0 <= rl.staleness <= 1024, config, "rl.staleness", "use 0 (none) to 1024")
     if rl.importance == "decoupled" and rl.staleness == 0:
         raise ConfigError("--rl.importance=decoupled: nothing is stale; add --rl.staleness")
     if rl.imitation == "sft":
@@ -270,6 +273,9 @@ def check(config: Config) -> None:
     if rl.reference == "none" and rl.reference_reset:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
     _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
+    _require(
+        config.evaluation_episodes <= MOST_EPISODES, config, "evaluation_episodes", f"use at most {MOST_EPISODES:,}"
+    )
     _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
     _require(config.pretrain.seed >= 0, config, "pretrain.seed", "use 0 or more")
     _require(config.population.seeds >= 1, config, "population.seeds", "use at least 1")
@@ -290,7 +296,7 @@ def check(config: Config) -> None:
             part = getattr(config, section)
             for name in hyperparameters.names(type(part)):
                 value = member.values.get(f"{section}.{name}", getattr(part, name))
-                _check_range(f"{section}.{name}", value)
+                check_range(f"{section}.{name}", value)
     try:
         config.world_params()
     except ValueError as error:
@@ -306,6 +312,8 @@ _POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e30), "re
 """Divisors, and what the quotients can bear in 32 bits."""
 MOST_MEMBERS = 2**16
 """Members of a population at most; more would fill the memory with their names alone."""
+MOST_EPISODES = 2**20
+"""Episodes played at once at most, and of an evaluation."""
 
 
 def _check_grid(config: Config) -> None:
@@ -326,8 +334,13 @@ def _check_grid(config: Config) -> None:
         )
 
 
-def _check_range(path: str, value: float) -> None:
-    name = path.partition(".")[2]
+def check_range(path: str, value: float) -> None:
+    """Refuse a float that 32 bits cannot hold, or out of the range of what has its name, such as `rl.temperature`.
+
+    Raises:
+        ConfigError: one line that names it, its value and the remedy.
+    """
+    name = path.rpartition(".")[2]
     if not abs(value) <= _LARGEST:
         raise ConfigError(f"--{path}={value:g}: use a finite number of 32 bits")
     if name in _PROBABILITIES and not 0 <= value <= 1:

@@ -4,6 +4,7 @@
 """
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -69,6 +70,16 @@ def _pairs(before: dict[str, Any], now: dict[str, Any], *, known: bool) -> list[
     """Name and values of what both recorded; with `known`, None says that it could not be found out."""
     pairs = [(name, before[name], now[name]) for name in before if name in now]
     return [pair for pair in pairs if not (known and None in pair)]
+
+
+def foreign(path: Path) -> list[str]:
+    """How this process differs from those that have trained a run, as `differences` says it.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    now = provenance()
+    return list(dict.fromkeys(words for session in read(path) for words in differences(session, now)))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -148,8 +159,9 @@ class Session:
         return {"seconds": seconds, "tokens_per_second": rates}
 
 
+@functools.cache
 def _git() -> dict[str, Any]:
-    """Commit of this checkout, whether files differ from it, and a checksum of how; None where unknown."""
+    """Commit of this checkout, whether files differ from it, and a checksum of how; None where unknown. Asked once."""
     root = Path(__file__).resolve().parents[2]
 
     def ask(*arguments: str) -> str | None:

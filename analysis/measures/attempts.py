@@ -5,7 +5,6 @@ share of mazes of which at least a share τ of the attempts succeeds, does not. 
 k (1 − τ)^(k − 1), so most by the unreliable.
 """
 
-import math
 from collections.abc import Mapping
 
 import jax
@@ -13,13 +12,12 @@ import numpy as np
 import xarray as xr
 
 from agents.runs import Run
+from agents.runs import config as configs
 from analysis import estimates, passes
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import measure, once, progress, variable
+from analysis.measure import LIMIT, measure, once, progress, variable
 from ground.terminal import ConfigError
 
-LIMIT = 65_536
-"""Most attempts and most mazes."""
 TAUS = np.arange(1, 11) / 10
 """The τ at which Cover@τ is told."""
 
@@ -72,8 +70,7 @@ def attempts(
     for name, value in (("samples", samples), ("mazes", mazes)):
         if not 1 <= value <= LIMIT:
             raise ConfigError(f"--{name}={value}: use 1 to {LIMIT}")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"--temperature={temperature:g}: use a number above 0")
+    configs.check_range("temperature", temperature)
     first, again = once(run, checkpoint)
     parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params))
     played = passes.measure(run.policy, parameters, run.world, params, mazes, samples, temperature, progress)

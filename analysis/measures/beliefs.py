@@ -10,12 +10,10 @@ import xarray as xr
 from agents.runs import Run
 from analysis import estimates, inference
 from analysis.figures.panels import Curve, Curves, Map, Panel
-from analysis.measure import measure, once, variable
+from analysis.measure import LIMIT, measure, once, variable
 from envs import personas
 from ground.terminal import ConfigError
 
-LIMIT = 65_536
-"""Most episodes."""
 FEW = 20
 """Episodes; where fewer are left the lines of the figure end."""
 BADGES = ("none", *personas.PERSONAS)

@@ -71,8 +71,8 @@ def steering(
     for name, value in (("episodes", episodes), ("play-episodes", play_episodes)):
         if value < 1:
             raise ConfigError(f"--{name}={value}: use at least 1")
-    if not np.all(np.isfinite(strengths)) or 0.0 not in strengths or len(strengths) < 3:
-        raise ConfigError(f"--strengths={list(strengths)}: give at least three numbers, 0 among them")
+    if 0.0 not in strengths or len(np.unique(np.array(strengths, np.float32))) < max(3, len(strengths)):
+        raise ConfigError(f"--strengths={list(strengths)}: give at least three different numbers, 0 among them")
     start, end = ends(run)[0], ends(run)[-1]
     known = concepts(run, dict.fromkeys((start, end)), episodes=extraction_episodes, seed=seed)
     vectors, before = (known["vectors"].sel(checkpoint=name).values for name in (end, start))
