@@ -238,6 +238,7 @@ def check(config: Config) -> None:
             path, value = f"{section}.{field.name}" if section else field.name, getattr(part, field.name)
             if type(value) is int:
                 _require(-(2**31) <= value < 2**31, config, path, "use a 32-bit integer")
+                _require(section != "policy" or value <= LARGEST, config, path, f"use at most {LARGEST:,}")
     for section in SECTIONS[1:]:
         stage = getattr(config, section)
         for name, minimum in (("updates", 0), ("chunk", 1), ("episodes", 1)):
@@ -312,6 +313,8 @@ _POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e30), "re
 """Divisors, and what the quotients can bear in 32 bits."""
 MOST_MEMBERS = 2**16
 """Members of a population at most; more would fill the memory with their names alone."""
+LARGEST = 2**16
+"""Of any size of a policy."""
 MOST_EPISODES = 2**20
 """Episodes played at once at most, and of an evaluation."""
 
