@@ -114,8 +114,8 @@ def show_list(command: List, console: Console) -> int:
 
 def show_run(command: Run, console: Console) -> int:
     """Run a study and print its verdict; or all of them, the cheapest first."""
-    if command.seed < 0:
-        raise ConfigError(f"--seed={command.seed}: use 0 or more")
+    if not 0 <= command.seed < 2**30:
+        raise ConfigError(f"--seed={command.seed}: use 0 to {2**30 - 1}; members count on from there")
     studies = [find(name) for name in (NAMES if command.name == "all" else (command.name,))]
     if command.scale == "smoke":  # compiling is most of it
         jax.config.update("jax_disable_most_optimizations", True)
