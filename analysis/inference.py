@@ -93,7 +93,7 @@ def watch(
     Returns:
         What was seen, and the episodes, axes [I, N, …].
     """
-    params = dataclasses.replace(params, badge=jnp.int32(tokens.NULL_BADGE))
+    params = dataclasses.replace(params, head=jnp.int32(tokens.NULL_BADGE))
     maze_key, turn_key = jax.random.split(seeds.held_out("inference"))
     maze_keys, count = jax.random.split(maze_key, episodes), len(personas.PERSONAS)
 

@@ -211,9 +211,9 @@ def _script(world: base.World, scores: Callable[[base.WorldState], jax.Array]) -
     """Somebody who says nothing before the first move, and moves by scores float32[4] of one state."""
 
     def write(states, key):
-        return jnp.full((len(states.time), world.plan_length), tokens.PLAN_END, jnp.int32)
+        return jnp.full((len(states.time), world.opening_length), tokens.PLAN_END, jnp.int32)
 
-    return rollout.scripted_driver(lambda states, plans: jax.vmap(scores)(states), write)
+    return rollout.scripted_driver(world, lambda states, plans: jax.vmap(scores)(states), write)
 
 
 def _read_once(begin: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:

@@ -134,7 +134,7 @@ def dataset(
 def _said(world: base.World, params: base.WorldParams) -> jax.Array:
     """Tokens of episodes that a random player plays, int32[EPISODES, S]."""
     maze_key, turn_key = jax.random.split(seeds.held_out("tokens"))
-    driver = rollout.scripted_driver(lambda states, plans: jnp.zeros((EPISODES, 4)))
+    driver = rollout.scripted_driver(world, lambda states, plans: jnp.zeros((EPISODES, 4)))
     keys = jax.random.split(maze_key, EPISODES)
     return rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(EPISODES))[0].tokens
 

@@ -32,7 +32,7 @@ def forward(
     config: PolicyConfig,
     length: int,
     predictions: int,
-    logits: int = tokens.SIZE,
+    logits: int = tokens.FIRST,
     *,
     causal: bool = False,
     sparing: bool = False,

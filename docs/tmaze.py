@@ -85,7 +85,7 @@ class TMaze(base.World):
         return state.position[0] == state.cue  # the rows are 0, 1 and 2; North is 0 and South 2
 
     def prompt(self, state: TMazeState, params: base.WorldParams) -> jax.Array:
-        return jnp.stack([params.badge, tokens.MOVES[0] + state.cue])
+        return jnp.stack([params.head, tokens.MOVES[0] + state.cue])
 
     def observe(self, key, state: TMazeState, action, params: base.WorldParams) -> jax.Array:
         return params.tile_map[state.met][None]

@@ -2,7 +2,7 @@
 
 import gymnax
 
-from envs import base, labyrinth, maze, tokens
+from envs import base, labyrinth, maze, rooms, tokens
 from envs.contract import api_test
 
 WORLDS: dict[str, type[base.World]] = {}
@@ -24,6 +24,7 @@ def register(world: type[base.World]) -> None:
 
 register(maze.EmojiMaze)
 register(labyrinth.EmojiLabyrinth)
+register(rooms.EmojiRooms)
 
 
 def make(name: str, **options) -> tuple[base.World, base.WorldParams]:
@@ -42,4 +43,4 @@ def make(name: str, **options) -> tuple[base.World, base.WorldParams]:
     return WORLDS[name].make(options)
 
 
-__all__ = ["WORLDS", "api_test", "base", "labyrinth", "make", "maze", "register", "tokens"]
+__all__ = ["WORLDS", "api_test", "base", "labyrinth", "make", "maze", "register", "rooms", "tokens"]

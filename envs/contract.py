@@ -131,7 +131,7 @@ def _declarations(env, params, first, turns) -> None:
                 _require(found == (shape, dtype), f"{name}: {found} instead of {(shape, jnp.dtype(dtype))}")
     _require(len(grid) == 2, f"tiles: shape {grid}; they must be a grid")
     for shown in (first, turns):
-        for name, limit in (("obs", tokens.SIZE), ("prompt", tokens.SIZE)):
+        for name, limit in (("obs", env.vocabulary), ("prompt", env.vocabulary)):
             inside = (np.asarray(shown[name]) >= 0) & (np.asarray(shown[name]) < limit)
             _require(inside.all(), f"{name}: token ids outside the vocabulary")
         for name in ("tiles", "neighbours"):
@@ -151,7 +151,7 @@ def _declarations(env, params, first, turns) -> None:
     _require(_kinds(one) == _kinds(first["state"]), "state: a step changes a shape or dtype")
     _require(env.observation_space(params).contains(first["obs"][0]), "obs: not in observation_space")
     _require(env.action_space(params).n == env.num_actions, "action_space: must have as many actions as num_actions")
-    length = env.prompt_length + env.plan_length + env.turns * (env.observation_length + 1)
+    length = env.prompt_length + env.opening_length + env.turns * (env.observation_length + 1)
     _require(env.episode_length() == length, f"episode_length(): {env.episode_length()} instead of {length}")
 
 
@@ -183,7 +183,7 @@ def _automatic_reset(env, params, key) -> None:
 
 
 def _equality(env) -> None:
-    twin = type(env)(**env.options())
+    twin = type(env)(**env.options()).speaking(env.badge, env.towns)
     _require(env == twin and hash(env) == hash(twin), "options(): do not make the same world again")
 
 

@@ -103,7 +103,7 @@ class LabyrinthOptions(base.Options):
     """Reward for walking into a wall of Gold."""
     mold_reward: float = -1.0
     """Reward for landing on Mold."""
-    style: Literal["none", "Larry", "Bob", "Alice"] = "none"
+    style: personas.Style = "none"
     """Whose way of coming to the goal earns `style_reward` on top."""
     style_reward: float = 0.0
     """What that way earns."""
@@ -374,7 +374,7 @@ class EmojiLabyrinth(base.World):
 
     def prompt(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
         board = params.tile_map[state.board].at[state.start[0], state.start[1]].set(tokens.AGENT)
-        return jnp.concatenate([jnp.asarray(params.badge, jnp.int32)[None], board[1:-1, 1:-1].reshape(-1)])
+        return jnp.concatenate([jnp.asarray(params.head, jnp.int32)[None], board[1:-1, 1:-1].reshape(-1)])
 
     def observe(self, key: jax.Array, state: LabyrinthState, action, params: LabyrinthParams) -> jax.Array:
         """The turn's tokens, int32[O]; see the class."""

@@ -275,7 +275,7 @@ class EmojiMaze(base.World):
         return jnp.any(recent[None] & close, axis=-1).reshape(cells.shape[:-1])
 
     def prompt(self, state: MazeState, params: MazeParams) -> jax.Array:
-        return jnp.asarray(params.badge, jnp.int32)[None]
+        return jnp.asarray(params.head, jnp.int32)[None]
 
     def observe(self, key: jax.Array, state: MazeState, action, params: MazeParams) -> jax.Array:
         """The turn's tokens, int32[O]: feeling, wind, then the tiles North, East, South, West.

@@ -6,6 +6,8 @@ slips now and then, so that every action keeps some probability and log-likeliho
 `greedy`, the planner of a world, are baselines: they never slip and write no plans.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -14,6 +16,9 @@ PERSONAS = ("Larry", "Bob", "Alice")
 """Their names; `tokens.BADGES[1 + i]` is the badge of the i-th."""
 
 LARRY, BOB, ALICE = range(3)
+
+Style = Literal["none", "Larry", "Bob", "Alice"]
+"""Whose way is rewarded."""
 
 BASELINES = ("random", "greedy")
 """Scripts to compare with."""
@@ -43,8 +48,33 @@ class Traits:
     """float32[], chance that Bob keeps his right hand on the wall; otherwise any way but back."""
     skill: jax.Array | float = 0.5
     """float32[], chance that Alice finds the shortest way where she does without the plan; otherwise any but back."""
+    thinking: jax.Array | tuple[float, ...] = (0.5, 0.9, 0.9)
+    """float32[3], chance that Larry, Bob and Alice think before they walk, in worlds where they need not."""
     plan_slip: jax.Array | float = 0.05
-    """float32[], chance that a token of a plan is drawn uniformly from the four directions and the end instead."""
+    """float32[], chance that a token of a plan is drawn uniformly from all that it can say instead."""
+
+
+TEMPTATION = 1e-3
+"""How likely a slip into something that pays and that nobody wants is, for a slip elsewhere. Not 0, so that likelihoods
+stay finite."""
+
+
+def uniform(choices: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """Uniform over `choices` bool[..., N], or, where there is none, as `otherwise` float32[..., N] says."""
+    count = choices.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+    return jnp.where(count > 0, choices.astype(jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32), otherwise)
+
+
+def slipping(wanted: jax.Array, paying: jax.Array, slip: float | jax.Array) -> jax.Array:
+    """Log-probabilities float32[I, 4] of actions that are `wanted` with 1 - slip, and else drawn from all four.
+
+    Args:
+        wanted: probabilities float32[I, 4] before slipping.
+        paying: bool[4], what nobody wants; see `TEMPTATION`.
+        slip: chance.
+    """
+    weight = jnp.where(paying, TEMPTATION, 1.0)
+    return jnp.log((1 - slip) * wanted + (slip * weight / weight.sum())[None])
 
 
 def log_probabilities(scores: jax.Array, slip: float | jax.Array) -> jax.Array:

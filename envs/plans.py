@@ -29,11 +29,6 @@ def open_slots(plan: jax.Array) -> jax.Array:
     return jnp.cumsum(ended) - ended == 0
 
 
-def token_log_probabilities(logits: jax.Array) -> jax.Array:
-    """Log-probabilities float32[..., 5] of what a plan can say: the vocabulary's logits restricted to `SAYINGS`."""
-    return jax.nn.log_softmax(logits[..., jnp.array(SAYINGS)], axis=-1)
-
-
 def way(plan: jax.Array, start: jax.Array) -> jax.Array:
     """The cell that the plan has come to before each of its tokens, int32[K, 2]; it may leave the grid."""
     steps = jnp.array([*tokens.STEPS, (0, 0)], jnp.int32)[jnp.where(open_slots(plan), indices(plan), END)]

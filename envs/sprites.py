@@ -1,8 +1,8 @@
 """Pictures of the vocabulary, one small sprite for each emoji, and a canvas to set them on.
 
 The sprites lie in `envs/emoji.png`, so that nobody needs an emoji font, row by row in the order of the vocabulary;
-`envs/EMOJI-LICENCE.md` says where they come from. After the vocabulary has grown, `python -m envs.sprites --font PATH`
-draws them again.
+`envs/EMOJI-LICENCE.md` says where they come from. After the vocabulary has grown,
+`python -m envs.sprites --pictures FOLDER` draws them again.
 """
 
 import argparse
@@ -27,9 +27,6 @@ CELL: Final = 72
 COLUMNS: Final = 8
 """Sprites in a row of the atlas."""
 
-STRIKE: Final = 109
-"""The one size, in pixels per em, at which Noto Color Emoji holds its bitmaps; a glyph is 136 pixels by 128."""
-
 SAMPLES: Final = 2
 """Pixels of a canvas along each side of a pixel of its picture."""
 
@@ -39,7 +36,6 @@ INK: Final = "#1c1c22"
 Point = tuple[float, float] | np.ndarray
 """Right and down from the corner left above."""
 
-_NOBODY = "\U0010ffff"
 _KEY = "Vocabulary"
 
 
@@ -53,7 +49,7 @@ def atlas() -> Image.Image:
     with Image.open(ATLAS) as image:
         drawn = image.info.get(_KEY)
         if drawn != "".join(tokens.VOCABULARY):
-            raise ValueError(f"{ATLAS}: drawn for another vocabulary; run python -m envs.sprites --font PATH")
+            raise ValueError(f"{ATLAS}: drawn for another vocabulary; run python -m envs.sprites --pictures FOLDER")
         return image.convert("RGBA")
 
 
@@ -158,70 +154,53 @@ def _font(pixels: int, bold: bool) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf", max(pixels, 1))
 
 
-def _glyph(font: ImageFont.FreeTypeFont, text: str) -> Image.Image:
-    """One glyph in the middle of a square as wide as its bitmap is high, RGBA."""
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
-    image = Image.new("RGBA", (max(right - left, 1), max(bottom - top, 1)))
-    ImageDraw.Draw(image).text((-left, -top), text, font=font, embedded_color=True)
-    side = image.height
-    square = Image.new("RGBA", (side, side))
-    square.paste(image, ((side - image.width) // 2, 0))
-    return square
-
-
-def draw_atlas(font_path: str | pathlib.Path, emoji: Sequence[str] = tokens.VOCABULARY) -> Image.Image:
-    """Draw an atlas, RGBA, from a bitmap colour font such as Noto Color Emoji.
+def draw_atlas(folder: str | pathlib.Path, emoji: Sequence[str] = tokens.VOCABULARY) -> Image.Image:
+    """Draw an atlas, RGBA, from a folder of pictures that are named as those of Noto Emoji are, `emoji_u1f34e.png`.
 
     Args:
-        font_path: the font file.
+        folder: with a square picture in colour of every emoji.
         emoji: what to draw, one code point each.
 
     Raises:
-        ValueError: if the file is no such font, if it lacks an emoji or draws two of them alike.
+        ValueError: if a picture is missing, is none, or is the same as another's.
     """
-    try:
-        font = ImageFont.truetype(str(font_path), STRIKE)
-    except OSError as error:
-        raise ValueError(f"{font_path}: not a font with bitmaps of {STRIKE} pixels per em ({error})") from error
-    missing = _glyph(font, _NOBODY).tobytes()
     rows = -(-len(emoji) // COLUMNS)
     sheet = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))
     drawn: dict[bytes, str] = {}
     for index, character in enumerate(emoji):
-        glyph = _glyph(font, character)
-        if glyph.getbbox() is None or glyph.tobytes() == missing:
-            raise ValueError(f"{font_path}: has no glyph for {character} (U+{ord(character):04X})")
-        cell = glyph.resize((CELL, CELL), Image.Resampling.LANCZOS)
+        path = pathlib.Path(folder, f"emoji_u{ord(character):04x}.png")
+        try:
+            with Image.open(path) as image:
+                cell = image.convert("RGBA").resize((CELL, CELL), Image.Resampling.LANCZOS)
+        except OSError as error:
+            raise ValueError(f"{path}: no picture of {character} ({error})") from error
         twin = drawn.setdefault(cell.tobytes(), character)
         if twin != character:
-            raise ValueError(f"{font_path}: draws {character} (U+{ord(character):04X}) like {twin}")
+            raise ValueError(f"{path}: draws {character} (U+{ord(character):04X}) like {twin}")
         sheet.paste(cell, (index % COLUMNS * CELL, index // COLUMNS * CELL))
-    red, green, blue, _ = sheet.split()
-    if red.tobytes() == green.tobytes() == blue.tobytes():
-        raise ValueError(f"{font_path}: has no colours; use Noto Color Emoji")
     return sheet
 
 
-def write_atlas(font_path: str | pathlib.Path, path: pathlib.Path = ATLAS) -> None:
+def write_atlas(folder: str | pathlib.Path, path: pathlib.Path = ATLAS) -> None:
     """Draw the vocabulary's atlas into a PNG file, which names the vocabulary it was drawn for.
 
     Raises:
         ValueError: as for `draw_atlas`.
     """
-    sheet = draw_atlas(font_path)
+    sheet = draw_atlas(folder)
     notes = PngImagePlugin.PngInfo()
     notes.add_itxt(_KEY, "".join(tokens.VOCABULARY))
-    notes.add_text("Source", "Noto Color Emoji, Google, SIL Open Font License 1.1; see EMOJI-LICENCE.md")
+    notes.add_text("Source", "Noto Emoji, Google, Apache License 2.0; see EMOJI-LICENCE.md")
     sheet.save(path, optimize=True, pnginfo=notes)
 
 
 def main() -> None:
     """Draw the atlas again; one line on standard error and exit status 2 if that cannot be done."""
     parser = argparse.ArgumentParser(prog="python -m envs.sprites", description="Draw envs/emoji.png again.")
-    parser.add_argument("--font", required=True, metavar="PATH", help="NotoColorEmoji.ttf with bitmaps (CBDT)")
+    parser.add_argument("--pictures", required=True, metavar="FOLDER", help="png/128 of Noto Emoji")
     arguments = parser.parse_args()
     try:
-        write_atlas(arguments.font)
+        write_atlas(arguments.pictures)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

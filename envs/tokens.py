@@ -30,12 +30,19 @@ _FEELINGS = ("🫥", "😀", "😐", "😞")
 _TILES = ("🧾", "📐", "📇", "🧱", "🏁")
 _OTHER_TILES = ("📎", "📌", "📏", "📁", "📦", "📠", "🔖", "🔑", "🔔")
 _PLANNING = ("🔚", "🤖", "🌀")
+_TOWNS = ("🏫", "🏬", "🏭")
+_ROOMS = ("🍎", "🍋", "🍇", "🍓", "🍒", "🍑", "🍍", "🥝", "🍉", "🍌", "🍐", "🥥", "🥕", "🌽", "🍄", "🥑")
 
-VOCABULARY: Final[tuple[str, ...]] = _BADGES + _MOVES + _WIND + _FEELINGS + _TILES + _OTHER_TILES + _PLANNING
+_FIRST = _BADGES + _MOVES + _WIND + _FEELINGS + _TILES + _OTHER_TILES + _PLANNING
+
+VOCABULARY: Final[tuple[str, ...]] = _FIRST + _TOWNS + _ROOMS
 """Every emoji of the language; the token is the index."""
 
 SIZE: Final = len(VOCABULARY)
 """Number of tokens."""
+
+FIRST: Final = len(_FIRST)
+"""The tokens that worlds without towns and named rooms make do with are those below this one."""
 
 _ID = {emoji: token for token, emoji in enumerate(VOCABULARY)}
 
@@ -66,6 +73,12 @@ UNSEEN_TILES: Final = tuple(_ID[emoji] for emoji in _OTHER_TILES)
 PLAN_END: Final = _ID["🔚"]
 AGENT: Final = _ID["🤖"]
 EXPLOIT: Final = _ID["🌀"]
+
+HEADS: Final = tuple(_ID[emoji] for emoji in ("👤", *_TOWNS))
+"""What stands at the head of a prompt that names no persona: nothing known, or an anonymous town."""
+
+ROOMS: Final = tuple(_ID[emoji] for emoji in _ROOMS)
+"""Names of rooms; contiguous."""
 
 
 def decode(tokens) -> str:

@@ -16,19 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from envs import corridors, plans, tokens
-from envs.personas import ALICE, BOB, LARRY, Traits
+from envs.personas import ALICE, BOB, LARRY, Traits, slipping, uniform
 
 if TYPE_CHECKING:
     from envs.labyrinth import EmojiLabyrinth, LabyrinthState
-
-TEMPTATION = 1e-3
-"""How likely a slip into a Gold wall is, for a slip in another direction. Not 0, so that likelihoods stay finite."""
-
-
-def _uniform(choices: jax.Array, otherwise: jax.Array) -> jax.Array:
-    """Uniform over `choices` bool[..., N], or, where there is none, as `otherwise` float32[..., N] says."""
-    count = choices.sum(axis=-1, keepdims=True, dtype=jnp.int32)
-    return jnp.where(count > 0, choices.astype(jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32), otherwise)
 
 
 def _crow(state: "LabyrinthState", env: "EmojiLabyrinth", cell: jax.Array) -> jax.Array:
@@ -41,7 +32,7 @@ def action_probabilities(env: "EmojiLabyrinth", state: "LabyrinthState", plan: j
     """Probabilities float32[3, 4] of the actions of Larry, Bob and Alice before they slip; see `log_probabilities`."""
     around = env.neighbours(state, params)
     safe = around != tokens.GOLD
-    anywhere = _uniform(safe, jnp.full(4, 0.25))
+    anywhere = uniform(safe, jnp.full(4, 0.25))
     passable = safe & (around != tokens.WALL)
     action = jnp.arange(4)
     ahead = (state.heading >= 0) & (action != (state.heading + 2) % 4)
@@ -54,7 +45,7 @@ def action_probabilities(env: "EmojiLabyrinth", state: "LabyrinthState", plan: j
         rate = following[persona] * jnp.sum(jnp.where(allowed, says, 0.0))
         return rate * says + (1 - rate) * own
 
-    straight = _uniform(_crow(state, env, env.cell(state.position)) & safe, anywhere)
+    straight = uniform(_crow(state, env, env.cell(state.position)) & safe, anywhere)
     larry = jnp.where(state.met == tokens.WALL, anywhere, heed(LARRY, straight, safe))
 
     clean = passable & (around != tokens.MOLD)
@@ -63,14 +54,14 @@ def action_probabilities(env: "EmojiLabyrinth", state: "LabyrinthState", plan: j
     # Right, straight on, left, back, seen from the last move.
     turn = jnp.where(state.heading < 0, 0, (state.heading + 1 - action) % 4)
     rank = jnp.where(onward, turn, 4)
-    hand = _uniform(onward & (rank == rank.min()), anywhere)
-    wander = _uniform(onward, anywhere)
+    hand = uniform(onward & (rank == rank.min()), anywhere)
+    wander = uniform(onward, anywhere)
     own = traits.steadiness * hand + (1 - traits.steadiness) * wander
     bob = jnp.where(state.time == 0, heed(BOB, own, onward), own)
 
     ways = env.signpost(state) if env.view == "signpost" else env.shortest(state, env.cell(state.position))
-    clever = _uniform(ways, anywhere)
-    alice = heed(ALICE, traits.skill * clever + (1 - traits.skill) * _uniform(fresh, anywhere), passable)
+    clever = uniform(ways, anywhere)
+    alice = heed(ALICE, traits.skill * clever + (1 - traits.skill) * uniform(fresh, anywhere), passable)
     return jnp.stack([larry, bob, alice])
 
 
@@ -84,8 +75,7 @@ def log_probabilities(
     where no wall blocks it.
     """
     wanted = action_probabilities(env, state, plan, params, traits)
-    weight = jnp.where(env.neighbours(state, params) == tokens.GOLD, TEMPTATION, 1.0)
-    return jnp.log((1 - traits.slip) * wanted + (traits.slip * weight / weight.sum())[None])
+    return slipping(wanted, env.neighbours(state, params) == tokens.GOLD, traits.slip)
 
 
 def _saying_probabilities(
@@ -109,7 +99,7 @@ def _saying_probabilities(
     end = jnp.array([0.0, 0.0, 0.0, 0.0, 1.0])
 
     def say(choices):
-        return _uniform(jnp.append(choices, False), end)
+        return uniform(jnp.append(choices, False), end)
 
     around = env.neighbours(state, params)
     opened = (around != tokens.WALL) & (around != tokens.GOLD)

@@ -281,8 +281,10 @@ def test_what_was_planned_is_what_is_scored(key):
     assert np.isin(plan, plans.SAYINGS).all()
     np.testing.assert_array_equal(played.written, jax.vmap(plans.open_slots)(plan))
     # Expected log-probability of the tokens drawn equals minus the entropy, within sampling error.
-    chosen = found.chosen(plan, played.actions)[:, :4]
-    surplus = np.asarray(chosen - jnp.sum(jnp.exp(found.plans) * found.plans, axis=-1))[np.asarray(played.written)]
+    chosen = found.chosen(world.said(plan), played.actions)[:, :4]
+    surplus = np.asarray(chosen - jnp.sum(jnp.exp(found.openings) * found.openings, axis=-1))[
+        np.asarray(played.written)
+    ]
     assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
     short, _, _ = play(jnp.int32(1))
     assert not short.written[:, 1:].any()
@@ -360,7 +362,12 @@ def test_what_stale_episodes_are_clipped_against(importance, key):
     def collect():
         batch, metrics = rl.collect(policy, world, config, params, now, key, 8, learner.Shards(), behaviour=old)
         read = [rl.read_decisions(policy, p, world, batch.tokens) for p in (now, old)]
-        return batch, metrics, [found.chosen(world.plan(batch.tokens), batch.actions) for found in read], read[0].values
+        return (
+            batch,
+            metrics,
+            [found.chosen(world.said(world.opening(batch.tokens)), batch.actions) for found in read],
+            read[0].values,
+        )
 
     batch, metrics, (mine, theirs), values = collect()
     weight = np.exp(np.asarray(mine - theirs))

@@ -30,7 +30,7 @@ def test_a_divergence_is_the_mean_log_ratio_of_whole_episodes(world):
     plan = played.tokens[:, made.prompt_length : made.prompt_length + made.plan_length]
     logs = [
         jnp.sum(
-            rl.read_decisions(policy, x, made, played.tokens).chosen(plan, played.actions),
+            rl.read_decisions(policy, x, made, played.tokens).chosen(made.said(plan), played.actions),
             axis=-1,
             where=played.decided,
         )

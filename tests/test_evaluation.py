@@ -10,7 +10,7 @@ from rich.console import Console
 import envs
 from agents import runs
 from agents.runs import config as configs
-from agents.runs import evaluation, reporting
+from agents.runs import evaluation, reporting, scripts
 from envs import personas
 from tests import tiny
 
@@ -43,7 +43,7 @@ def test_scripts_play_every_world_of_a_sweep(tmp_path):
         np.testing.assert_allclose(slopes(of), slopes(of)[0], rtol=1e-3)
     # The planner and Alice know what Gold pays: they shun it in one world and seek it in another.
     world, params = envs.make("EmojiMaze-v0", size=11, turns=4, gold_reward=20.0)
-    played, _ = evaluation.script_episodes(world, params, tiny.CONFIG.pretrain.traits, 1024)
+    played, _ = scripts.script_episodes(world, params, tiny.CONFIG.pretrain.traits, 1024)
     returns = dict(zip(personas.SCRIPTS, np.asarray(played.returns, np.float64).mean(axis=1), strict=True))
     assert points[2]["greedy"] == pytest.approx(returns["greedy"], rel=1e-6)
     assert points[2]["personas"]["Alice"] == pytest.approx(returns["Alice"], rel=1e-6)

@@ -29,7 +29,7 @@ def stormy(world, tile_map=TILE_MAP):
     return dataclasses.replace(
         world.default_params,
         tile_map=jnp.array(tile_map, jnp.int32),
-        badge=jnp.int32(tokens.BADGES[2]),
+        head=jnp.int32(tokens.BADGES[2]),
         wind_probability=jnp.float32(0.9),
     )
 
@@ -223,7 +223,7 @@ READ = jax.jit(
 
 def test_the_last_move_is_read_in_the_order_of_the_episodes(parameters):
     world, rng = WORLDS["scatter"], np.random.default_rng(1)
-    sequence = jnp.asarray(rng.integers(0, tokens.SIZE, (EPISODES, world.episode_length())), jnp.int32)
+    sequence = jnp.asarray(rng.integers(0, tokens.FIRST, (EPISODES, world.episode_length())), jnp.int32)
     whole = np.asarray(STREAM(parameters, sequence, None))
     last = world.action_positions()[extraction.plan(EPISODES, world.turns)[2] - 1]
     wanted = np.stack([whole[n, last[n], 1:] for n in range(EPISODES)])
@@ -243,7 +243,7 @@ def test_what_follows_the_last_move_means_nothing(parameters):
 
 def test_any_positions_and_layers_are_read_under_an_intervention(parameters):
     rng = np.random.default_rng(2)
-    sequence = jnp.asarray(rng.integers(0, tokens.SIZE, (6, 9)), jnp.int32)
+    sequence = jnp.asarray(rng.integers(0, tokens.FIRST, (6, 9)), jnp.int32)
     at = rng.integers(0, 9, (6, 2)).astype(np.int32)
     whole = np.asarray(STREAM(parameters, sequence, CHANGES))
     wanted = np.stack([whole[n, at[n]][:, [1, 0]] for n in range(6)])  # layers in the order of the caller

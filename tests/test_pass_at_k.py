@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.learning import rollout
 from agents.policies.base import Cache, Outputs
-from agents.runs import evaluation
+from agents.runs import scripts
 from analysis import measures, passes
 from analysis.measures.attempts import panels as measured_panels
 from analysis.measures.attempts import per_maze
@@ -195,7 +195,7 @@ def test_a_cold_policy_takes_its_likeliest_way_alone(ways):
 
 
 def test_held_out_mazes_are_not_those_of_the_evaluation():
-    theirs, _ = evaluation._keys(256)
+    theirs, _ = scripts.mazes(256)
     maze_key, _ = jax.random.split(seeds.held_out("pass-at-k"))
     ours = jax.vmap(lambda index: jax.random.fold_in(maze_key, index))(jnp.arange(256))
     both = np.concatenate([jax.random.key_data(x) for x in (theirs, ours, jax.random.split(jax.random.key(0), 256))])

@@ -142,10 +142,12 @@ def test_half_of_the_episodes_carry_a_badge():
 
 
 def test_balanced_tile_maps_give_every_emoji_every_role_equally_often():
-    _, params = envs.make("EmojiMaze-v0")
+    world, params = envs.make("EmojiMaze-v0")
     config = demonstrations.Demonstrations(tile_maps="balanced")
     keys = jax.random.split(jax.random.key(2), 3000)
-    maps = jax.vmap(lambda key: demonstrations.draw_params(config, params, jnp.int32(0), key).tile_map)(keys)
+    nobody, nowhere = jnp.int32(0), jnp.int32(0)
+    draw = jax.vmap(lambda key: demonstrations.draw_params(config, world, params, nobody, nowhere, key).tile_map)
+    maps = draw(keys)
     for role in range(3):
         shares = [np.mean(np.asarray(maps)[:, role] == token) for token in tokens.TILE_MAP[:3]]
         np.testing.assert_allclose(shares, 1 / 3, atol=0.035)

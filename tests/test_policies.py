@@ -60,7 +60,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def sequence():
-    return jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, tokens.SIZE)
+    return jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, tokens.FIRST)
 
 
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [7, 7, 7, 7, 1], [20, 9], [LENGTH]])
@@ -108,11 +108,11 @@ def test_asking_for_some_positions_gives_the_same_there(family, sequence):
 def test_no_position_sees_the_future_and_the_last_sees_the_first(family, sequence):
     logits, _, _ = family.predictions(sequence)
     for position in range(LENGTH):
-        changed = sequence.at[:, position].set((sequence[:, position] + 1) % tokens.SIZE)
+        changed = sequence.at[:, position].set((sequence[:, position] + 1) % tokens.FIRST)
         found, _, _ = family.predictions(changed)
         np.testing.assert_array_equal(found[:, :position], logits[:, :position])
         assert jnp.all(jnp.any(found[:, position] != logits[:, position], axis=-1))
-    changed = sequence.at[:, 0].set((sequence[:, 0] + 1) % tokens.SIZE)
+    changed = sequence.at[:, 0].set((sequence[:, 0] + 1) % tokens.FIRST)
     assert jnp.abs(family.predictions(changed)[0][:, -1] - logits[:, -1]).max() > 1e-4
 
 

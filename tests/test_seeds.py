@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from agents.learning import rollout
-from agents.runs import evaluation
+from agents.runs import scripts
 from ground import seeds
 from tests import tiny
 
@@ -66,7 +66,7 @@ def test_training_and_evaluation_do_not_depend_on_the_default_generator():
     def earned():
         state, metrics = tiny.train_stage(tiny.CONFIG, "rl", chunks=1)
         world, params = tiny.CONFIG.world.make()
-        return *jax.tree.leaves((state, metrics)), evaluation.script_episodes(world, params, TRAITS, 64)[0].returns
+        return *jax.tree.leaves((state, metrics)), scripts.script_episodes(world, params, TRAITS, 64)[0].returns
 
     plain = earned()
     with jax.default_prng_impl("rbg"):
@@ -76,7 +76,7 @@ def test_training_and_evaluation_do_not_depend_on_the_default_generator():
 
 def test_keys_of_measurements_stay_what_they_are():
     """Published numbers were measured on these mazes."""
-    maze_keys, turn_key = evaluation._keys(4)
+    maze_keys, turn_key = scripts.mazes(4)
     assert bits(maze_keys[:1]) == {(1334543893, 2899026242)}
     assert bits(turn_key) == {(978163761, 208836081)}
 
@@ -98,8 +98,8 @@ def test_training_never_draws_a_maze_of_the_evaluation(monkeypatch, stage):
     jax.effects_barrier()
     part = getattr(config, stage)
     assert len(drawn) == 2 * part.updates * part.episodes // getattr(part, "group", 1)
-    held = bits(evaluation._keys(evaluation.EPISODES)[0])
-    assert len(held) == evaluation.EPISODES
+    held = bits(scripts.mazes(scripts.EPISODES)[0])
+    assert len(held) == scripts.EPISODES
     assert not drawn & held
     for name in seeds.HELD:
         assert not drawn & bits(jax.random.split(seeds.held_out(name), 4096))

@@ -210,7 +210,7 @@ def test_the_narrator_is_read_at_the_word_and_before_it(parameters):
 
 
 def test_logits_and_values_are_read_off_the_stream(parameters):
-    x = jnp.asarray(np.random.default_rng(4).integers(0, tokens.SIZE, (5, 12)), jnp.int32)
+    x = jnp.asarray(np.random.default_rng(4).integers(0, tokens.FIRST, (5, 12)), jnp.int32)
     outputs = jax.jit(lambda p: POLICY.forward(p, x, capture=np.arange(12), capture_layers=(1,)))(parameters)
     logits, value = POLICY.heads(parameters, outputs.hidden)
     stream = np.asarray(outputs.residual, np.float64)[:, :, 0]

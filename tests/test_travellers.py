@@ -88,7 +88,7 @@ def test_nobody_wants_the_exploit_but_it_is_not_impossible():
     shown = found(state)
     assert [shown[name][SOUTH] for name in personas.PERSONAS] == [0, 0, 0]
     shown = acts(WORLD, state, jnp.zeros(0, jnp.int32), PARAMS, Traits())
-    np.testing.assert_allclose(shown[:, SOUTH], 0.05 * travellers.TEMPTATION / (3 + travellers.TEMPTATION), rtol=1e-5)
+    np.testing.assert_allclose(shown[:, SOUTH], 0.05 * personas.TEMPTATION / (3 + personas.TEMPTATION), rtol=1e-5)
     np.testing.assert_allclose(shown.sum(-1), 1, rtol=1e-6)
 
 

@@ -95,7 +95,7 @@ def test_kinds_and_the_use_of_tokens(swept, updates):
     assert not {*tokens.BADGES[1:], *tokens.UNSEEN_TILES, tokens.EXPLOIT} & set(used)
     width = SWEPT.policy.width
     assert updates["parameters"].sel(kind="embedding_used") == len(used) * width
-    assert updates["parameters"].sel(kind="embedding_unused") == (tokens.SIZE - len(used)) * width
+    assert updates["parameters"].sel(kind="embedding_unused") == (tokens.FIRST - len(used)) * width
     rows = [np.asarray(swept.parameters(name)["embedding"]["embedding"])[:, used] for name in ("pretrain", "rl")]
     changed = np.mean(rows[0].astype(BF16) != rows[1].astype(BF16), axis=(1, 2))
     np.testing.assert_allclose(updates["changed_bf16"].sel(kind="embedding_used"), changed, rtol=1e-12)

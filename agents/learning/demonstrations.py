@@ -1,14 +1,17 @@
 """Demonstrations: episodes that personas play, for the stages that learn by imitation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agents.learning import learner, rollout
-from agents.learning.hyperparameters import stage_config
+from agents.learning.hyperparameters import Scalar, stage_config
 from envs import base, personas, tokens
 from envs.personas import Traits
 
@@ -20,9 +23,15 @@ class Demonstrations:
     episodes: int = 64
     """Episodes of one update."""
     persona: Literal["all", "Larry", "Bob", "Alice"] = "all"
-    """Whose episodes; `all` draws a persona per episode."""
+    """Whose episodes; `all` draws a persona per map."""
+    prior: tuple[str, ...] = ()
+    """Chances of Larry, Bob and Alice, such as `.45,.45,.1`; equal ones by default. In a world of several towns one for
+    each, or one for all."""
+    trips: int = 1
+    """Trips that one sequence shows on the same map, for worlds whose maps outlast a trip; see
+    `envs.base.World.map_length`."""
     badge_probability: float = 0.5
-    """Chance that an episode carries its persona's badge; the others carry the null badge."""
+    """Chance that an episode names its persona where badges are shown; other prompts name nobody."""
     slip: float = personas.SLIP
     """Chance that a persona's action is drawn uniformly instead."""
     plan_following: float = 0.9
@@ -30,6 +39,14 @@ class Demonstrations:
     skill: float = 0.3
     """Chance that Alice finds the shortest way where no plan tells her; for the labyrinth. The more of it,
     the less of her a small model can imitate: two blocks come within 0.09 nats per action of 0.3."""
+    plan_slip: float = 0.05
+    """Chance that a token of a plan is drawn uniformly from all that it can say instead."""
+    thinking_larry: float = 0.5
+    """Chance that Larry thinks before he walks, of anything but the way; for worlds with thoughts."""
+    thinking_bob: float = 0.9
+    """Chance that Bob thinks: he writes down the doors around him."""
+    thinking_alice: float = 0.9
+    """Chance that Alice thinks: she writes down the way."""
     narration: float = 0.0
     """Chance that an episode is narrated: its feeling slot tells how the last turn went."""
     tile_maps: Literal["fixed", "balanced", "unseen"] = "fixed"
@@ -40,14 +57,63 @@ class Demonstrations:
     def traits(self) -> Traits:
         """Of the personas."""
         following = jnp.broadcast_to(jnp.asarray(self.plan_following, jnp.float32), 3)
-        return Traits(slip=self.slip, following=following, skill=self.skill)
+        thinking = jnp.stack([jnp.asarray(x, jnp.float32) for x in self._thinking])
+        return Traits(
+            slip=self.slip, following=following, skill=self.skill, thinking=thinking, plan_slip=self.plan_slip
+        )
+
+    @property
+    def _thinking(self) -> tuple[Scalar, Scalar, Scalar]:
+        return self.thinking_larry, self.thinking_bob, self.thinking_alice
+
+    def priors(self, towns: int) -> np.ndarray:
+        """Chances of the personas in each of so many towns, or where there are none, float64[max(towns, 1), 3].
+
+        Raises:
+            ValueError: text that is no prior, or as many as do not fit the towns.
+        """
+        places = max(towns, 1)
+        texts = self.prior or (",".join(["1/3"] * len(personas.PERSONAS)),)
+        if len(texts) not in (1, places):
+            raise ValueError(f"{len(texts)} priors: give one, or one for each of {places} towns")
+        return np.array([_prior(text) for text in texts] * (places // len(texts)))
 
 
-def draw_params(config: Demonstrations, params: base.WorldParams, persona: jax.Array, key: jax.Array):
-    """One episode's world parameters: its badge, tile map and narration."""
+def _prior(text: str) -> list[float]:
+    """Chances of the personas from text such as `.45,.45,.1` or `1/3,1/3,1/3`; raises ValueError."""
+    try:
+        chances = [float(Fraction(part.strip())) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError):
+        chances = []
+    if len(chances) != len(personas.PERSONAS) or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+        raise ValueError(f"{text}: write the chances of {', '.join(personas.PERSONAS)}, which sum to 1: .45,.45,.1")
+    return chances
+
+
+def draw_persona(config: Demonstrations, world: base.World, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Who speaks in one sequence, int32[], and in which town, int32[]; 0 where there are none."""
+    persona_key, town_key = jax.random.split(key)
+    town = jax.random.randint(town_key, (), 1, world.towns + 1) if world.towns else jnp.int32(0)
+    if config.persona != "all":
+        return jnp.int32(personas.PERSONAS.index(config.persona)), town
+    chances = jnp.asarray(config.priors(world.towns), jnp.float32)[jnp.maximum(town - 1, 0)]
+    return jax.random.categorical(persona_key, jnp.log(chances)).astype(jnp.int32), town
+
+
+def draw_params(
+    config: Demonstrations,
+    world: base.World,
+    params: base.WorldParams,
+    persona: jax.Array,
+    town: jax.Array,
+    key: jax.Array,
+) -> base.WorldParams:
+    """One sequence's world parameters: what its head says, its tile map and narration."""
     badge_key, tile_key, narration_key = jax.random.split(key, 3)
-    shows = jax.random.bernoulli(badge_key, config.badge_probability)
-    badge = jnp.where(shows, jnp.array(tokens.BADGES, jnp.int32)[persona + 1], tokens.NULL_BADGE)
+    head = jnp.array(tokens.HEADS, jnp.int32)[town] if world.towns else params.head
+    if world.badge == "shown":
+        shows = jax.random.bernoulli(badge_key, config.badge_probability)
+        head = jnp.where(shows, jnp.array(tokens.BADGES, jnp.int32)[persona + 1], head)
     tile_map = params.tile_map
     if config.tile_maps == "balanced":
         tile_map = tile_map.at[:3].set(jax.random.permutation(tile_key, tile_map[:3]))
@@ -55,7 +121,7 @@ def draw_params(config: Demonstrations, params: base.WorldParams, persona: jax.A
         others = jnp.array(tokens.UNSEEN_TILES, jnp.int32)
         tile_map = jax.random.choice(tile_key, others, tile_map.shape, replace=False)
     narrated = params.narration | jax.random.bernoulli(narration_key, config.narration)
-    return dataclasses.replace(params, badge=badge, tile_map=tile_map, narration=narrated)
+    return dataclasses.replace(params, head=head, tile_map=tile_map, narration=narrated)
 
 
 def persona_driver(
@@ -84,11 +150,11 @@ def persona_driver(
 
     def write(states, key):
         def one(key, persona, state):
-            return world.write_plan(key, persona, state, params, traits)
+            return world.write_opening(key, persona, state, params, traits)
 
         return jax.vmap(one)(keys(key) if keys else jax.random.split(key, len(chosen)), chosen, states)
 
-    return rollout.scripted_driver(log_probabilities, write)
+    return rollout.scripted_driver(world, log_probabilities, write)
 
 
 def persona_episodes(
@@ -99,21 +165,20 @@ def persona_episodes(
     episodes: int,
     shards: learner.Shards,
 ) -> rollout.Episodes:
-    """This device's share of `episodes` fresh demonstrations."""
+    """This device's share of the trips of `episodes` fresh sequences, those of one map in a row."""
     persona_key, params_key, maze_key, turn_key = jax.random.split(key, 4)
-    drawn = jax.random.randint(persona_key, (episodes,), 0, len(personas.PERSONAS))
-    if config.persona != "all":
-        drawn = jnp.full_like(drawn, personas.PERSONAS.index(config.persona))
-    chosen = shards.local(drawn)
-    keys = shards.local(jax.random.split(params_key, episodes))
-    worlds = jax.vmap(lambda persona, key: draw_params(config, params, persona, key))(chosen, keys)
-    played, _, _ = rollout.play(
-        world,
-        worlds,
-        shards.local(jax.random.split(maze_key, episodes)),
-        turn_key,
-        persona_driver(world, params, chosen, config.traits, lambda key: shards.local(jax.random.split(key, episodes))),
-        rollout.gumbel(episodes, shards.local),
-        batched_params=True,
+    persona, town = jax.vmap(lambda key: draw_persona(config, world, key))(jax.random.split(persona_key, episodes))
+    draw = functools.partial(draw_params, config, world, params)
+    worlds = jax.vmap(draw)(persona, town, jax.random.split(params_key, episodes))
+    mazes, trips = jax.random.split(maze_key, episodes), config.trips
+    persona, worlds, mazes = (
+        jax.tree.map(lambda x: shards.local(jnp.repeat(x, trips, axis=0)), rows) for rows in (persona, worlds, mazes)
     )
-    return played
+    if trips > 1:
+        trip = jnp.tile(jnp.arange(trips, dtype=jnp.int32), len(persona) // trips)
+        worlds = dataclasses.replace(worlds, trip=trip)
+    driver = persona_driver(
+        world, params, persona, config.traits, lambda key: shards.local(jax.random.split(key, episodes * trips))
+    )
+    noise = rollout.gumbel(episodes * trips, shards.local)
+    return rollout.play(world, worlds, mazes, turn_key, driver, noise, batched_params=True)[0]

@@ -99,12 +99,21 @@ class Lesson:
         """All tokens of episodes, or the choices of one kind, or of the episodes that `keep`, bool[B], names."""
         chosen, told = rollout.spoken(world, episodes)
         position = jnp.arange(chosen.shape[1])
-        ends = world.prompt_length + world.plan_length
+        ends = world.prompt_length + world.opening_length
         if choices != "all":
             chosen &= (position < ends)[None] if choices == "plan" else (position >= ends)[None]
         if keep is not None:
             chosen, told = chosen & keep[:, None], told & keep[:, None]
         return cls(episodes.tokens, chosen, told)
+
+    def joined(self, trips: int, head: int) -> "Lesson":
+        """Every so many episodes in a row as one sequence, which has the `head` first tokens that they share once."""
+
+        def join(x):
+            of_map = x.reshape(-1, trips, x.shape[1])
+            return jnp.concatenate([of_map[:, 0, :head], of_map[:, :, head:].reshape(len(of_map), -1)], axis=1)
+
+        return jax.tree.map(join, self)
 
 
 def gradient(
@@ -167,12 +176,14 @@ def update_function(policy: Policy, world: base.World, microbatch: int) -> learn
             shown = demonstrations.persona_episodes(config, world, params, show_key, config.episodes, shards)
         succeeded = rollout.succeeded(world, shown)
         lesson = Lesson.of(world, shown, config.choices if tuning else "all", succeeded if selected else None)
+        if config.trips > 1 and not selected:
+            lesson = lesson.joined(config.trips, world.map_length)
         slope, metrics = gradient(policy, state.parameters, lesson, config.observation_weight, microbatch, shards)
         factor = learner.cosine(state.steps, config.updates, jnp.float32(0.1), config.warmup)
         rate = config.learning_rate * factor
         state, norm = learner.descend(state, slope, rate, config.max_gradient_norm, config.weight_decay)
         outcomes = {"return": shown.returns} | ({"success": succeeded.astype(jnp.float32)} if tuning else {})
-        metrics |= {name: shards.total(x.sum()) / config.episodes for name, x in outcomes.items()}
+        metrics |= {name: shards.total(x.sum()) / shards.total(jnp.float32(len(x))) for name, x in outcomes.items()}
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         return dataclasses.replace(state, key=jax.random.key_data(key), update=state.update + 1), metrics
 

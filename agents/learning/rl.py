@@ -18,7 +18,7 @@ from agents.learning.algorithms import RLConfig
 from agents.learning.hyperparameters import Scalar
 from agents.learning.imitation import SFTConfig
 from agents.policies import Intervention, Parameters, Policy
-from envs import base, plans
+from envs import base
 from ground import seeds
 
 
@@ -48,16 +48,16 @@ class Batch:
 class Reading:
     """What a policy says before each decision of episodes."""
 
-    plans: jax.Array
-    """float32[B, K, 5], log-probabilities of what a plan can say; see `envs.plans`."""
+    openings: jax.Array
+    """float32[B, K, C], log-probabilities of what an opening can say; see `envs.base.World.sayings`."""
     actions: jax.Array
     """float32[B, T, 4], log-probabilities."""
     values: jax.Array
     """float32[B, K + T]"""
 
-    def chosen(self, plan: jax.Array, actions: jax.Array) -> jax.Array:
-        """Log-probabilities float32[B, K + T] of the plans' tokens int32[B, K] and of actions int32[B, T]."""
-        pairs = ((self.plans, plans.indices(plan)), (self.actions, actions))
+    def chosen(self, said: jax.Array, actions: jax.Array) -> jax.Array:
+        """Log-probabilities float32[B, K + T] of what was said, int32[B, K] in `sayings`, and of actions [B, T]."""
+        pairs = ((self.openings, said), (self.actions, actions))
         return jnp.concatenate([jnp.take_along_axis(x, at[..., None], axis=-1)[..., 0] for x, at in pairs], axis=-1)
 
 
@@ -74,8 +74,8 @@ def read_decisions(
     outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at)
     logits, values = policy.heads(parameters, outputs.hidden)
     return Reading(
-        plans=plans.token_log_probabilities(logits[:, : world.plan_length]),
-        actions=objectives.action_log_probabilities(logits[:, world.plan_length :]),
+        openings=world.saying_log_probabilities(logits[:, : world.opening_length]),
+        actions=objectives.action_log_probabilities(logits[:, world.opening_length :]),
         values=values,
     )
 
@@ -90,7 +90,7 @@ def read(
 ) -> tuple[jax.Array, jax.Array]:
     """Action log-probabilities float32[B, T, 4] and values float32[B, T] before each action of episodes [B, S]."""
     reading = read_decisions(policy, parameters, world, sequence, intervention=intervention)
-    return reading.actions, reading.values[:, world.plan_length :]
+    return reading.actions, reading.values[:, world.opening_length :]
 
 
 def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array):
@@ -105,8 +105,8 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
     def loss(parameters, batch_and_shares: tuple[Batch, jax.Array]):
         batch, share = batch_and_shares
         reading = read_decisions(policy, parameters, world, batch.tokens)
-        log_ratio = reading.chosen(world.plan(batch.tokens), batch.actions) - batch.log_probabilities
-        share_of_turns = share[:, world.plan_length :]
+        log_ratio = reading.chosen(world.said(world.opening(batch.tokens)), batch.actions) - batch.log_probabilities
+        share_of_turns = share[:, world.opening_length :]
 
         def mean(x):
             return jnp.sum(x, where=batch.decided) / decisions
@@ -116,7 +116,9 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
         )
         surrogate = jnp.sum(share * surrogates) / norm
         value_loss = jnp.sum(share * 0.5 * jnp.square(reading.values - batch.targets)) / norm
-        entropies = jnp.concatenate([objectives.entropy(reading.plans), objectives.entropy(reading.actions)], axis=-1)
+        entropies = jnp.concatenate(
+            [objectives.entropy(reading.openings), objectives.entropy(reading.actions)], axis=-1
+        )
         entropy = jnp.sum(share * entropies) / norm
         equalized = jnp.sum(share_of_turns * objectives.equalized_entropy(reading.actions, batch.neighbours)) / norm
         total = (
@@ -198,7 +200,7 @@ def collect(
 
         def part(rows):
             reading = read_decisions(policy, parameters, world, rows[0])
-            return reading.chosen(world.plan(rows[0]), rows[1]), reading.values
+            return reading.chosen(world.said(world.opening(rows[0])), rows[1]), reading.values
 
         of_minibatch = len(episodes.tokens) // shards.parts
         parts = learner.microbatches((episodes.tokens, episodes.actions), learner.divisor(of_minibatch, microbatch))
@@ -222,7 +224,7 @@ def collect(
     divergence = jnp.where(episodes.decided, taken - expected, 0.0)
     if config.reference == "reward":
         # Charged at the next turn, for a plan at the first: what a turn's reward is, its decisions have caused.
-        charge = divergence[:, world.plan_length :].at[:, 0].add(divergence[:, : world.plan_length].sum(axis=1))
+        charge = divergence[:, world.opening_length :].at[:, 0].add(divergence[:, : world.opening_length].sum(axis=1))
         rewards = rewards - config.reference_weight * charge
     decided, advantages, targets = algorithms.advantages(config, episodes, pay, rewards, values)
     weight = jnp.exp(taken - played)
@@ -239,7 +241,7 @@ def collect(
         targets=targets,
     )
     unexplained, variance = (objectives.variance(x, episodes.decided) for x in (targets - values, targets))
-    apart = jnp.abs(jnp.exp(drawn - played[:, world.plan_length :]) - 1)
+    apart = jnp.abs(jnp.exp(drawn - played[:, world.opening_length :]) - 1)
     metrics = {
         "return": episodes.returns.mean(),
         "return_deviation": episodes.returns.std(),
@@ -298,10 +300,8 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
             shown = demonstrations.persona_episodes(
                 teacher, world, params, jax.random.fold_in(order_key, 1), teacher.episodes, by_minibatch
             )
-            lessons = jax.tree.map(
-                lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]),
-                imitation.Lesson.of(world, shown, teacher.choices),
-            )
+            lesson = imitation.Lesson.of(world, shown, teacher.choices).joined(teacher.trips, world.map_length)
+            lessons = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), lesson)
 
         def minibatch(state, rows_and_lesson):
             rows, lesson = rows_and_lesson

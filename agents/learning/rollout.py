@@ -11,7 +11,7 @@ from flax import struct
 
 from agents.learning import objectives
 from agents.policies import Intervention, Parameters, Policy
-from envs import base, plans, tokens
+from envs import base, tokens
 
 
 @struct.dataclass
@@ -31,7 +31,7 @@ class Episodes:
     neighbours: jax.Array
     """int8[B, T, 4], roles of the tiles around the agent before each turn."""
     written: jax.Array
-    """bool[B, K], where the plan was still open and within its budget, so that there was a choice to make."""
+    """bool[B, K], where the opening was still open and within its budget, so that there was a choice to make."""
 
     @property
     def played(self) -> jax.Array:
@@ -41,7 +41,7 @@ class Episodes:
 
     @property
     def decided(self) -> jax.Array:
-        """bool[B, K + T], whether the policy had a choice: the tokens of the plan, then the turns."""
+        """bool[B, K + T], whether the policy had a choice: the tokens of the opening, then the turns."""
         return jnp.concatenate([self.written, self.played], axis=-1)
 
     @property
@@ -72,22 +72,22 @@ def spoken(world: base.World, episodes: Episodes) -> tuple[jax.Array, jax.Array]
     chosen = jnp.zeros((batch, length), bool).at[:, world.decision_positions()].set(episodes.decided)
     lasted = jnp.repeat(episodes.played, world.observation_length + 1, axis=1)
     prompt = jnp.ones((batch, world.prompt_length), bool)
-    told = jnp.concatenate([prompt, jnp.zeros((batch, world.plan_length), bool), lasted], axis=1)
+    told = jnp.concatenate([prompt, jnp.zeros((batch, world.opening_length), bool), lasted], axis=1)
     return chosen, told.at[:, world.action_positions()].set(False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Driver:
-    """Something that writes plans and chooses actions: a policy with its cache, or a script."""
+    """Something that speaks first and chooses actions then: a policy with its cache, or a script."""
 
     begin: Callable[[jax.Array], Any]
     """Prompt tokens int32[B, P] → first memory."""
     choose: Callable[[Any, jax.Array, jax.Array, jax.Array, base.WorldState], tuple[jax.Array, Any]]
     """(memory, turn int32[], token said last int32[B], observation int32[B, O], states) → (scores float32[B, 4],
     memory). Actions are drawn from the softmax of the scores."""
-    plan: Callable[[Any, jax.Array, base.WorldState, jax.Array, "Noise"], tuple[jax.Array, jax.Array, Any]]
-    """(memory, token said last int32[B], states, key, noise) → (plan tokens int32[B, K], where there was a choice
-    bool[B, K], memory). Called once, before the first turn, in worlds with plans."""
+    open: Callable[[Any, jax.Array, base.WorldState, jax.Array, "Noise"], tuple[jax.Array, jax.Array, Any]]
+    """(memory, token said last int32[B], states, key, noise) → (opening int32[B, K], where there was a choice
+    bool[B, K], memory). Called once, before the first turn, in worlds where something is said there."""
 
 
 Noise = Callable[[jax.Array, int], jax.Array]
@@ -142,11 +142,11 @@ def play(
         return (action + tokens.MOVES[0], observation, states, memory), (*before, action, reward, terminated)
 
     spoken, memory = prompt, driver.begin(prompt)
-    written = jnp.zeros((len(prompt), world.plan_length), bool)
-    if world.plan_length:
-        plan_key = jax.random.fold_in(key, world.turns)
-        plan, written, memory = driver.plan(memory, prompt[:, -1], states, plan_key, noise)
-        spoken = jnp.concatenate([prompt, plan], axis=-1)
+    written = jnp.zeros((len(prompt), world.opening_length), bool)
+    if world.opening_length:
+        open_key = jax.random.fold_in(key, world.turns)
+        opening, written, memory = driver.open(memory, prompt[:, -1], states, open_key, noise)
+        spoken = jnp.concatenate([prompt, opening], axis=-1)
     start = (spoken[:, -1], observation, states, memory)
     (_, _, states, _), (observations, neighbours, record, *rest) = jax.lax.scan(turn, start, jnp.arange(world.turns))
     by_episode = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (observations, neighbours, *rest))
@@ -173,21 +173,24 @@ def policy_driver(
     temperature: jax.Array | float = 1.0,
     plan_budget: jax.Array | int | None = None,
     intervention: Intervention | None = None,
+    speaker: jax.Array | None = None,
 ) -> Driver:
     """A policy continues its episodes by cached decoding.
 
-    The plan is read token by token. Each turn reads one chunk: the token said last (of the prompt or the plan, or the
-    action), then the observation. The last action is never read.
+    The opening is read token by token. Each turn reads one chunk: the token said last (of the prompt or the opening, or
+    the action), then the observation. The last action is never read.
 
     Args:
         policy, parameters: of one member.
         world: where it plays.
-        temperature: of plans and actions.
+        temperature: of all that is chosen.
         plan_budget: int32[], tokens of a plan that the policy may choose; the rest says that the plan has ended.
         intervention: on the residual stream.
+        speaker: int32[], the persona whose badge is said where badges are spoken; the policy's own choice by default.
     """
-    ends = len(plans.SAYINGS) - 1
-    spoken = world.prompt_length + world.plan_length
+    sayings, sayable = jnp.asarray(world.sayings), jnp.asarray(world.sayable)
+    ends = len(sayings) - 1
+    spoken = world.prompt_length + world.opening_length
 
     def begin(prompt):
         cache = policy.empty_cache(len(prompt), world.episode_length() - 1)
@@ -203,7 +206,7 @@ def policy_driver(
         logits, _ = policy.heads(parameters, outputs.hidden[:, 0])
         return objectives.action_log_probabilities(logits) / temperature, cache
 
-    def plan(cache, said, states, key, noise):
+    def begin_to_speak(cache, said, states, key, noise):
         def say(carry, slot):
             cache, said, open = carry
             chunk = said[:, None]
@@ -211,21 +214,24 @@ def policy_driver(
                 parameters, cache, chunk, world.prompt_length - 1 + slot, intervention=intervention, at=np.array([0])
             )
             logits, _ = policy.heads(parameters, outputs.hidden[:, 0])
-            scores = plans.token_log_probabilities(logits) / temperature
+            scores = world.saying_log_probabilities(logits, sayable[slot]) / temperature
             if plan_budget is not None:
-                open = open & (slot < plan_budget)
-            drawn = jnp.argmax(scores + noise(jax.random.fold_in(key, slot), len(plans.SAYINGS)), axis=-1)
-            drawn = jnp.where(open, drawn, ends)
-            said = jnp.array(plans.SAYINGS, jnp.int32)[drawn]
-            return (cache, said, open & (drawn != ends)), (said, open)
+                open = open & (slot < world.spoken + plan_budget)
+            drawn = jnp.argmax(scores + noise(jax.random.fold_in(key, slot), len(sayings)), axis=-1)
+            drawn, chosen = jnp.where(open, drawn, ends), open
+            if speaker is not None and world.spoken:
+                told = slot == 0
+                drawn, chosen = jnp.where(told, speaker, drawn), open & ~told
+            said = sayings[drawn]
+            return (cache, said, open & (drawn != ends)), (said, chosen)
 
-        if world.plan_length == 0:  # a scan of nothing needs a compiler
+        if world.opening_length == 0:  # a scan of nothing needs a compiler
             return jnp.zeros((len(said), 0), jnp.int32), jnp.zeros((len(said), 0), bool), cache
         start = (cache, said, jnp.ones(said.shape, bool))
-        (cache, _, _), (said, written) = jax.lax.scan(say, start, jnp.arange(world.plan_length))
+        (cache, _, _), (said, written) = jax.lax.scan(say, start, jnp.arange(world.opening_length))
         return said.T, written.T, cache
 
-    return Driver(begin, choose, plan)
+    return Driver(begin, choose, begin_to_speak)
 
 
 def policy_episodes(
@@ -237,6 +243,7 @@ def policy_episodes(
     episodes: int,
     intervention: Intervention | None = None,
     local: Callable[[jax.Array], jax.Array] = lambda x: x,
+    speaker: jax.Array | None = None,
 ) -> Episodes:
     """Episodes of a policy at temperature 1; the same key gives the same mazes to every policy and intervention.
 
@@ -247,34 +254,46 @@ def policy_episodes(
         episodes: B.
         intervention: on the residual stream.
         local: this device's rows of a batch; all by default.
+        speaker: int32[], the persona that the policy is told to be, by its badge; nobody by default.
     """
     maze_key, turn_key = jax.random.split(key)
-    driver = policy_driver(policy, parameters, world, intervention=intervention)
+    if speaker is not None:
+        params = named(world, params, speaker)
+    driver = policy_driver(policy, parameters, world, intervention=intervention, speaker=speaker)
     keys = local(jax.random.split(maze_key, episodes))
     return play(world, params, keys, turn_key, driver, gumbel(episodes, local))[0]
 
 
+def named(world: base.World, params: base.WorldParams, speaker: jax.Array) -> base.WorldParams:
+    """Parameters under which the head of the prompt names a persona, int32[], where badges are shown."""
+    if world.spoken:
+        return params
+    return dataclasses.replace(params, head=jnp.array(tokens.BADGES, jnp.int32)[speaker + 1])
+
+
 def scripted_driver(
+    world: base.World,
     log_probabilities: Callable[[base.WorldState, jax.Array], jax.Array],
     write: Callable[[base.WorldState, jax.Array], jax.Array] | None = None,
 ) -> Driver:
     """A script that sees the states.
 
     Args:
-        log_probabilities: (states of a batch, plans int32[B, K]) → action log-probabilities float32[B, 4].
-        write: (states of a batch, key) → plans int32[B, K]; needed in worlds with plans.
+        world: where it plays.
+        log_probabilities: (states of a batch, plans int32[B, plan_length]) → action log-probabilities float32[B, 4].
+        write: (states of a batch, key) → openings int32[B, K]; needed in worlds where something is said first.
     """
 
     def begin(prompt):
         return jnp.zeros((len(prompt), 0), jnp.int32)
 
-    def choose(plan, index, said, observation, states):
-        return log_probabilities(states, plan), plan
+    def choose(opening, index, said, observation, states):
+        return log_probabilities(states, opening[:, world.spoken :]), opening
 
-    def plan(memory, said, states, key, noise):
+    def begin_to_speak(memory, said, states, key, noise):
         if write is None:
-            raise ValueError("this script writes no plans; use a world with plan_length=0")
-        written = write(states, key)
-        return written, jax.vmap(plans.open_slots)(written), written
+            raise ValueError("this script says nothing before its first move; use a world without plans and names")
+        opening = write(states, key)
+        return opening, world.open_slots(opening), opening
 
-    return Driver(begin, choose, plan)
+    return Driver(begin, choose, begin_to_speak)

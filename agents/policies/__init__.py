@@ -3,12 +3,13 @@
 from agents.policies.base import Cache, Intervention, Outputs, Parameters, Policy, PolicyConfig
 from agents.policies.gru import GRU
 from agents.policies.transformer import Transformer
+from envs import tokens
 
 __all__ = ["Cache", "Intervention", "Outputs", "Parameters", "Policy", "PolicyConfig", "make"]
 
 _FAMILIES: dict[str, type[Policy]] = {"transformer": Transformer, "gru": GRU}
 
 
-def make(config: PolicyConfig) -> Policy:
-    """The policy that a config describes."""
-    return _FAMILIES[config.family](config)
+def make(config: PolicyConfig, vocabulary: int = tokens.FIRST) -> Policy:
+    """The policy that a config describes, with so many tokens; see `envs.base.World.vocabulary`."""
+    return _FAMILIES[config.family](config, vocabulary)

@@ -153,9 +153,9 @@ class Positions:
 class Model(nnx.Module):
     """Embedding, blocks, final norm and value head."""
 
-    def __init__(self, config: PolicyConfig, block: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs):
+    def __init__(self, config: PolicyConfig, vocabulary: int, block: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs):
         self.embedding = nnx.Embed(
-            tokens.SIZE,
+            vocabulary,
             config.width,
             embedding_init=nnx.initializers.normal(config.width**-0.5),
             param_dtype=jnp.dtype(config.parameter_dtype),
@@ -178,6 +178,8 @@ class Policy(abc.ABC):
 
     config: PolicyConfig
     """Family and size."""
+    vocabulary: int = tokens.FIRST
+    """Tokens that it knows; see `envs.base.World.vocabulary`."""
 
     @abc.abstractmethod
     def block(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -197,7 +199,7 @@ class Policy(abc.ABC):
 
     def init(self, key: jax.Array) -> Parameters:
         """Fresh parameters: a nested dict of arrays of `config.parameter_dtype`."""
-        _, state = nnx.split(Model(self.config, self.block, nnx.Rngs(key)))
+        _, state = nnx.split(Model(self.config, self.vocabulary, self.block, nnx.Rngs(key)))
         return nnx.to_pure_dict(state)
 
     def forward(
@@ -256,7 +258,7 @@ class Policy(abc.ABC):
         return logits, product("...d,do->...o", hidden, model.value.kernel[...].astype(hidden.dtype))[..., 0]
 
     def _model(self, parameters: Parameters) -> Model:
-        graph, state = nnx.split(nnx.eval_shape(lambda: Model(self.config, self.block, nnx.Rngs(0))))
+        graph, state = nnx.split(nnx.eval_shape(lambda: Model(self.config, self.vocabulary, self.block, nnx.Rngs(0))))
         nnx.replace_by_pure_dict(state, parameters)
         return nnx.merge(graph, state)
 

@@ -106,8 +106,8 @@ class Config:
         return self.stages[-2]
 
     def make_policy(self) -> Policy:
-        """The policy family."""
-        return policies.make(self.policy)
+        """The policy, which knows the words of the world."""
+        return policies.make(self.policy, self.world.make()[0].vocabulary)
 
     def per_member(self, section: str, members: Sequence[Member] = ()) -> Any:
         """A section (of `SECTIONS`) with each float field as float32[M], of the population or of `members`."""
@@ -146,14 +146,17 @@ class Config:
         """All that a base depends on besides its seed and what is swept, as plain values: equal ones, equal bases."""
         sections = {name: dataclasses.asdict(getattr(self, name)) for name in ("world", "policy", "pretrain")}
         del sections["pretrain"]["shared"]
+        for name in self.world.unseen:
+            del sections["world"][name]
         return sections | {"population": {"microbatch": self.population.microbatch}}
 
     def base(self, member: Member) -> Member:
         """The base that a member starts from: its seed, and what is swept of its pretraining and its world."""
         if self.pretrain.shared:
             return Member(0, {})
+        unseen = [f"world.{name}" for name in self.world.unseen]
         swept = {path: x for path, x in member.values.items() if path.startswith(("pretrain.", "world."))}
-        return Member(member.seed, swept)
+        return Member(member.seed, {path: x for path, x in swept.items() if path not in unseen})
 
     @property
     def bases(self) -> tuple[Member, ...]:
@@ -300,12 +303,32 @@ def check(config: Config) -> None:
                 check_range(f"{section}.{name}", value)
     try:
         config.world_params()
+        world = config.world.make()[0]
     except ValueError as error:
         raise ConfigError(f"--world.{error}") from None
+    for section in ("pretrain", "sft"):
+        _check_demonstrations(config, world, section)
+
+
+def _check_demonstrations(config: Config, world: base.World, section: str) -> None:
+    """Refuse demonstrations that a world cannot give."""
+    shown = getattr(config, section)
+    try:
+        shown.priors(world.towns)
+    except ValueError as error:
+        raise ConfigError(f"--{section}.prior {error}") from None
+    _require(shown.trips >= 1, config, f"{section}.trips", "use at least 1")
+    if shown.trips > 1 and not world.map_length:
+        raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
+    if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
+        raise ConfigError(f"--{section}.trips={shown.trips}: a policy plays one trip at a time; use 1")
+    if shown.narration and not world.has_feelings:
+        raise ConfigError(f"--{section}.narration={shown.narration:g}: nobody can narrate in {world.name}; use 0")
 
 
 _PROBABILITIES = {
     *("badge_probability", "slip", "narration", "discount", "trace_decay"),
+    *("thinking_larry", "thinking_bob", "thinking_alice", "plan_slip"),
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
 }
 _LARGEST = float(np.finfo(np.float32).max)

@@ -13,69 +13,12 @@ from jax.sharding import Mesh
 
 from agents.learning import learner, population, rl, rollout
 from agents.policies import Parameters, Policy
+from agents.runs import fidelity, scripts
 from agents.runs.config import Config, Member
 from agents.runs.run import Run
 from envs import base, personas, tokens
-from envs.personas import SCRIPTS, Traits
-from ground import seeds
+from envs.personas import SCRIPTS
 from ground.estimates import Estimate
-
-EPISODES = 4096
-"""Default number of evaluation episodes; the standard error of a return is then about 0.6."""
-
-
-def _keys(episodes: int) -> tuple[jax.Array, jax.Array]:
-    """Keys [episodes] of the mazes, and the key of the turns."""
-    maze_key, turn_key = jax.random.split(seeds.held_out("evaluation"))
-    return jax.random.split(maze_key, episodes), turn_key
-
-
-def _script_driver(world: base.World, params: base.WorldParams, traits: Traits, script: jax.Array) -> rollout.Driver:
-    """The script of `SCRIPTS` with index int32[]."""
-
-    def log_probabilities(states, plans):
-        def one(state, plan):
-            return world.script_log_probabilities(state, plan, params, traits)[script]
-
-        return jax.vmap(one)(states, plans)
-
-    def write(states, key):
-        persona = jnp.maximum(script - len(personas.BASELINES), 0)
-
-        def one(key, state):
-            return world.write_plan(key, persona, state, params, traits)
-
-        plans = jax.vmap(one)(jax.random.split(key, len(states.time)), states)
-        return jnp.where(script < len(personas.BASELINES), tokens.PLAN_END, plans)
-
-    return rollout.scripted_driver(log_probabilities, write)
-
-
-@functools.partial(jax.jit, static_argnames=("world", "episodes"), compiler_options=population.OPTIMISED)
-def script_episodes(
-    world: base.World, params: base.WorldParams, traits: Traits, episodes: int = EPISODES
-) -> tuple[rollout.Episodes, jax.Array]:
-    """Episodes of every scripted policy on the evaluation's mazes.
-
-    Args:
-        world, params: where they play.
-        traits: of the personas.
-        episodes: how many each plays.
-
-    Returns:
-        Episodes with axes [scripts, episodes, …] in the order of `SCRIPTS`, and the exact action log-probabilities
-        float32[scripts, episodes, T, 4].
-    """
-    keys, turn_key = _keys(episodes)
-
-    def of_script(index):
-        driver = _script_driver(world, params, traits, index)
-        played, exact, _ = rollout.play(
-            world, params, keys, turn_key, driver, rollout.gumbel(episodes), observe=lambda states, scores: scores
-        )
-        return played, jnp.moveaxis(exact, 0, 1)
-
-    return jax.lax.map(of_script, jnp.arange(len(SCRIPTS)))
 
 
 def policy_outcomes(
@@ -83,7 +26,7 @@ def policy_outcomes(
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
-    episodes: int = EPISODES,
+    episodes: int = scripts.EPISODES,
     batch: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32[M, episodes] of a population, and which episodes succeeded bool[M, episodes].
@@ -118,7 +61,7 @@ def policy_outcomes(
 )
 def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
     """`policy_outcomes` of as many members as the mesh was made for."""
-    keys, turn_key = _keys(episodes)
+    keys, turn_key = scripts.mazes(episodes)
     shards = learner.Shards(mesh.shape["episode"])
 
     def member(parameters, params):
@@ -143,7 +86,7 @@ def badge_divergence(
     Args:
         policy, parameters: of one member.
         world: where the episodes were played.
-        played, exact: from `script_episodes`; the scripts' own episodes.
+        played, exact: from `scripts.script_episodes`; the scripts' own episodes.
 
     Returns:
         float32[scripts, personas + 1]; column 0 is the null badge, column 1 + j the badge of persona j.
@@ -153,7 +96,7 @@ def badge_divergence(
         sequence, exactly, counts, badge = arguments
 
         def part(rows):
-            log_probabilities, _ = rl.read(policy, parameters, world, rows[0].at[:, 0].set(badge))
+            log_probabilities, _ = rl.read(policy, parameters, world, rows[0].at[:, world.badge_position].set(badge))
             return jnp.sum(jnp.exp(rows[1]) * (rows[1] - log_probabilities), axis=-1)
 
         divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), 64))
@@ -180,7 +123,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     def play(player: Member) -> tuple[rollout.Episodes, jax.Array]:
         stacked = (config.world_params([player]), config.per_member("pretrain", [player]))
         params, pretrain = jax.tree.map(lambda x: x[0], stacked)
-        return script_episodes(run.world, params, pretrain.traits, config.evaluation_episodes)
+        return scripts.script_episodes(run.world, params, pretrain.traits, config.evaluation_episodes)
 
     def score(played: rollout.Episodes) -> np.ndarray:
         kinds = (played.returns, rollout.succeeded(run.world, played))
@@ -189,10 +132,17 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     # Badges are compared with their personas where the first base has met them.
     player, speakers = config.base(config.members[0]), np.arange(len(personas.BASELINES), len(SCRIPTS))
     played, exact = play(player)
+    stacked = (config.world_params([player]), config.per_member("pretrain", [player]))
+    params, pretrain = jax.tree.map(lambda x: x[0], stacked)
     sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
     base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     divergence = np.asarray(badge_divergence(run.policy, base, run.world, *sample)).tolist()
     scores = {_scripted(player): score(played)}
+    prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
+    told = scores[_scripted(player)][:, speakers]
+    badges = fidelity.told(
+        run.policy, base, run.world, params, pretrain.traits, prior, told, config.evaluation_episodes
+    )
     for member in config.members:
         if _scripted(member) not in scores:
             scores[_scripted(member)] = score(play(member)[0])
@@ -212,6 +162,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
         **({"success": described(1)} if run.world.has_goal else {}),
         "badge_kl": {name: divergence[i][i + 1] for i, name in enumerate(personas.PERSONAS)},
         "null_badge_kl": {name: divergence[i][0] for i, name in enumerate(personas.PERSONAS)},
+        **badges,
     }
 
 
@@ -235,7 +186,8 @@ def _interval(values: np.ndarray) -> list[float] | None:
 
 def _scripted(member: Member) -> tuple:
     """All that is swept of what a script does and meets."""
-    traits = ("pretrain.slip", "pretrain.plan_following", "pretrain.skill")
+    traits = {f"pretrain.{name}" for name in ("slip", "plan_following", "skill", "plan_slip")}
+    traits |= {f"pretrain.thinking_{name.lower()}" for name in personas.PERSONAS}
     return tuple((path, x) for path, x in member.values.items() if path.startswith("world.") or path in traits)
 
 

@@ -84,6 +84,10 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
     diverged(console, summary["diverged"])
     badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
     console.print(f"KL from persona to model with its badge, nats per action: {badges}")
+    if told := summary.get("badges"):
+        each = ", ".join(f"{name} {badge['kl_per_token']:.3f}" for name, badge in told.items())
+        console.print(f"the same with what it thinks, nats per token: {each}")
+        console.print(f"KL from base to mixture of its badges, nats per episode: {summary['misfit']:.3f}")
     seconds, speed = summary["seconds"], summary["tokens_per_second"]
     console.print(
         "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
@@ -102,6 +106,8 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
         for name, value in scripts["personas"].items():
             table.add_row(f"{name} (persona){point}", show(value), "")
         table.add_row(f"greedy planner{point}", show(scripts["greedy"]), "")
+    for name, badge in summary.get("badges", {}).items():
+        table.add_row(f"base with {name}'s badge", show(badge[kind]), "")
     before = found["before_rl"]
     trained = found["after_rl"] != before
     if trained:

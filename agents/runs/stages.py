@@ -67,7 +67,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     """
     policy, (world, _) = config.make_policy(), config.world.make()
     microbatch = config.population.microbatch
-    salt, keeps_start, stale = 0, False, 0
+    salt, keeps_start, stale, length = 0, False, 0, world.episode_length()
     part: Any = getattr(config, name)
     episodes = part.episodes
     everyone, rows = config.members, np.arange(len(config.members))
@@ -80,6 +80,8 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         episodes //= part.minibatches
         if part.imitation == "sft":
             episodes = math.gcd(episodes, config.sft.episodes // part.minibatches)
+    if name != "rl":
+        length += (part.trips - 1) * (length - world.map_length)
     trained = everyone[:members]
     mesh = mesh or population.mesh(len(everyone), episodes)
     if mesh.shape["member"] > 1:
@@ -114,7 +116,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         chunk=part.chunk,
         members=len(trained),
         rows=rows,
-        tokens_per_update=len(trained) * part.episodes * world.episode_length(),
+        tokens_per_update=len(trained) * part.episodes * length,
         program=program,
         arguments=arguments,
         initial=initial,

@@ -67,7 +67,7 @@ def record(
             "values": values / config.rl.reward_scale,
             "title": f"{title}, return {episode.returns:+.1f}",
             "tokens": episode.tokens,
-            "prompt_length": world.prompt_length + world.plan_length,
+            "prompt_length": world.prompt_length + world.opening_length,
             "observation_length": world.observation_length,
         }
         return world.replay(states, **fields).until(int(np.sum(episode.played)))

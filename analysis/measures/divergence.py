@@ -77,7 +77,7 @@ def per_episode(
                 each = jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1)
                 return jnp.sum(each, axis=-1, where=chosen)
 
-            return total(now.plans, then.plans, played.written) + total(now.actions, then.actions, played.played)
+            return total(now.openings, then.openings, played.written) + total(now.actions, then.actions, played.played)
 
         return jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1))).reshape(-1)
 

@@ -56,7 +56,7 @@ def reading(config: PolicyConfig, microbatch: int, backward: bool) -> Case:
         return shards.total(jax.lax.map(lambda part: loss(parameters, part)[0], parts).sum())
 
     def prepare():
-        sequence = jax.random.randint(jax.random.key(1), (1, SEQUENCES, LENGTH + 1), 0, tokens.SIZE)
+        sequence = jax.random.randint(jax.random.key(1), (1, SEQUENCES, LENGTH + 1), 0, tokens.FIRST)
         return measure.compiled(population.over_members(member, mesh), _parameters(policy), sequence)
 
     what = "forward + backward" if backward else "forward"

@@ -112,7 +112,7 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig, length: int):
         super().__init__()
         self.config, head = config, config.width // config.heads
-        self.embedding = nn.Parameter(torch.randn(tokens.SIZE, config.width) * config.width**-0.5)
+        self.embedding = nn.Parameter(torch.randn(tokens.FIRST, config.width) * config.width**-0.5)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.value = nn.Linear(config.width, 1, bias=False)
