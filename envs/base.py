@@ -380,7 +380,7 @@ class World(environment.Environment, abc.ABC):
         return jnp.concatenate([jnp.array(tokens.BADGES, jnp.int32)[persona + 1][None], plan]) if self.spoken else plan
 
     def replay(self, states: WorldState, **fields: Any) -> Replay:
-        """An episode for people to look at.
+        """An episode for people to look at, on the tiles or on a picture that the world draws of itself.
 
         Args:
             states: before each turn and at the end, leaves [T + 1, …], NumPy.

@@ -217,4 +217,12 @@ def _replay(env, params, actions, first, turns) -> None:
         "rewards": np.asarray(turns["reward"]),
     }
     replay = env.replay(states, **fields)
-    _require(np.array_equal(replay.positions, states.position), "replay: positions are not the state's")
+    if replay.labels is None:
+        _require(np.array_equal(replay.positions, states.position), "replay: positions are not the state's")
+        return
+    # A picture of the world's own: a place for each position, and on it the role of the tile.
+    here, there = states.position, replay.positions
+    places = [len(np.unique(cells, axis=0)) for cells in (here, there, np.concatenate([here, there], axis=1))]
+    turns = np.arange(len(here))
+    roles = fields["tiles"][turns, *here.T], replay.tiles[turns, *there.T]
+    _require(len(set(places)) == 1 and np.array_equal(*roles), "replay: positions do not stand for the state's")

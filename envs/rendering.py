@@ -5,6 +5,7 @@ turn t: the board as it stands, what the policy reads and is about to do, and wh
 Nothing is told by colour alone: rewards have signs, bars have directions, and the wind's pushes are dashed.
 """
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import IO, Final
@@ -31,15 +32,18 @@ _THEME = (_INK, _GREY, _PALE, _PAPER, _GAIN, _LOSS, _WAY, _WIND, _AIR, *_TINTS)
 # Words.
 
 
-def text(tiles: np.ndarray, tile_map: np.ndarray, position: np.ndarray) -> str:
+def text(tiles: np.ndarray, tile_map: np.ndarray, position: np.ndarray, labels: np.ndarray | None = None) -> str:
     """The board as lines of emoji, the agent as 🤖.
 
     Args:
         tiles: roles int[H, W].
         tile_map: the token that stands for each role, int[5].
         position: row and column of the agent, int[2].
+        labels: of a map, int[H, W], shown in place of all roles but the goal's; see `Replay.labels`.
     """
     board = np.asarray(tile_map)[np.asarray(tiles)]
+    if labels is not None:
+        board = np.where((labels >= 0) & (tiles != tokens.GOAL), labels, board)
     board[tuple(position)] = tokens.AGENT
     return "\n".join(tokens.decode(row) for row in board)
 
@@ -69,6 +73,12 @@ def _move_words(replay: Replay, turn: int) -> str:
     return f"{'bumped' if bumped else 'went'} {tokens.DIRECTIONS[int(replay.actions[turn])]}"
 
 
+def _place_words(replay: Replay, turn: int) -> str:
+    """Where the move has led on a map."""
+    bumped = np.array_equal(replay.midpoints[turn], replay.positions[turn])
+    return "a closed door" if bumped else f"to the {replay.place(turn + 1)}"
+
+
 def _wind_words(replay: Replay, turn: int) -> str:
     wind = int(replay.winds[turn])
     return f"then blown {tokens.DIRECTIONS[wind - 1]}" if wind else "no wind"
@@ -93,6 +103,9 @@ def _draw_board(canvas: sprites.Canvas, replay: Replay, turn: int) -> None:
     size, seen = _tile_size(replay), replay.seen(turn)
     for cell in np.ndindex(*seen.shape):
         role, centre = int(replay.tiles[turn][cell]), _centre(replay, np.array(cell))
+        if replay.labels is not None:
+            _draw_place(canvas, replay, turn, cell)
+            continue
         fill, line, opacity = (_TINTS[role], _GREY, 1.0) if seen[cell] else (_PAPER, _PALE, _FADED)
         _draw_tile(canvas, centre, size, fill, line, 0.02)
         canvas.sprite(centre, int(replay.tile_map[role]), 0.72 * size, opacity)
@@ -103,22 +116,55 @@ def _draw_board(canvas: sprites.Canvas, replay: Replay, turn: int) -> None:
     pen = ImageDraw.Draw(layer)
     for index in range(turn - 1):
         alpha = format(round(90 + 90 * (index + 1) / turn), "02x")
-        canvas.arrow(stops[index], bends[index], _WAY + alpha, 0.1 * size, pen=pen)
+        for start, end in itertools.pairwise(_corners(stops[index], bends[index])):
+            canvas.arrow(start, end, _WAY + alpha, 0.1 * size, pen=pen)
         canvas.arrow(bends[index], stops[index + 1], _WIND + alpha, 0.1 * size, 0.14 * size, pen=pen)
     canvas.image.alpha_composite(layer)
     if turn:
-        tip = bends[-1] - 0.46 * size * np.sign(bends[-1] - stops[-2])
+        *corners, last = _corners(stops[-2], bends[-1])
+        tip = last - 0.46 * size * np.sign(last - corners[-1])
         for colour, width in ((_PAPER, 0.22), (_WAY, 0.14)):
-            canvas.arrow(stops[-2], tip, colour, width * size, head=(width + 0.2) * size)
+            for start, end in itertools.pairwise(corners):
+                canvas.arrow(start, end, colour, width * size)
+            canvas.arrow(corners[-1], tip, colour, width * size, head=(width + 0.2) * size)
     for index in range(1, turn):
         _draw_reward(canvas, stops[index], 0.17 * size, float(replay.rewards[index - 1]))
     if turn and replay.winds[turn - 1]:
         _draw_gust(canvas, bends[-1], stops[-1], size)
     _draw_tile(canvas, stops[-1], size, _PAPER, _INK, 0.06)
     canvas.sprite(stops[-1], tokens.AGENT, 0.76 * size)
-    if turn < replay.turns:
+    if replay.labels is not None:
+        here = int(replay.labels[tuple(replay.positions[turn])])
+        canvas.sprite(stops[-1] + np.array([-0.34, 0.34]) * size, here, 0.4 * size)
+    elif turn < replay.turns:
         ahead = size * np.array(tokens.STEPS[int(replay.actions[turn])][::-1])
         canvas.arrow(stops[-1] + 0.5 * ahead, stops[-1] + 0.72 * ahead, _INK, 0, head=0.22 * size)
+
+
+def _corners(start: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
+    """Points of a move: straight, or as the corridors of a map run, half of the rows, then the columns, then the rest."""
+    if np.isclose(start, end).any():
+        return [start, end]
+    half = (start[1] + end[1]) / 2
+    return [start, np.array([start[0], half]), np.array([end[0], half]), end]
+
+
+def _draw_place(canvas: sprites.Canvas, replay: Replay, turn: int, cell: tuple[int, ...]) -> None:
+    """A tile of a map: its name, a small mark of its role, a ring if the thought names it, and a thick one for now."""
+    assert replay.labels is not None
+    size, centre, role = _tile_size(replay), _centre(replay, np.array(cell)), int(replay.tiles[turn][cell])
+    if role == tokens.WALL:
+        return
+    ring, thick = (_GAIN, 0.07) if replay.thought is not None and replay.thought[cell] else (_GREY, 0.02)
+    if replay.advised is not None and replay.advised[turn] == np.ravel_multi_index(cell, replay.labels.shape):
+        thick = 0.16
+    _draw_tile(canvas, centre, size, _TINTS[role], ring, thick)
+    if replay.labels[cell] >= 0:
+        canvas.sprite(centre, int(replay.labels[cell]), 0.66 * size)
+        if role != tokens.PATH:
+            canvas.sprite(centre + 0.34 * size, int(replay.tile_map[role]), 0.4 * size)
+    if cell == tuple(replay.positions[0]):
+        canvas.text(centre + np.array([0.54 * size, 0]), "start", 12, _GREY)
 
 
 def _draw_tile(canvas: sprites.Canvas, centre: np.ndarray, size: float, fill: str, line: str, thick: float) -> None:
@@ -180,6 +226,9 @@ def _draw_choice(canvas: sprites.Canvas, replay: Replay, turn: int, x: float, y:
         canvas.text((x, y + 48), _signed(float(replay.returns[-1])), 40, bold=True)
         return
     canvas.text((x, y + 6), "chooses", 12, _GREY)
+    if replay.labels is not None and replay.advised is not None and replay.advised[turn] >= 0:
+        canvas.text((x + width - 24, y + 6), "the thought says", 12, _GAIN, anchor="rm")
+        canvas.sprite((x + width - 10, y + 6), int(replay.labels.flat[replay.advised[turn]]), 18)
     left, room = x + 90, width - 132
     for action, name in enumerate(tokens.DIRECTIONS):
         chosen, line = action == int(replay.actions[turn]), y + 27 + 22 * action
@@ -202,8 +251,12 @@ def _draw_outcome(canvas: sprites.Canvas, replay: Replay, turn: int, x: float, y
     canvas.text((x, y + 6), "last turn", 12, _GREY)
     canvas.sprite((x + 10, y + 28), tokens.MOVES[int(replay.actions[turn - 1])], 18)
     canvas.text((x + 26, y + 28), _move_words(replay, turn - 1))
-    canvas.sprite((x + 10, y + 50), tokens.CALM, 18, 1.0 if wind else _FADED)
-    canvas.text((x + 26, y + 50), _wind_words(replay, turn - 1), 13, _WIND if wind else _GREY, wind)
+    if replay.labels is not None:
+        canvas.sprite((x + 10, y + 50), int(replay.labels[tuple(replay.positions[turn])]), 18)
+        canvas.text((x + 26, y + 50), _place_words(replay, turn - 1))
+    else:
+        canvas.sprite((x + 10, y + 50), tokens.CALM, 18, 1.0 if wind else _FADED)
+        canvas.text((x + 26, y + 50), _wind_words(replay, turn - 1), 13, _WIND if wind else _GREY, wind)
     canvas.box((x + width - 92, y + 18), 92, 42, _tone(reward), radius=6)
     canvas.text((x + width - 46, y + 33), _signed(reward), 18, _PAPER, True, "mm")
     canvas.text((x + width - 46, y + 51), "reward", 11, _PAPER, anchor="mm")
@@ -238,14 +291,17 @@ def _draw_legend(canvas: sprites.Canvas, replay: Replay, x: float, y: float, wid
         canvas.text((x + index * step + 30, y + 12), tokens.ROLES[role].capitalize(), 12)
 
 
-def _draw_key(canvas: sprites.Canvas, x: float, y: float, width: float) -> None:
+def _draw_key(canvas: sprites.Canvas, replay: Replay, x: float, y: float, width: float) -> None:
     """What the marks on the board mean."""
     lines = [(np.array([x + start + 2, y]), np.array([x + start + 23, y])) for start in (0, width / 3)]
     canvas.arrow(*lines[0], _WAY, 4)
-    canvas.arrow(*lines[1], _WIND, 3, 6)
+    if replay.labels is None:
+        canvas.arrow(*lines[1], _WIND, 3, 6)
+    else:
+        canvas.box((x + width / 3 + 6, y - 8), 16, 16, _PAPER, _GAIN, 2, 3)
     for shift, reward in ((6, 1.0), (19, -1.0)):
         _draw_reward(canvas, np.array([x + 2 * width / 3 + shift, y]), 6, reward)
-    for index, words in enumerate(("way", "wind", "reward")):
+    for index, words in enumerate(("way", "wind" if replay.labels is None else "thought", "reward")):
         canvas.text((x + index * width / 3 + 30, y), words, 12)
 
 
@@ -270,7 +326,7 @@ def frame(replay: Replay, turn: int, scale: float = 1.0) -> Image.Image:
     _draw_outcome(canvas, replay, turn, x, 254, _PANEL)
     _draw_rewards(canvas, replay, turn, x, 334, _PANEL)
     _draw_legend(canvas, replay, x, 436, _PANEL)
-    _draw_key(canvas, x, 482, _PANEL)
+    _draw_key(canvas, replay, x, 482, _PANEL)
     return canvas.finish()
 
 

@@ -44,6 +44,15 @@ class Replay:
     sees_all: bool = False
     """Whether the prompt shows the whole maze; otherwise tiles are faded until the agent has seen them."""
 
+    labels: np.ndarray | None = None
+    """int[H, W], the token that names each tile of a map, -1 for none; None where tiles have no names but their roles."""
+    words: np.ndarray | None = None
+    """str[H, W], the same in words, empty for none."""
+    thought: np.ndarray | None = None
+    """bool[H, W], tiles of a map that the thought names."""
+    advised: np.ndarray | None = None
+    """int[T+1], the tile, row by row, that the thought names for where the agent is before each turn; -1 for none."""
+
     def __post_init__(self):
         turns = len(self.actions)
         shapes: dict[str, tuple[int, ...]] = {
@@ -56,7 +65,9 @@ class Replay:
             "rewards": (turns,),
             "probabilities": (turns, 4),
             "values": (turns,),
+            "advised": (turns + 1,),
         }
+        shapes |= dict.fromkeys(("labels", "words", "thought"), self.tiles.shape[-2:])
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is not None and np.shape(value) != shape:
@@ -80,6 +91,7 @@ class Replay:
         if not 1 <= turns <= self.turns:
             raise ValueError(f"turns={turns}: use 1 to {self.turns}")
         states = {name: getattr(self, name)[: turns + 1] for name in ("tiles", "positions")}
+        states |= {} if self.advised is None else {"advised": self.advised[: turns + 1]}
         moves = ("midpoints", "actions", "winds", "rewards", "probabilities", "values")
         kept = {name: getattr(self, name)[:turns] for name in moves if getattr(self, name) is not None}
         return dataclasses.replace(self, **states, **kept)
@@ -109,6 +121,10 @@ class Replay:
         start = self.prompt_length + turn * (self.observation_length + 1)
         return [int(token) for token in self.tokens[start : start + self.observation_length]]
 
+    def place(self, turn: int) -> str:
+        """What the tile is called that the agent stands on before turn `turn`; empty where tiles have no names."""
+        return "" if self.words is None else str(self.words[tuple(self.positions[turn])])
+
     def seen(self, turn: int) -> np.ndarray:
         """Tiles bool[H, W] that the agent has stood on, or beside when it looked, until it acts in turn `turn`."""
         seen = np.full(self.tiles.shape[1:], self.sees_all)
@@ -130,7 +146,9 @@ class Replay:
 
 
 def crop_together(replays: Sequence[Replay], margin: int, smallest: int) -> list[Replay]:
-    """The replays, all of one grid, in the one square window that holds all of their ways."""
+    """The replays, all of one grid, in the one square window that holds all of their ways; a map stays whole."""
+    if replays[0].labels is not None:
+        return list(replays)
     shape = np.array(replays[0].tiles.shape[1:])
     cells = np.concatenate([cells for replay in replays for cells in (replay.positions, replay.midpoints)])
     low, high = cells.min(axis=0), cells.max(axis=0)

@@ -20,11 +20,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 
-from envs import base, personas, tokens, wanderers
+from envs import base, maps, personas, tokens, wanderers
 from envs.personas import Traits
+from envs.replay import Replay
 
 NEAR = 3
 """A new room is entered from one of the last so many made before it: trees that are deep as well as wide."""
@@ -355,6 +357,11 @@ class EmojiRooms(base.World):
 
     def plan_log_probabilities(self, plan: jax.Array, state: RoomsState, params, traits: Traits) -> jax.Array:
         return wanderers.plan_log_probabilities(self, plan, state, traits)
+
+    def replay(self, states: RoomsState, *, tiles: np.ndarray, **fields: Any) -> Replay:
+        """An episode on a map of the rooms; see `envs.maps`."""
+        fields |= maps.drawn(self, states, tiles[:, 0], fields.get("tokens"))
+        return Replay.calm(sees_all=self.sees_all, **fields)
 
     def state_space(self, params: RoomsParams | None = None) -> spaces.Dict:
         """What of the state is a number a Gymnasium user may ask for: time and position."""

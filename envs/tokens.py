@@ -5,6 +5,7 @@ emoji go to the end. Every entry is one code point with a default emoji presenta
 fonts give each token the same width.
 """
 
+import unicodedata
 from typing import Final
 
 # What a tile does. Personas and rewards see roles; the model sees emoji (see `TILE_MAP`).
@@ -79,6 +80,11 @@ HEADS: Final = tuple(_ID[emoji] for emoji in ("👤", *_TOWNS))
 
 ROOMS: Final = tuple(_ID[emoji] for emoji in _ROOMS)
 """Names of rooms; contiguous."""
+
+
+def word(token) -> str:
+    """A token's emoji in words, as Unicode has them: `lemon`."""
+    return unicodedata.name(VOCABULARY[int(token)]).lower()
 
 
 def decode(tokens) -> str:
