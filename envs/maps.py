@@ -1,4 +1,4 @@
-"""A map of an EmojiRooms for people to look at: its tree on a square of tiles, every room above those its doors lead to.
+"""A map of an EmojiRooms for people to look at: its tree on a square of tiles, rooms above those their doors lead to.
 
 Rooms stand in every other row and column, named by their emoji. Between two rows run the corridors: a door is the tile
 above the room it leads to, and bears its direction. A closed door that pays is a dead end. All else is wall.

@@ -135,14 +135,14 @@ def _draw_board(canvas: sprites.Canvas, replay: Replay, turn: int) -> None:
     canvas.sprite(stops[-1], tokens.AGENT, 0.76 * size)
     if replay.labels is not None:
         here = int(replay.labels[tuple(replay.positions[turn])])
-        canvas.sprite(stops[-1] + np.array([-0.34, 0.34]) * size, here, 0.4 * size)
+        canvas.sprite(stops[-1] + np.array([-0.34, 0.34]) * size, here, 0.5 * size)
     elif turn < replay.turns:
         ahead = size * np.array(tokens.STEPS[int(replay.actions[turn])][::-1])
         canvas.arrow(stops[-1] + 0.5 * ahead, stops[-1] + 0.72 * ahead, _INK, 0, head=0.22 * size)
 
 
 def _corners(start: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
-    """Points of a move: straight, or as the corridors of a map run, half of the rows, then the columns, then the rest."""
+    """Points of a move: straight, or as the corridors of a map run: half of the rows, the columns, the rest."""
     if np.isclose(start, end).any():
         return [start, end]
     half = (start[1] + end[1]) / 2

@@ -45,7 +45,7 @@ class Replay:
     """Whether the prompt shows the whole maze; otherwise tiles are faded until the agent has seen them."""
 
     labels: np.ndarray | None = None
-    """int[H, W], the token that names each tile of a map, -1 for none; None where tiles have no names but their roles."""
+    """int[H, W], the token that names each tile of a map, -1 for none; None where roles alone name tiles."""
     words: np.ndarray | None = None
     """str[H, W], the same in words, empty for none."""
     thought: np.ndarray | None = None

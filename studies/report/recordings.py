@@ -6,7 +6,6 @@ A page that is opened from disk may load scripts but no data, so that a recordin
 import dataclasses
 import itertools
 import json
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +127,17 @@ def _episode(pair: tuple[Replay, ...], prompt_length: int) -> dict[str, Any]:
         "width": int(width),
         "tileMap": cropped[0].tile_map.tolist(),
         "seesAll": cropped[0].sees_all,
+        "places": _places(cropped[0]),
         "sides": [_side(replay, prompt_length) for replay in cropped],
     }
+
+
+def _places(replay: Replay) -> list[list[int | str]] | None:
+    """Tile, token and words of all that has a name on a map; None without one."""
+    if replay.labels is None or replay.words is None:
+        return None
+    named = np.flatnonzero(replay.labels >= 0)
+    return [[int(at), int(replay.labels.flat[at]), str(replay.words.flat[at])] for at in named]
 
 
 def _side(replay: Replay, prompt_length: int) -> dict[str, Any]:
@@ -150,6 +158,8 @@ def _side(replay: Replay, prompt_length: int) -> dict[str, Any]:
         "values": None if replay.values is None else _rounded(replay.values, 3),
         "observations": [token for turn in range(replay.turns) for token in replay.observation(turn)],
         "plan": replay.prompt[prompt_length:],
+        "thought": [] if replay.thought is None else np.flatnonzero(replay.thought).tolist(),
+        "advised": None if replay.advised is None else replay.advised.tolist(),
     }
 
 
@@ -167,7 +177,8 @@ def script(key: str, recording: Recording) -> bytes:
     """The script that enters a recording under a key.
 
     Boards are one digit per tile, the role, row by row; `changes[t]` are cell and role of every tile that turn t has
-    changed. Positions are row and column in the window, probabilities in thousandths, in the order of the moves.
+    changed. `thought` are the tiles that the thought names, `advised` the one that it names for each turn, or -1.
+    Positions are row and column in the window, probabilities in thousandths, in the order of the moves.
     """
     text = json.dumps(document(recording), separators=(",", ":"), allow_nan=False)
     name = json.dumps(key)
@@ -183,6 +194,6 @@ def vocabulary() -> bytes:
         "directions": list(tokens.DIRECTIONS),
         "moves": tokens.MOVES[0],
         "agent": tokens.AGENT,
-        "names": [unicodedata.name(emoji).lower() for emoji in tokens.VOCABULARY],
+        "names": [tokens.word(token) for token in range(tokens.SIZE)],
     }
     return f"window.emojimazeVocabulary = {json.dumps(document)};\n".encode("ascii")

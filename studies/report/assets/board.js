@@ -52,6 +52,13 @@
     this.turns = side.actions.length;
     this.boards = [side.board.split("").map(Number)];
     this.returns = [0];
+    // On a map, token and name of the tiles that have them.
+    this.labels = {};
+    this.names = {};
+    (episode.places || []).forEach(function (place) {
+      this.labels[place[0]] = place[1];
+      this.names[place[0]] = place[2];
+    }, this);
     for (var turn = 0; turn < this.turns; turn++) {
       var next = this.boards[turn].slice(), changes = side.changes[turn];
       for (var i = 0; i < changes.length; i += 2) next[changes[i]] = changes[i + 1];
@@ -80,24 +87,40 @@
     STEPS.forEach(function (step) { this.mark([cell[0] + step[0], cell[1] + step[1]], turn); }, this);
   };
 
-  Side.prototype.tileName = function (role) {
-    return words.roles[role] + " (" + words.names[this.episode.tileMap[role]] + ")";
+  Side.prototype.cell = function (turn) {
+    var here = this.position(turn);
+    return here[0] * this.episode.width + here[1];
+  };
+
+  Side.prototype.advised = function (turn) { return this.side.advised ? this.side.advised[turn] : -1; };
+
+  Side.prototype.tileName = function (index, turn) {
+    var role = this.boards[turn][index];
+    if (!this.episode.places) return words.roles[role] + " (" + words.names[this.episode.tileMap[role]] + ")";
+    if (!this.names[index]) return words.roles[role];
+    return this.names[index] + (role ? ", " + words.roles[role] : "") + (index === this.cell(0) ? ", the start" : "") +
+      (this.side.thought.indexOf(index) < 0 ? "" : ", in the thought") +
+      (index === this.advised(turn) ? ", which the thought names now" : "");
   };
 
   // What turn `turn` − 1 has brought, or what the policy is about to do, in words.
   Side.prototype.story = function (turn) {
-    if (turn === 0) return "about to begin";
+    var advice = this.names[this.advised(Math.min(turn, this.turns))];
+    advice = advice ? ", the thought says " + advice : "";
+    if (turn === 0) return "about to begin" + (this.episode.places ? ", " + this.names[this.cell(0)] : "") + advice;
     turn = Math.min(turn, this.turns);
     var last = turn - 1, from = this.position(last), middle = this.midpoint(last);
     var stood = from[0] === middle[0] && from[1] === middle[1];
     var text = (stood ? "bumped " : "went ") + words.directions[+this.side.actions[last]];
     var wind = +this.side.winds[last];
     if (wind) text += ", blown " + words.directions[wind - 1];
-    var end = this.position(turn);
-    var landed = this.boards[turn][end[0] * this.episode.width + end[1]];
-    text += ", now on " + words.roles[landed] + ", reward " + signed(this.side.rewards[last]) +
+    var landed = this.boards[turn][this.cell(turn)];
+    if (!this.episode.places) text += ", now on " + words.roles[landed];
+    else if (stood) text += ", a closed door";
+    else text += ", to the " + this.names[this.cell(turn)] + (landed ? ", " + words.roles[landed] : "");
+    text += ", reward " + signed(this.side.rewards[last]) +
       ", return so far " + signed(this.returns[turn]);
-    return turn === this.turns ? text + ", the end" : text;
+    return turn === this.turns ? text + ", the end" : text + advice;
   };
 
   // Builds the table of a board once; the cells in reading order.
@@ -119,15 +142,24 @@
 
   function board(frame, table, cells, side, turn) {
     turn = Math.min(turn, side.turns);
-    var width = side.episode.width, here = side.position(turn), at = here[0] * width + here[1];
+    var at = side.cell(turn), map = side.episode.places;
+    table.className = map ? "map" : "";
     cells.forEach(function (cell, index) {
       var role = side.boards[turn][index], seen = side.seen[index] <= turn, tile = cell.firstChild;
-      var name = side.tileName(role) + (seen ? "" : ", not seen yet") + (index === at ? ", the agent is here" : "");
-      cell.className = words.roles[role] + (seen ? "" : " hidden") + (index === at ? " here" : "");
-      place(tile, side.episode.tileMap[role]);
+      var label = side.labels[index];
+      var name = side.tileName(index, turn) + (seen ? "" : ", not seen yet") + (index === at ? ", the agent is here" : "");
+      cell.className = words.roles[role] + (seen ? "" : " hidden") + (index === at ? " here" : "") +
+        (side.side.thought.indexOf(index) < 0 ? "" : " thought") + (index === side.advised(turn) ? " advised" : "") +
+        (map && index === side.cell(0) ? " start" : "");
+      place(tile, label === undefined ? side.episode.tileMap[role] : label);
+      tile.classList.toggle("blank", !!map && label === undefined);
       tile.setAttribute("aria-label", name);
       tile.title = name;
       while (cell.childNodes.length > 1) cell.removeChild(cell.lastChild);
+      if (label !== undefined && role) {
+        cell.appendChild(sprite(side.episode.tileMap[role], ""));
+        cell.lastChild.classList.add("mark");
+      }
       if (index === at) {
         cell.appendChild(sprite(words.agent, ""));
         cell.lastChild.classList.add("agent");
@@ -136,6 +168,13 @@
     var old = frame.querySelector("svg");
     if (old) frame.removeChild(old);
     frame.appendChild(way(side, turn));
+  }
+
+  // Points of a move: straight, or as the corridors of a map run, half of the rows, then the columns, then the rest.
+  function corners(from, to) {
+    if (from[0] === to[0] || from[1] === to[1]) return [from, to];
+    var half = (from[0] + to[0]) / 2;
+    return [from, [half, from[1]], [half, to[1]], to];
   }
 
   // The way so far: moves as lines, the wind's pushes dashed.
@@ -148,8 +187,8 @@
       for (var leg = 0; leg < 2; leg++) {
         var from = stops[leg], to = stops[leg + 1];
         if (from[0] === to[0] && from[1] === to[1]) continue;
-        svg.appendChild(draw("line", {
-          x1: from[1] + 0.5, y1: from[0] + 0.5, x2: to[1] + 0.5, y2: to[0] + 0.5,
+        svg.appendChild(draw("polyline", {
+          points: corners(from, to).map(function (point) { return [point[1] + 0.5, point[0] + 0.5]; }).join(" "),
           "class": (leg ? "wind" : "move") + (at === turn - 1 ? " latest" : "")
         }));
       }
@@ -168,7 +207,15 @@
   function reads(element, side, turn) {
     var length = side.side.observations.length / side.turns;
     element.replaceChildren(row("Reads", side.side.observations.slice(turn * length, (turn + 1) * length)));
-    if (side.side.plan.length) element.prepend(row("Plan", side.side.plan));
+    var plan = side.side.plan, door = side.labels[side.advised(turn)];
+    if (!plan.length) return;
+    element.prepend(row("Plan", plan));
+    // What it heeds now: the last time that it names the room, and the door before.
+    for (var at = door === undefined ? 0 : plan.length - 1; at > 0; at--) {
+      if (plan[at] !== side.labels[side.cell(turn)] || plan[at - 1] !== door) continue;
+      [at, at - 1].forEach(function (index) { element.firstChild.children[index + 1].classList.add("now"); });
+      break;
+    }
   }
 
   function chances(list, side, turn) {
