@@ -205,18 +205,18 @@ def _draw_header(canvas: sprites.Canvas, replay: Replay, turn: int, x: float, y:
 
 def _draw_reading(canvas: sprites.Canvas, replay: Replay, turn: int, x: float, y: float, width: float) -> None:
     """The tokens that the policy reads: prompt and plan, or the end of them, and the turn's observation."""
-    observation, step = replay.observation(turn), 26
+    observation, step = replay.observation(turn), 26 if replay.labels is None else 20
     if not observation:
         return
     room = int(width / step - 0.5) - len(observation)
     prompt = replay.prompt[-room:] if room > 0 else []
     canvas.text((x, y + 6), "prompt, and what it reads now" if prompt else "reads", 12, _GREY)
     for index, token in enumerate(prompt):
-        canvas.sprite((x + step * index + 12, y + 29), token, 22)
+        canvas.sprite((x + step * index + step / 2 - 1, y + 29), token, step - 4)
     x += step * len(prompt) + 4 * bool(prompt)
     canvas.box((x, y + 15), step * len(observation) + 2, 28, _TINTS[0], _GREY, 1, 5)
     for index, token in enumerate(observation):
-        canvas.sprite((x + step * index + 14, y + 29), token, 22)
+        canvas.sprite((x + step * index + step / 2 + 1, y + 29), token, step - 4)
 
 
 def _draw_choice(canvas: sprites.Canvas, replay: Replay, turn: int, x: float, y: float, width: float) -> None:

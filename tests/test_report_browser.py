@@ -2,11 +2,13 @@
 
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from envs.rooms import RoomsOptions
 from studies.report import site
 from tests import tiny, verdicts
 
@@ -187,3 +189,21 @@ def test_members_mazes_and_arms_can_be_chosen(replay):
     line(replay, "Turn 1 of 4")
     assert chances(replay)[0] != changed[0]
     assert replay.get_by_text("not trained yet").count() == 1
+
+
+def test_rooms_are_played_on_a_map_and_told_in_words(page, tmp_path):
+    run = verdicts.write_run(tmp_path / "runs" / "rooms", tiny.changed(world=RoomsOptions()))
+    verdicts.write(tmp_path, runs={"rooms": verdicts.arm(tmp_path, run)})
+    site.build(tmp_path, 2, Console(file=io.StringIO()))
+    page.goto((tmp_path / "report" / "gains-smoke.html").as_uri())
+    page.locator("#replay").scroll_into_view_if_needed()
+    told = line(page, "Turn 1 of ")
+    assert re.search(r"After RL: about to begin, [a-z ]+ room", told)
+    names = boards(page)
+    assert sum("room, the start" in name and "the agent is here" in name for name in names) == 2
+    assert sum(", goal" in name for name in names) == 2
+    assert sum(bool(re.match(r"(North|East|South|West) door of the [a-z ]+ room", name)) for name in names) >= 18
+    page.locator(".player").focus()
+    page.keyboard.press("ArrowRight")
+    told = line(page, "Turn 2 of ")
+    assert re.search(r"(bumped [A-Z][a-z]+, a closed door|went [A-Z][a-z]+, to the [a-z ]+ room)", told)

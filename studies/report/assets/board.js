@@ -106,7 +106,7 @@
   // What turn `turn` − 1 has brought, or what the policy is about to do, in words.
   Side.prototype.story = function (turn) {
     var advice = this.names[this.advised(Math.min(turn, this.turns))];
-    advice = advice ? ", the thought says " + advice : "";
+    advice = advice ? ", the thought says the " + advice : "";
     if (turn === 0) return "about to begin" + (this.episode.places ? ", " + this.names[this.cell(0)] : "") + advice;
     turn = Math.min(turn, this.turns);
     var last = turn - 1, from = this.position(last), middle = this.midpoint(last);
