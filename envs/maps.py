@@ -7,6 +7,7 @@ above the room it leads to, and bears its direction. A closed door that pays is 
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from envs import tokens, wanderers
@@ -75,8 +76,8 @@ def drawn(world: "EmojiRooms", states: "RoomsState", roles: np.ndarray, episode:
     position = np.asarray(states.position)[:, 1]
     thought, advised = np.zeros((side, side), bool), np.full(len(roles), -1)
     if episode is not None:
-        plan = world.plan(np.asarray(episode))
-        told = plan[np.cumsum(plan == tokens.PLAN_END) == 0]
+        plan = world.plan(jnp.asarray(episode))
+        told = np.asarray(plan)[np.cumsum(plan == tokens.PLAN_END) == 0]
         says = np.asarray(jax.vmap(wanderers.advice, in_axes=(None, 0))(plan, names))
         cells = np.where(says.any(axis=1), (doors[..., 0] * side + doors[..., 1])[range(len(says)), says.argmax(1)], -1)
         thought = np.isin(labels, told[np.isin(told, tokens.ROOMS)])

@@ -78,7 +78,7 @@ def walked(world, params, key):
 
 
 def episode(seed: int, **options) -> tuple[rooms.EmojiRooms, rooms.RoomsState, Replay]:
-    world, params = envs.make("EmojiRooms-v0", **options)
+    world, params = rooms.RoomsOptions(**{"size": 10, "plan_length": 12, "distance_range": (1, 5)} | options).make()
     assert isinstance(world, rooms.EmojiRooms)
     told, states, tiles, actions, rewards = jax.tree.map(np.asarray, walked(world, params, jax.random.key(seed)))
     replay = world.replay(
@@ -98,6 +98,8 @@ def episode(seed: int, **options) -> tuple[rooms.EmojiRooms, rooms.RoomsState, R
 def test_the_text_of_a_map_reads_back_as_the_facts_of_the_prompt(size, mold):
     for seed in range(5):
         world, states, replay = episode(seed, size=size, mold_rooms=mold)
+        assert replay.labels is not None
+        assert not (replay.tiles[:, replay.labels >= 0] == tokens.WALL).any()
         for turn in (0, replay.turns):
             text = rendering.text(replay.tiles[turn], replay.tile_map, replay.positions[turn], replay.labels)
             board = np.array([tokens.encode(line) for line in text.split("\n")])
