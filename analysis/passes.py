@@ -183,22 +183,22 @@ def play(
 
 @functools.partial(jax.jit, static_argnames=("world", "mazes"))
 def distances(world: base.World, params: base.WorldParams, mazes: int) -> jax.Array:
-    """How far the goal of each of the mazes of `measure` is: moves of the planner, float32[M, mazes].
-
-    NaN where it does not get there in time, and in worlds without a goal. Axis 0 of every leaf of `params` is the
-    member.
-    """
-    if not world.has_goal:
-        return jnp.full((len(params.tile_map), mazes), jnp.nan, jnp.float32)
+    """`moves` in each of the mazes of `measure`, float32[M, mazes]; axis 0 of every leaf of `params` is the member."""
     maze_key, chance_key = _keys()
     keys = jax.vmap(lambda index: jax.random.fold_in(maze_key, index))(jnp.arange(mazes))
+    return jax.lax.map(lambda params: moves(world, params, keys, chance_key), params)
 
-    def member(params):
-        driver = _script(world, lambda state: world.planner_scores(state, params))
-        played, _, _ = rollout.play(world, params, keys, chance_key, driver, rollout.gumbel(mazes))
-        return jnp.where(rollout.succeeded(world, played), jnp.sum(played.played, axis=-1, dtype=jnp.float32), jnp.nan)
 
-    return jax.lax.map(member, params)
+def moves(world: base.World, params: base.WorldParams, keys: jax.Array, chance_key: jax.Array) -> jax.Array:
+    """How far the goal is in mazes of keys [B]: moves of the planner, float32[B].
+
+    NaN where it does not get there in time, and in worlds without a goal.
+    """
+    if not world.has_goal:
+        return jnp.full(len(keys), jnp.nan, jnp.float32)
+    driver = _script(world, lambda state: world.planner_scores(state, params))
+    played, _, _ = rollout.play(world, params, keys, chance_key, driver, rollout.gumbel(len(keys)))
+    return jnp.where(rollout.succeeded(world, played), jnp.sum(played.played, axis=-1, dtype=jnp.float32), jnp.nan)
 
 
 def _keys() -> tuple[jax.Array, jax.Array]:

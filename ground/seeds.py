@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 
 Held = Literal[
-    "evaluation", "inference", "pass-at-k", "divergence", "concepts", "steering", "tokens", "replay", "report"
+    "evaluation",
+    "inference",
+    "pass-at-k",
+    "divergence",
+    "concepts",
+    "steering",
+    "thoughts",
+    "tokens",
+    "replay",
+    "report",
 ]
 GENERATOR = "threefry2x32"
 TRAINED = {"pretrain": 0, "rl": 1, "init": 2, "sft": 3}
@@ -23,6 +32,7 @@ HELD: dict[Held, int] = {
     "divergence": 0xD1FF,
     "concepts": 0xC04CE,
     "steering": 0x57EE,
+    "thoughts": 0x7406,
     "tokens": 0x70CE,
     "replay": 0x4E91,
     "report": 0x4E90,

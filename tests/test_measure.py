@@ -341,6 +341,7 @@ SMALLEST = {
     "concepts": {"episodes": 120, "permutations": 3},
     "divergence": {"episodes": 4},
     "returns": {"episodes": 64},
+    "thoughts": {"episodes": 8, "shuffled": True},
     "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 4, "strengths": (-1.0, 0.0, 1.0)},
     "subnetwork": {"draws": 1, "episodes": 1024},
     "tracking": {"episodes": 120, "play_episodes": 16},
@@ -350,11 +351,14 @@ TOGETHER = {"overlaps", "subnetwork"}
 """Members are compared with each other, or draw in a row."""
 MAZE = {"concepts", "steering", "tracking"}
 """Those of EmojiMaze-v0 alone."""
+THINKING = {"thoughts"}
+"""Those of worlds with plans alone."""
 
 
 @pytest.mark.parametrize("name", measures.__all__)
 def test_every_measurement_numbers_members_as_the_run_does(name, tmp_path):
     world = {"world": tiny.CONFIG.world} if name in MAZE else {}
+    world |= {"world": dataclasses.replace(LABYRINTH, plan_length=4)} if name in THINKING else {}
     hard = make(tmp_path / "hard", lost=[1], **world)  # a sweep of which a member has diverged
     measurement = getattr(measures, name)
     assert REGISTRY[measurement.name] is measurement

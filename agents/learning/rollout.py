@@ -174,6 +174,7 @@ def policy_driver(
     plan_budget: jax.Array | int | None = None,
     intervention: Intervention | None = None,
     speaker: jax.Array | None = None,
+    opening: jax.Array | None = None,
 ) -> Driver:
     """A policy continues its episodes by cached decoding.
 
@@ -187,6 +188,7 @@ def policy_driver(
         plan_budget: int32[], tokens of a plan that the policy may choose; the rest says that the plan has ended.
         intervention: on the residual stream.
         speaker: int32[], the persona whose badge is said where badges are spoken; the policy's own choice by default.
+        opening: tokens int32[B, K] that are said in place of those that it would choose; -1 where it chooses.
     """
     sayings, sayable = jnp.asarray(world.sayings), jnp.asarray(world.sayable)
     ends = len(sayings) - 1
@@ -223,7 +225,10 @@ def policy_driver(
                 told = slot == 0
                 drawn, chosen = jnp.where(told, speaker, drawn), open & ~told
             said = sayings[drawn]
-            return (cache, said, open & (drawn != ends)), (said, chosen)
+            if opening is not None:
+                given = opening[:, slot]
+                said, chosen = jnp.where(given >= 0, given, said), chosen & (given < 0)
+            return (cache, said, open & (said != tokens.PLAN_END)), (said, chosen)
 
         if world.opening_length == 0:  # a scan of nothing needs a compiler
             return jnp.zeros((len(said), 0), jnp.int32), jnp.zeros((len(said), 0), bool), cache

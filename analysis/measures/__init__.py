@@ -9,6 +9,7 @@ from analysis.measures.returns import returns
 from analysis.measures.spectra import spectra
 from analysis.measures.steering import steering
 from analysis.measures.subnetwork import subnetwork
+from analysis.measures.thoughts import thoughts
 from analysis.measures.tracking import tracking
 from analysis.measures.updates import updates
 
@@ -22,6 +23,7 @@ __all__ = [
     "spectra",
     "steering",
     "subnetwork",
+    "thoughts",
     "tracking",
     "updates",
 ]
