@@ -41,11 +41,11 @@ def board_of(drawing: str) -> np.ndarray:
 class ReferenceLabyrinth:
     """One episode; every argument as in the world's parameters."""
 
-    def __init__(self, board, start, *, rewards, turn_reward, style_rewards, tile_map, badge, narration, turns, view):
+    def __init__(self, board, start, *, rewards, turn_reward, style_rewards, tile_map, head, narration, turns, view):
         self.board = np.array(board)
         self.start = self.position = (int(start[0]), int(start[1]))
         self.rewards, self.turn_reward, self.style_rewards = rewards, float(turn_reward), style_rewards
-        self.tile_map, self.badge, self.narration = [int(token) for token in tile_map], int(badge), bool(narration)
+        self.tile_map, self.head, self.narration = [int(token) for token in tile_map], int(head), bool(narration)
         self.turns, self.view = turns, view
         (self.goal,) = (tuple(int(at) for at in cell) for cell in np.argwhere(self.board == tokens.GOAL))
         self.actions: list[int] = []
@@ -70,7 +70,7 @@ class ReferenceLabyrinth:
         return [self.meets(direction) for direction in range(4)]
 
     def prompt(self) -> list[int]:
-        words = [self.badge]
+        words = [self.head]
         for row in range(1, len(self.board) - 1):
             for column in range(1, len(self.board) - 1):
                 here = (row, column) == self.start

@@ -133,7 +133,7 @@ def options(draw):
         "turn_reward": draw(st.sampled_from((0.0, -0.125))),
         "style_rewards": draw(st.lists(st.integers(-4, 4), min_size=3, max_size=3)),
         "tile_map": draw(st.permutations(tokens.TILE_MAP + tokens.UNSEEN_TILES))[:5],
-        "badge": draw(st.sampled_from(tokens.BADGES)),
+        "head": draw(st.sampled_from(tokens.BADGES)),
         "narration": draw(st.booleans()),
         "loops": draw(st.sampled_from((0.0, 0.3, 1.0))),
         "distance_range": (low, low + draw(st.integers(0, 30))),
@@ -154,7 +154,7 @@ def test_lock_step_with_the_reference(world, data, seed):
     for b in range(0, EPISODES, 2):  # every other episode follows a shortest way, with a stumble now and then
         actions[b] = guided(fresh["tiles"][b], fresh["state"].position[b], world.turns, rng)
     first, turns = jax.tree.map(np.asarray, play(world, params, keys, actions))
-    given = ("rewards", "turn_reward", "style_rewards", "tile_map", "badge", "narration")
+    given = ("rewards", "turn_reward", "style_rewards", "tile_map", "head", "narration")
     for b, row in enumerate(actions):
         start, board = first["state"].position[b], fresh["tiles"][b]
         check_board(board, start, first["state"].distances[b], world, params)
@@ -295,7 +295,7 @@ def test_wrong_options(wrong):
             {"rewards": [np.nan] * 5},
             {"style_rewards": [1.0, 2.0]},
             {"tile_map": [99] * 5},
-            {"badge": -1},
+            {"head": -1},
         ),
     ],
     ids=str,

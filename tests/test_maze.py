@@ -77,7 +77,7 @@ def assert_lock_step(world, params, seed, actions) -> None:
     first, turns = jax.tree.map(np.asarray, play(world, params, keys, actions))
     data = {name: np.asarray(getattr(params, name)) for name in ("rewards", "turn_reward", "tile_map")}
     data |= {"melting": bool(params.melting), "narration": bool(params.narration), "turns": world.turns}
-    np.testing.assert_array_equal(first["prompt"], np.full((len(actions), 1), params.badge))
+    np.testing.assert_array_equal(first["prompt"], np.full((len(actions), 1), params.head))
     if params.wind_probability in (0, 1):
         np.testing.assert_array_equal(turns["wind"] > 0, np.full(actions.shape, params.wind_probability == 1))
     for b, row in enumerate(actions):
@@ -108,7 +108,7 @@ def options(draw):
         "rewards": draw(st.lists(halves, min_size=5, max_size=5)),
         "turn_reward": draw(st.integers(-20, 20)) / 10,
         "tile_map": draw(st.permutations(ANY_TILES))[:5],
-        "badge": draw(st.sampled_from(tokens.BADGES)),
+        "head": draw(st.sampled_from(tokens.BADGES)),
         "wind_probability": draw(st.sampled_from((0.0, 0.1, 0.5, 1.0))),
         "gold_ratio": draw(st.floats(0, 0.99)) * (1 / high - 1),
         "mold_range": (low, high),
@@ -387,7 +387,7 @@ def test_wrong_options(wrong):
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"wind_probability": 1.5}, {"wind_probability": -0.1}, {"badge": -1}, {"tile_map": [99] * 5}),
+        *({"wind_probability": 1.5}, {"wind_probability": -0.1}, {"head": -1}, {"tile_map": [99] * 5}),
         *({"mold_range": (0.5, 0.1)}, {"mold_range": (0.0, 0.5)}, {"gold_ratio": 1.5}, {"gold_ratio": -0.1}),
         *({"rewards": [np.nan] * 5}, {"rewards": [1.0, 2.0]}, {"melting_point": 3}),
     ],

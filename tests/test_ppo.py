@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import envs
+from agents import policies
 from agents.learning import algorithms, learner, rl, rollout
 from tests import tiny
 
@@ -129,14 +130,15 @@ def test_shuffled_rewards_pay_whole_episodes_of_others_in_every_world(name, grou
     if "Rooms" in name:
         small |= {"distance_range": (1, 2)}
     world, params = dataclasses.replace(envs.WORLDS[name].Options(), **small).make()
-    parameters = POLICY.init(key)
+    policy = policies.make(POLICY.config, world.vocabulary)
+    parameters = policy.init(key)
 
     @functools.partial(jax.jit, static_argnums=0)
     def collected(shuffled):
         config = dataclasses.replace(
             CONFIG.rl, shuffle_rewards=shuffled, trace_decay=1.0, episodes=256, group=group, reward_scale=1.0
         )
-        return rl.collect(POLICY, world, config, params, parameters, key, 64, learner.Shards())[0]
+        return rl.collect(policy, world, config, params, parameters, key, 64, learner.Shards())[0]
 
     true, shuffled = collected(False), collected(True)
     np.testing.assert_array_equal(true.tokens, shuffled.tokens)

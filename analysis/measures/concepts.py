@@ -137,7 +137,7 @@ def concepts(
             "way": list(WAYS),
             "concept": [name.title() for name in tokens.ROLES[:3]],
             "layer": list(extraction.blocks(run.policy)),
-            "token": list(tokens.VOCABULARY),
+            "token": list(tokens.VOCABULARY[: run.policy.vocabulary]),
             "tiles": ["the same", "others"],
         },
     )
