@@ -90,14 +90,19 @@ def _prior(text: str) -> list[float]:
     return chances
 
 
-def draw_persona(config: Demonstrations, world: base.World, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Who speaks in one sequence, int32[], and in which town, int32[]; 0 where there are none."""
-    persona_key, town_key = jax.random.split(key)
-    town = jax.random.randint(town_key, (), 1, world.towns + 1) if world.towns else jnp.int32(0)
+def draw_speakers(
+    config: Demonstrations, world: base.World, key: jax.Array, episodes: int
+) -> tuple[jax.Array, jax.Array]:
+    """Who speaks in each sequence, int32[episodes], and in which town, int32[episodes]; 0 where there are none."""
+    town = jnp.zeros(episodes, jnp.int32)
+    if world.towns:
+        town = jax.random.randint(jax.random.fold_in(key, 1), (episodes,), 1, world.towns + 1)
     if config.persona != "all":
-        return jnp.int32(personas.PERSONAS.index(config.persona)), town
+        return jnp.full(episodes, personas.PERSONAS.index(config.persona), jnp.int32), town
+    if not config.prior:
+        return jax.random.randint(key, (episodes,), 0, len(personas.PERSONAS)), town
     chances = jnp.asarray(config.priors(world.towns), jnp.float32)[jnp.maximum(town - 1, 0)]
-    return jax.random.categorical(persona_key, jnp.log(chances)).astype(jnp.int32), town
+    return jax.random.categorical(key, jnp.log(chances)).astype(jnp.int32), town
 
 
 def draw_params(
@@ -167,7 +172,7 @@ def persona_episodes(
 ) -> rollout.Episodes:
     """This device's share of the trips of `episodes` fresh sequences, those of one map in a row."""
     persona_key, params_key, maze_key, turn_key = jax.random.split(key, 4)
-    persona, town = jax.vmap(lambda key: draw_persona(config, world, key))(jax.random.split(persona_key, episodes))
+    persona, town = draw_speakers(config, world, persona_key, episodes)
     draw = functools.partial(draw_params, config, world, params)
     worlds = jax.vmap(draw)(persona, town, jax.random.split(params_key, episodes))
     mazes, trips = jax.random.split(maze_key, episodes), config.trips
