@@ -126,6 +126,10 @@ class Options:
         world.check(params)
         return world, params
 
+    def style_rewards(self, style: personas.Style, reward: float) -> jax.Array:
+        """What coming like each persona earns, float32[3]: `reward` in one style."""
+        return jnp.array([reward * (name == style) for name in personas.PERSONAS], jnp.float32)
+
     def common(self) -> dict[str, jax.Array]:
         """Parameters that all worlds have and most leave alone; `rewards` are missing."""
         return {

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from scipy import ndimage
 
 from envs import corridors, tokens
 
@@ -172,19 +173,9 @@ def labyrinth(board: str) -> Board:
     free = int(np.sum(cells & (given.roles == tokens.PATH))) - (given.start is not None)
     if free < (given.start is None) + (given.goal is None):
         raise ValueError("board: too few cells of Path to draw start and goal from; mark them with S and G")
-    passable = (given.roles != tokens.WALL) & (given.roles != tokens.GOLD)
-    reached = np.zeros_like(passable)
-    reached[given.start or (1, 1)] = True
-    while True:
-        wider = reached.copy()
-        wider[1:] |= reached[:-1]
-        wider[:-1] |= reached[1:]
-        wider[:, 1:] |= reached[:, :-1]
-        wider[:, :-1] |= reached[:, 1:]
-        wider &= passable
-        if np.array_equal(wider, reached):
-            break
-        reached = wider
+    passable, begun = (given.roles != tokens.WALL) & (given.roles != tokens.GOLD), np.zeros_like(ring)
+    begun[given.start or (1, 1)] = True
+    reached = np.asarray(ndimage.binary_propagation(begun, mask=passable), bool)
     for row, column in _cells(cells & ~reached):
         what = "the goal" if (row, column) == given.goal else "the cell"
         raise ValueError(f"board: {what} in row {row + 1}, column {column + 1} cannot be reached; open a wall")

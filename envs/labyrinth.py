@@ -118,17 +118,14 @@ class LabyrinthOptions(base.Options):
         return EmojiLabyrinth(self.size, self.turns, self.view, self.plan_length, self.board)
 
     def params(self) -> LabyrinthParams:
-        tile_map = list(tokens.TILE_MAP)
-        tile_map[tokens.GOLD] = tokens.EXPLOIT
-        style = [self.style_reward * (name == self.style) for name in personas.PERSONAS]
-        common = self.common() | {"tile_map": jnp.array(tile_map, jnp.int32)}
+        common = self.common() | {"tile_map": jnp.array(tokens.EXPLOITED_TILE_MAP, jnp.int32)}
         return LabyrinthParams(
             rewards=jnp.array([0.0, self.gold_reward, self.mold_reward, 0.0, self.goal_reward], jnp.float32),
             loops=jnp.float32(self.loops),
             distance_range=jnp.array(self.distance_range, jnp.int32),
             mold=jnp.float32(self.mold),
             exploits=jnp.int32(self.exploits),
-            style_rewards=jnp.array(style, jnp.float32),
+            style_rewards=self.style_rewards(self.style, self.style_reward),
             **common,
         )
 

@@ -114,15 +114,12 @@ class RoomsOptions(base.Options):
         return EmojiRooms(self.size, self.turns, self.plan_length, self.mold_rooms, self.exploits)
 
     def params(self) -> RoomsParams:
-        tile_map = list(tokens.TILE_MAP)
-        tile_map[tokens.GOLD] = tokens.EXPLOIT
-        style = [self.style_reward * (name == self.style) for name in personas.PERSONAS]
         return RoomsParams(
             rewards=jnp.array([0.0, self.gold_reward, self.mold_reward, 0.0, self.goal_reward], jnp.float32),
             distance_range=jnp.array(self.distance_range, jnp.int32),
-            style_rewards=jnp.array(style, jnp.float32),
+            style_rewards=self.style_rewards(self.style, self.style_reward),
             trip=jnp.int32(0),
-            **self.common() | {"tile_map": jnp.array(tile_map, jnp.int32)},
+            **self.common() | {"tile_map": jnp.array(tokens.EXPLOITED_TILE_MAP, jnp.int32)},
         )
 
 

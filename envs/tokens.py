@@ -75,6 +75,9 @@ PLAN_END: Final = _ID["🔚"]
 AGENT: Final = _ID["🤖"]
 EXPLOIT: Final = _ID["🌀"]
 
+EXPLOITED_TILE_MAP: Final = (*TILE_MAP[:GOLD], EXPLOIT, *TILE_MAP[GOLD + 1 :])
+"""The default tile map of worlds whose Gold is an exploit."""
+
 HEADS: Final = tuple(_ID[emoji] for emoji in ("👤", *_TOWNS))
 """What stands at the head of a prompt that names no persona: nothing known, or an anonymous town."""
 

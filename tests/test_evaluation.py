@@ -1,5 +1,6 @@
 """What the summary of a run says of its scripts: each plays in the world of every member, and with its traits."""
 
+import dataclasses
 import io
 
 import jax
@@ -67,6 +68,17 @@ def test_without_a_sweep_there_are_no_points_and_one_row_a_script(tmp_path):
     summary = told(tmp_path)
     assert "points" not in summary["return"]
     assert set(summary["badge_kl"]) == set(personas.PERSONAS)
+
+
+def test_the_summary_tells_of_badges_where_there_are_some(tmp_path):
+    for badge, words in (("shown", {"badges", "misfit"}), ("null", set())):
+        world = dataclasses.replace(tiny.CONFIG.world, badge=badge)
+        summary = told(tmp_path / badge, world=world)
+        assert set(summary) & {"badges", "misfit"} == words
+        for name in personas.PERSONAS if badge == "shown" else ():
+            script = summary["return"]["personas"][name]
+            assert summary["badges"][name]["script_return"] == pytest.approx(script, rel=1e-6)
+            assert set(summary["badges"][name]) == {"return", "script_return", "kl_per_token"}
 
 
 @pytest.mark.parametrize("random", [(-3.0, -3.0), (-3.0, -4.0)])

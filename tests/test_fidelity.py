@@ -11,7 +11,6 @@ from agents.policies import PolicyConfig
 from agents.runs import evaluation, fidelity, scripts
 from envs import personas, tokens
 from envs.personas import Traits
-from tests import tiny
 
 SMALL = PolicyConfig(width=16, layers=1, heads=2, hidden=16)
 TRAITS = Traits(slip=0.1)
@@ -30,12 +29,15 @@ def maze():
 
 def test_a_badge_earns_what_a_population_earns_that_is_told_it(maze):
     policy, parameters, world, params = maze
-    shown = np.asarray(fidelity.outcomes(policy, parameters, world, params, 1024))
     heads = jnp.array(tokens.BADGES[1:], jnp.int32)
     worlds = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *jnp.shape(x))), params).replace(head=heads)
     members = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), parameters)
-    returns, succeeded = evaluation.policy_outcomes(policy, members, world, worlds, 1024)
-    np.testing.assert_allclose(shown, [returns.mean(axis=1), succeeded.mean(axis=1)], rtol=1e-5)
+    named = evaluation.policy_outcomes(policy, members, world, worlds, 1024)
+    nameless = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *jnp.shape(x))), params)
+    told = evaluation.policy_outcomes(policy, members, world, nameless, 1024, speakers=np.arange(3, dtype=np.int32))
+    for one, other in zip(told, named, strict=True):
+        np.testing.assert_allclose(one.mean(axis=1), other.mean(axis=1), rtol=1e-5)
+    assert len(np.unique(told[0].mean(axis=1))) == 3
 
 
 def test_nats_per_token_of_actions_alone_are_those_per_action(maze):
@@ -69,12 +71,3 @@ def test_only_a_spoken_badge_leaves_no_misfit(maze):
         policy, parameters, world, params = made(badge, "EmojiRooms-v0", size=5, turns=3, plan_length=4)
         loud = jax.tree.map(lambda x: 4 * x, parameters)
         assert low < float(fidelity.misfit(policy, loud, world, params, prior)) < high
-
-
-def test_the_summary_tells_of_badges_where_there_are_some():
-    for badge in ("shown", "null"):
-        policy, parameters, world, params = made(badge, size=11, turns=4)
-        told = fidelity.told(policy, parameters, world, params, TRAITS, np.full(3, 1 / 3), np.zeros((2, 3)), 1024)
-        assert set(told) == ({"badges", "misfit"} if badge == "shown" else set())
-    assert set(told.get("badges", personas.PERSONAS)) == set(personas.PERSONAS)
-    assert tiny.CONFIG.world.badge == "shown"

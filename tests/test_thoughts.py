@@ -10,7 +10,7 @@ import pytest
 
 import envs
 from agents.learning import rl, rollout
-from agents.runs import fidelity
+from agents.runs import evaluation
 from agents.runs.config import start
 from analysis import __main__ as command
 from analysis import measures, passes
@@ -29,8 +29,8 @@ SURELY = personas.Traits(slip=0.0, following=(1.0, 1.0, 1.0), skill=0.0, plan_sl
 
 
 @functools.partial(jax.jit, static_argnames="world")
-def play(world, params, parameters, keys, opening=None, speaker=None):
-    driver = rollout.policy_driver(POLICY, parameters, world, opening=opening, speaker=speaker)
+def play(world, params, parameters, keys, opening=None):
+    driver = rollout.policy_driver(POLICY, parameters, world, opening=opening)
     return rollout.play(
         world, params, keys, keys[0], driver, rollout.gumbel(len(keys)), observe=lambda states, scores: scores
     )[:2]
@@ -45,17 +45,19 @@ def parameters():
 @pytest.mark.parametrize(("badge", "speaker"), [("spoken", personas.ALICE), ("shown", None)])
 def test_ones_own_thought_given_back_changes_nothing(badge, speaker, parameters, key):
     world, keys = SPOKEN.speaking(badge), jax.random.split(key, 64)
-    who = None if speaker is None else jnp.int32(speaker)
-    free = jnp.full((64, world.opening_length), -1, jnp.int32)
-    own, scores = play(world, PARAMS, parameters, keys, free, who)
-    again, same = play(world, PARAMS, parameters, keys, world.opening(own.tokens), who)
+    _, free = rollout.told(world, PARAMS, jnp.int32(-1 if speaker is None else speaker), 64)
+    own, scores = play(world, PARAMS, parameters, keys, free)
+    again, same = play(world, PARAMS, parameters, keys, world.opening(own.tokens))
     np.testing.assert_array_equal(own.tokens, again.tokens)
     np.testing.assert_array_equal(own.rewards, again.rewards)
     np.testing.assert_array_equal(scores, same)
-    np.testing.assert_array_equal(own.tokens, play(world, PARAMS, parameters, keys, speaker=who)[0].tokens)
+    if speaker is None:
+        np.testing.assert_array_equal(own.tokens, play(world, PARAMS, parameters, keys)[0].tokens)
+    else:
+        assert (world.opening(own.tokens)[:, 0] == tokens.BADGES[1 + speaker]).all()
     assert own.written.any()
     assert not again.written.any()
-    half, _ = play(world, PARAMS, parameters, keys, world.opening(own.tokens).at[:, 4:].set(-1), who)
+    half, _ = play(world, PARAMS, parameters, keys, world.opening(own.tokens).at[:, 4:].set(-1))
     np.testing.assert_array_equal(own.tokens, half.tokens)
     np.testing.assert_array_equal(half.written, own.written.at[:, :4].set(False))
 
@@ -104,13 +106,13 @@ def test_one_who_follows_thoughts_needs_right_ones(tmp_path, monkeypatch):
     """Alice, who without a thought does what Larry does: who stands beside the goal sees it."""
     run = untrained.write(tmp_path / "run", ROOMS)
 
-    def follower(policy, parameters, world, *, speaker, opening):
+    def follower(policy, parameters, world, *, opening):
         def write(states, key):
-            keys = jax.random.split(key, len(states.time))
-            own = jax.vmap(lambda k, s: world.write_opening(k, speaker, s, PARAMS, SURELY))
-            return own(keys, states) if opening is None else opening
+            keys, alice = jax.random.split(key, len(states.time)), jnp.int32(personas.ALICE)
+            own = jax.vmap(lambda k, s: world.write_opening(k, alice, s, PARAMS, SURELY))(keys, states)
+            return jnp.where(opening < 0, own, opening)
 
-        act = jax.vmap(lambda state, plan: world.persona_log_probabilities(state, plan, PARAMS, SURELY)[speaker])
+        act = jax.vmap(lambda state, plan: world.persona_log_probabilities(state, plan, PARAMS, SURELY)[personas.ALICE])
         return rollout.scripted_driver(world, act, write)
 
     monkeypatch.setattr(rollout, "policy_driver", follower)
@@ -137,8 +139,10 @@ def test_own_play_is_that_of_the_badge(run):
     """A policy that was never trained, on other mazes, succeeds as often as the evaluation says."""
     parameters = jax.tree.map(lambda x: x[0], run.kept_parameters("pretrain"))
     measured = measures.thoughts(run, "pretrain", episodes=256).isel(checkpoint=0)
-    earned = fidelity.outcomes(run.policy, parameters, run.world, PARAMS, 256)[1]
-    assert float(measured["overall"].sel(thought="own", member=0)) == pytest.approx(float(earned[2]), abs=0.12)
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], (parameters, PARAMS))
+    alice = np.full(1, personas.ALICE, np.int32)
+    _, succeeded = evaluation.policy_outcomes(run.policy, one[0], run.world, one[1], 256, speakers=alice)
+    assert float(measured["overall"].sel(thought="own", member=0)) == pytest.approx(succeeded.mean(), abs=0.12)
 
 
 def test_the_command_draws_and_writes(run, capsys):

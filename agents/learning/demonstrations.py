@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents.learning import learner, rollout
-from agents.learning.hyperparameters import Scalar, stage_config
+from agents.learning.hyperparameters import stage_config
 from envs import base, personas, tokens
 from envs.personas import Traits
 
@@ -57,14 +57,11 @@ class Demonstrations:
     def traits(self) -> Traits:
         """Of the personas."""
         following = jnp.broadcast_to(jnp.asarray(self.plan_following, jnp.float32), 3)
-        thinking = jnp.stack([jnp.asarray(x, jnp.float32) for x in self._thinking])
+        chances = (self.thinking_larry, self.thinking_bob, self.thinking_alice)
+        thinking = jnp.stack([jnp.asarray(x, jnp.float32) for x in chances])
         return Traits(
             slip=self.slip, following=following, skill=self.skill, thinking=thinking, plan_slip=self.plan_slip
         )
-
-    @property
-    def _thinking(self) -> tuple[Scalar, Scalar, Scalar]:
-        return self.thinking_larry, self.thinking_bob, self.thinking_alice
 
     def priors(self, towns: int) -> np.ndarray:
         """Chances of the personas in each of so many towns, or where there are none, float64[max(towns, 1), 3].
@@ -77,6 +74,10 @@ class Demonstrations:
         if len(texts) not in (1, places):
             raise ValueError(f"{len(texts)} priors: give one, or one for each of {places} towns")
         return np.array([_prior(text) for text in texts] * (places // len(texts)))
+
+
+TRAITS = ("slip", "plan_following", "skill", "plan_slip", "thinking_larry", "thinking_bob", "thinking_alice")
+"""The fields that `Demonstrations.traits` is made of."""
 
 
 def _prior(text: str) -> list[float]:
@@ -172,13 +173,10 @@ def persona_episodes(
 ) -> rollout.Episodes:
     """This device's share of the trips of `episodes` fresh sequences, those of one map in a row."""
     persona_key, params_key, maze_key, turn_key = jax.random.split(key, 4)
-    persona, town = draw_speakers(config, world, persona_key, episodes)
-    draw = functools.partial(draw_params, config, world, params)
-    worlds = jax.vmap(draw)(persona, town, jax.random.split(params_key, episodes))
-    mazes, trips = jax.random.split(maze_key, episodes), config.trips
-    persona, worlds, mazes = (
-        jax.tree.map(lambda x: shards.local(jnp.repeat(x, trips, axis=0)), rows) for rows in (persona, worlds, mazes)
-    )
+    persona, town = map(shards.local, draw_speakers(config, world, persona_key, episodes))
+    keys, mazes = (shards.local(jax.random.split(key, episodes)) for key in (params_key, maze_key))
+    worlds, trips = jax.vmap(functools.partial(draw_params, config, world, params))(persona, town, keys), config.trips
+    persona, worlds, mazes = jax.tree.map(lambda x: jnp.repeat(x, trips, axis=0), (persona, worlds, mazes))
     if trips > 1:
         trip = jnp.tile(jnp.arange(trips, dtype=jnp.int32), len(persona) // trips)
         worlds = dataclasses.replace(worlds, trip=trip)

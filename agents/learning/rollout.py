@@ -173,7 +173,6 @@ def policy_driver(
     temperature: jax.Array | float = 1.0,
     plan_budget: jax.Array | int | None = None,
     intervention: Intervention | None = None,
-    speaker: jax.Array | None = None,
     opening: jax.Array | None = None,
 ) -> Driver:
     """A policy continues its episodes by cached decoding.
@@ -187,7 +186,6 @@ def policy_driver(
         temperature: of all that is chosen.
         plan_budget: int32[], tokens of a plan that the policy may choose; the rest says that the plan has ended.
         intervention: on the residual stream.
-        speaker: int32[], the persona whose badge is said where badges are spoken; the policy's own choice by default.
         opening: tokens int32[B, K] that are said in place of those that it would choose; -1 where it chooses.
     """
     sayings, sayable = jnp.asarray(world.sayings), jnp.asarray(world.sayable)
@@ -221,9 +219,6 @@ def policy_driver(
                 open = open & (slot < world.spoken + plan_budget)
             drawn = jnp.argmax(scores + noise(jax.random.fold_in(key, slot), len(sayings)), axis=-1)
             drawn, chosen = jnp.where(open, drawn, ends), open
-            if speaker is not None and world.spoken:
-                told = slot == 0
-                drawn, chosen = jnp.where(told, speaker, drawn), open & ~told
             said = sayings[drawn]
             if opening is not None:
                 given = opening[:, slot]
@@ -262,18 +257,31 @@ def policy_episodes(
         speaker: int32[], the persona that the policy is told to be, by its badge; nobody by default.
     """
     maze_key, turn_key = jax.random.split(key)
+    keys, opening = local(jax.random.split(maze_key, episodes)), None
     if speaker is not None:
-        params = named(world, params, speaker)
-    driver = policy_driver(policy, parameters, world, intervention=intervention, speaker=speaker)
-    keys = local(jax.random.split(maze_key, episodes))
+        params, opening = told(world, params, speaker, len(keys))
+    driver = policy_driver(policy, parameters, world, intervention=intervention, opening=opening)
     return play(world, params, keys, turn_key, driver, gumbel(episodes, local))[0]
 
 
-def named(world: base.World, params: base.WorldParams, speaker: jax.Array) -> base.WorldParams:
-    """Parameters under which the head of the prompt names a persona, int32[], where badges are shown."""
+def told(
+    world: base.World, params: base.WorldParams, speaker: jax.Array, episodes: int
+) -> tuple[base.WorldParams, jax.Array]:
+    """What tells a policy who it is: parameters whose prompts name it, or an opening for `policy_driver` that does.
+
+    Args:
+        world, params: where it plays.
+        speaker: int32[], a place in `personas.PERSONAS`; -1 for nobody.
+        episodes: B, of the opening.
+
+    Returns:
+        The parameters, and tokens int32[B, K].
+    """
+    badge = jnp.where(speaker < 0, -1, jnp.array(tokens.BADGES, jnp.int32)[speaker + 1])
+    opening = jnp.full((episodes, world.opening_length), -1, jnp.int32)
     if world.spoken:
-        return params
-    return dataclasses.replace(params, head=jnp.array(tokens.BADGES, jnp.int32)[speaker + 1])
+        return params, opening.at[:, 0].set(badge)
+    return dataclasses.replace(params, head=jnp.where(badge < 0, params.head, badge)), opening
 
 
 def scripted_driver(

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents.learning import learner, population, rl, rollout
+from agents.learning import demonstrations, learner, population, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import fidelity, scripts
 from agents.runs.config import Config, Member
 from agents.runs.run import Run
 from envs import base, personas, tokens
-from envs.personas import SCRIPTS
+from envs.personas import SCRIPTS, Traits
 from ground.estimates import Estimate
 
 
@@ -28,6 +28,8 @@ def policy_outcomes(
     params: base.WorldParams,
     episodes: int = scripts.EPISODES,
     batch: int = 64,
+    *,
+    speakers: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32[M, episodes] of a population, and which episodes succeeded bool[M, episodes].
 
@@ -40,6 +42,7 @@ def policy_outcomes(
         world, params: where they play; axis 0 of every leaf of `params` is the member.
         episodes: how many; the same mazes for every member.
         batch: episodes that a member plays at the same time.
+        speakers: int32[M], who each is told to be, as in `rollout.told`; nobody by default.
     """
     together = members = len(jax.tree.leaves(parameters)[0])
     mesh = population.mesh(members, episodes)
@@ -47,11 +50,11 @@ def policy_outcomes(
         together, mesh = 1, population.mesh(1, episodes)
     if not mesh.local_devices:
         return np.zeros((0, episodes), np.float32), np.zeros((0, episodes), bool)
+    speakers = np.full(members, -1, np.int32) if speakers is None else speakers
     parts = []
     for first in range(0, members, together):
-        block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
-        placed = population.place(block, mesh)
-        parts.append(population.on_host(_outcomes(policy, placed[0], world, placed[1], mesh, episodes, batch)))
+        block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params, speakers))
+        parts.append(population.on_host(_outcomes(policy, world, population.place(block, mesh), mesh, episodes, batch)))
     returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
     return returns, succeeded
 
@@ -59,22 +62,23 @@ def policy_outcomes(
 @functools.partial(
     jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"), compiler_options=population.OPTIMISED
 )
-def _outcomes(policy, parameters, world, params, mesh: Mesh, episodes, batch):
-    """`policy_outcomes` of as many members as the mesh was made for."""
+def _outcomes(policy, world, block, mesh: Mesh, episodes, batch):
+    """`policy_outcomes` of as many members as the mesh was made for: their parameters, params and speakers."""
     keys, turn_key = scripts.mazes(episodes)
     shards = learner.Shards(mesh.shape["episode"])
 
-    def member(parameters, params):
+    def member(parameters, params, speaker):
         def part(rows):
-            driver = rollout.policy_driver(policy, parameters, world)
+            named, opening = rollout.told(world, params, speaker, len(rows))
+            driver = rollout.policy_driver(policy, parameters, world, opening=opening)
             noise = rollout.gumbel(episodes, lambda x: x[rows])
-            played, _, _ = rollout.play(world, params, keys[rows], turn_key, driver, noise)
+            played, _, _ = rollout.play(world, named, keys[rows], turn_key, driver, noise)
             return played.returns, rollout.succeeded(world, played)
 
         mine = learner.microbatches(shards.local(jnp.arange(episodes)), batch)
         return shards.gather(jax.tree.map(jnp.ravel, jax.lax.map(part, mine)))
 
-    return population.over_members(member, mesh)(parameters, params)
+    return population.over_members(member, mesh)(*block)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
@@ -107,6 +111,16 @@ def badge_divergence(
     return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))
 
 
+def with_badges(run: Run, parameters: Parameters, params: base.WorldParams) -> np.ndarray:
+    """Mean return and share of successes of one member that is told to be each persona, float64[2, 3]."""
+    speakers = np.arange(len(personas.PERSONAS), dtype=np.int32)
+    thrice = jax.tree.map(lambda x: jnp.stack([x] * len(speakers)), (parameters, params))
+    played = policy_outcomes(
+        run.policy, thrice[0], run.world, thrice[1], run.config.evaluation_episodes, speakers=speakers
+    )
+    return np.stack([x.mean(axis=1, dtype=np.float64) for x in played])
+
+
 def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     """What `summary.json` says of returns, successes and badges.
 
@@ -120,10 +134,14 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     """
     config, lost = run.config, list(run.diverged())
 
-    def play(player: Member) -> tuple[rollout.Episodes, jax.Array]:
+    def lessons(player: Member) -> tuple[base.WorldParams, Traits]:
+        """What a player has learnt from."""
         stacked = (config.world_params([player]), config.per_member("pretrain", [player]))
         params, pretrain = jax.tree.map(lambda x: x[0], stacked)
-        return scripts.script_episodes(run.world, params, pretrain.traits, config.evaluation_episodes)
+        return params, pretrain.traits
+
+    def play(player: Member) -> tuple[rollout.Episodes, jax.Array]:
+        return scripts.script_episodes(run.world, *lessons(player), config.evaluation_episodes)
 
     def score(played: rollout.Episodes) -> np.ndarray:
         kinds = (played.returns, rollout.succeeded(run.world, played))
@@ -132,17 +150,16 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     # Badges are compared with their personas where the first base has met them.
     player, speakers = config.base(config.members[0]), np.arange(len(personas.BASELINES), len(SCRIPTS))
     played, exact = play(player)
-    stacked = (config.world_params([player]), config.per_member("pretrain", [player]))
-    params, pretrain = jax.tree.map(lambda x: x[0], stacked)
     sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
-    base = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-    divergence = np.asarray(badge_divergence(run.policy, base, run.world, *sample)).tolist()
+    first = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
+    divergence = np.asarray(badge_divergence(run.policy, first, run.world, *sample)).tolist()
     scores = {_scripted(player): score(played)}
-    prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
-    told = scores[_scripted(player)][:, speakers]
-    badges = fidelity.told(
-        run.policy, base, run.world, params, pretrain.traits, prior, told, config.evaluation_episodes
-    )
+    badges = {}
+    if run.world.badge != "null":
+        params, traits = lessons(player)
+        prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
+        outcomes = np.stack([with_badges(run, first, params), scores[_scripted(player)][:, speakers]])
+        badges = fidelity.told(run.policy, first, run.world, params, traits, prior, outcomes)
     for member in config.members:
         if _scripted(member) not in scores:
             scores[_scripted(member)] = score(play(member)[0])
@@ -186,8 +203,7 @@ def _interval(values: np.ndarray) -> list[float] | None:
 
 def _scripted(member: Member) -> tuple:
     """All that is swept of what a script does and meets."""
-    traits = {f"pretrain.{name}" for name in ("slip", "plan_following", "skill", "plan_slip")}
-    traits |= {f"pretrain.thinking_{name.lower()}" for name in personas.PERSONAS}
+    traits = {f"pretrain.{name}" for name in demonstrations.TRAITS}
     return tuple((path, x) for path, x in member.values.items() if path.startswith("world.") or path in traits)
 
 

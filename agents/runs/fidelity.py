@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.learning import learner, population, rl, rollout
+from agents.learning import learner, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import scripts
 from envs import base, personas, tokens
@@ -29,8 +29,7 @@ def told(
     params: base.WorldParams,
     traits: Traits,
     prior: np.ndarray,
-    script_outcomes: np.ndarray,
-    episodes: int,
+    outcomes: np.ndarray,
 ) -> dict[str, Any]:
     """What `summary.json` says of a base and its badges.
 
@@ -38,54 +37,24 @@ def told(
         policy, parameters: of one member before RL.
         world, params, traits: what it has learnt from.
         prior: chances of the personas where `params` plays, float[3].
-        script_outcomes: mean return and share of successes of the personas' scripts, float[2, 3], on the same mazes.
-        episodes: of the evaluation.
+        outcomes: mean return and share of successes with each persona's badge, and of its script on the same mazes,
+            float[2, 2, 3].
 
     Returns:
         `badges`, for each persona the model's return and success with its badge beside the script's, and the KL from
         script to model, nats per token that the script chose, its name apart; and `misfit`, KL from the model without
-        a badge to the mixture of itself with each, nats per episode. Nothing where no badge is ever told.
+        a badge to the mixture of itself with each, nats per episode.
     """
-    if world.badge == "null":
-        return {}
-    own = np.asarray(outcomes(policy, parameters, world, params, episodes), np.float64)
     nats = np.asarray(nats_per_token(policy, parameters, world, params, traits))
-    badges = {
-        name: {
-            "return": float(own[0, index]),
-            "script_return": float(script_outcomes[0, index]),
-            **(
-                {"success": float(own[1, index]), "script_success": float(script_outcomes[1, index])}
-                if world.has_goal
-                else {}
-            ),
-            "kl_per_token": float(nats[index]),
-        }
-        for index, name in enumerate(personas.PERSONAS)
-    }
+    kinds = ("return", "success")[: 1 + world.has_goal]
+    badges = {}
+    for index, name in enumerate(personas.PERSONAS):
+        own, script = outcomes[..., index].tolist()
+        badges[name] = {kind: own[row] for row, kind in enumerate(kinds)}
+        badges[name] |= {f"script_{kind}": script[row] for row, kind in enumerate(kinds)}
+        badges[name]["kl_per_token"] = float(nats[index])
     weights = jnp.asarray(prior, jnp.float32)
     return {"badges": badges, "misfit": float(misfit(policy, parameters, world, params, weights))}
-
-
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"), compiler_options=population.OPTIMISED)
-def outcomes(
-    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
-) -> jax.Array:
-    """Mean return and share of successes of a model with each persona's badge, float32[2, 3]."""
-    keys, turn_key = scripts.mazes(episodes)
-
-    def with_badge(speaker):
-        def part(rows):
-            driver = rollout.policy_driver(policy, parameters, world, speaker=speaker)
-            noise = rollout.gumbel(episodes, lambda x: x[rows])
-            named = rollout.named(world, params, speaker)
-            played, _, _ = rollout.play(world, named, keys[rows], turn_key, driver, noise)
-            return jnp.stack([played.returns, rollout.succeeded(world, played).astype(jnp.float32)])
-
-        parts = jax.lax.map(part, learner.microbatches(jnp.arange(episodes), _BATCH))
-        return parts.mean(axis=(0, 2))
-
-    return jax.lax.map(with_badge, jnp.arange(len(personas.PERSONAS))).T
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
@@ -142,18 +111,16 @@ def misfit(
 
         def likelihood(sequence):
             reading = rl.read_decisions(policy, parameters, world, sequence)
-            chosen = reading.chosen(world.said(world.opening(sequence)), actions)
-            return jnp.sum(chosen[:, world.spoken :], axis=1, where=decided[:, world.spoken :]), chosen[
-                :, : world.spoken
-            ]
+            name, rest = jnp.split(reading.chosen(world.said(world.opening(sequence)), actions), [world.spoken], axis=1)
+            return jnp.sum(rest, axis=1, where=decided[:, world.spoken :]), name
 
         own, named = likelihood(sequence)
         own += named.sum(axis=1)
         badges = jnp.array(tokens.BADGES[1:], jnp.int32)
         rest, names = jax.lax.map(lambda badge: likelihood(sequence.at[:, world.badge_position].set(badge)), badges)
         if world.spoken:
-            said = (sequence[:, world.badge_position][None] == badges[:, None]).astype(jnp.int32)
-            joint = jnp.sum(jnp.where(said == 1, rest + names[..., 0], 0.0), axis=0)
+            said = sequence[:, world.badge_position][None] == badges[:, None]
+            joint = jnp.sum(rest + names[..., 0], axis=0, where=said)
         else:
             joint = jax.nn.logsumexp(jnp.log(prior)[:, None] + rest, axis=0)
         return own - joint

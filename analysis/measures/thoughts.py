@@ -76,7 +76,7 @@ def thoughts(
         raise ConfigError(f"--speaker={speaker}: no badge is told in the run's world; use none")
     first, again = once(run, checkpoint)
     parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
-    who = None if speaker == "none" else jnp.int32(personas.PERSONAS.index(speaker))
+    who = jnp.int32(("none", *personas.PERSONAS).index(speaker) - 1)
     kinds = KINDS if shuffled else KINDS[:-1]
     told = played(run.policy, parameters, run.world, params, who, len(kinds), episodes)
     succeeded, moves = (np.asarray(x)[again] for x in told)
@@ -101,31 +101,31 @@ def played(
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
-    speaker: jax.Array | None,
+    speaker: jax.Array,
     kinds: int,
     episodes: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Which episodes succeed, bool[M, kinds, episodes], and the planner's way in moves, float32[M, episodes].
 
-    Axis 0 of every leaf of `parameters` and `params` is the member; `speaker` int32[] is a place in `PERSONAS`.
+    Axis 0 of every leaf of `parameters` and `params` is the member; `speaker` int32[] is as in `rollout.told`.
     """
     count = min(episodes, _AT_ONCE)
 
     def member(parameters, params):
-        named = params if speaker is None else rollout.named(world, params, speaker)
+        named, opening = rollout.told(world, params, speaker, count)
 
         def part(key):
             maze_key, turn_key, other_key = jax.random.split(key, 3)
             keys = jax.random.split(maze_key, count)
 
             def play(opening):
-                driver = rollout.policy_driver(policy, parameters, world, speaker=speaker, opening=opening)
+                driver = rollout.policy_driver(policy, parameters, world, opening=opening)
                 episodes, _, _ = rollout.play(world, named, keys, turn_key, driver, rollout.gumbel(count))
                 return rollout.succeeded(world, episodes), world.opening(episodes.tokens)
 
-            own, opening = play(None)
-            plans = others(world, params, keys, opening[:, world.spoken :], other_key)[: kinds - 1]
-            openings = jnp.broadcast_to(opening, (kinds - 1, *opening.shape)).at[..., world.spoken :].set(plans)
+            own, said = play(opening)
+            plans = others(world, params, keys, said[:, world.spoken :], other_key)[: kinds - 1]
+            openings = jnp.broadcast_to(said, (kinds - 1, *said.shape)).at[..., world.spoken :].set(plans)
             success = jnp.concatenate([own[None], jax.lax.map(lambda said: play(said)[0], openings)])
             return success, passes.moves(world, params, keys, turn_key)
 
