@@ -86,7 +86,8 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"KL from persona to model with its badge, nats per action: {badges}")
     if told := summary.get("badges"):
         each = ", ".join(f"{name} {badge['kl_per_token']:.3f}" for name, badge in told.items())
-        console.print(f"the same with what it thinks, nats per token: {each}")
+        if each != badges:  # it thinks, too
+            console.print(f"the same with what it thinks, nats per token: {each}")
         console.print(f"KL from base to mixture of its badges, nats per episode: {summary['misfit']:.3f}")
     seconds, speed = summary["seconds"], summary["tokens_per_second"]
     console.print(
