@@ -135,7 +135,8 @@ def _train_and_evaluate(run, session, console, source, evaluate, figures) -> Non
         before = after = means = None
         with signals.catch(at_once=processes.count() == 1) as caught:
             if evaluate:
-                before, after, means = _member_returns(run, config)
+                before, after = (run.parameters(name) for name in (config.before_rl, "rl"))
+                means = evaluation.means(run, before, after)
             if stopped := processes.meet(caught())[:, 0].max():
                 raise signals.Interrupted(int(stopped))
         if processes.first():
@@ -143,7 +144,7 @@ def _train_and_evaluate(run, session, console, source, evaluate, figures) -> Non
             with signals.catch(at_once=True):
                 summary = _identity(run, config)
                 if means is not None:
-                    summary |= evaluation.summary(run, before, means)
+                    summary |= evaluation.summary(run, before, *means)
                 session.evaluation = time.perf_counter() - begun
                 summary |= session.speed()
                 if evaluate and figures:
@@ -194,18 +195,6 @@ def _run_stages(run: runs.Run, session: sessions.Session, console: Console, caug
                 session.note(now_and_then=True)
 
             stages.run_stage(run, stage, state, caught, report, timing)
-
-
-def _member_returns(run: runs.Run, config: Config) -> tuple[Any, Any, np.ndarray]:
-    """Parameters before and after RL; mean return and success, each before and after, of the members, [2, 2, M]."""
-    before, after = (run.parameters(name) for name in (config.before_rl, "rl"))
-    # Twins are evaluated once.
-    first, twin = np.unique(config.starts, return_inverse=True)
-    stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[first], a]), before, after)
-    worlds = jax.tree.map(lambda x: jnp.concatenate([x[first], x]), config.world_params())
-    outcomes = evaluation.policy_outcomes(run.policy, stacked, run.world, worlds, config.evaluation_episodes)
-    means = np.stack([x.mean(axis=1) for x in outcomes])
-    return before, after, np.stack([means[:, twin], means[:, len(first) :]], axis=1)
 
 
 def _identity(run: runs.Run, config: Config) -> dict:

@@ -23,7 +23,7 @@ def told(tmp_path, **population) -> dict:
     run = runs.create(tmp_path / "run", configs.to_dict(config), members=count)
     base = config.make_policy().init(jax.random.key(0))
     means = np.stack([np.outer([1.0, 10.0], np.arange(count)), np.zeros((2, count))])
-    return evaluation.summary(run, jax.tree.map(lambda x: np.asarray(x)[None], base), means)
+    return evaluation.summary(run, jax.tree.map(lambda x: np.asarray(x)[None], base), means, np.zeros((2, 3)))
 
 
 def test_scripts_play_every_world_of_a_sweep(tmp_path):

@@ -35,7 +35,7 @@ def policy_outcomes(
 
     On a CPU the devices share the episodes of one member after another, so that one program serves populations of any
     size; elsewhere members are spread over the devices and play at the same time. Every process of a job takes part;
-    one without a device in the mesh gets no members.
+    one without a device in the mesh learns nothing.
 
     Args:
         policy, parameters: the policies; axis 0 is the member.
@@ -49,7 +49,7 @@ def policy_outcomes(
     if population.on_cpu(mesh):
         together, mesh = 1, population.mesh(1, episodes)
     if not mesh.local_devices:
-        return np.zeros((0, episodes), np.float32), np.zeros((0, episodes), bool)
+        return np.full((members, episodes), np.nan, np.float32), np.zeros((members, episodes), bool)
     speakers = np.full(members, -1, np.int32) if speakers is None else speakers
     parts = []
     for first in range(0, members, together):
@@ -111,17 +111,34 @@ def badge_divergence(
     return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))
 
 
-def with_badges(run: Run, parameters: Parameters, params: base.WorldParams) -> np.ndarray:
-    """Mean return and share of successes of one member that is told to be each persona, float64[2, 3]."""
-    speakers = np.arange(len(personas.PERSONAS), dtype=np.int32)
-    thrice = jax.tree.map(lambda x: jnp.stack([x] * len(speakers)), (parameters, params))
+def means(run: Run, before: Parameters, after: Parameters) -> tuple[np.ndarray, np.ndarray]:
+    """Mean returns and shares of successes, row 0 and 1 of axis 0; every process of a job takes part.
+
+    Args:
+        run: trained.
+        before, after: parameters before and after RL, axis 0 the member.
+
+    Returns:
+        Of members before and after RL float64[2, 2, M], and of the first base told to be each persona float64[2, 3],
+        without columns in a world that tells nobody.
+    """
+    config = run.config
+    # Twins are evaluated once.
+    first, twin = np.unique(config.starts, return_inverse=True)
+    told = np.arange(len(personas.PERSONAS) if run.world.badge != "null" else 0, dtype=np.int32)
+    stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[first], a, b[0 * told]]), before, after)
+    worlds = jax.tree.map(lambda x: jnp.concatenate([x[first], x, x[0 * told]]), config.world_params())
+    nobody = np.full(len(first) + run.members, -1, np.int32)
     played = policy_outcomes(
-        run.policy, thrice[0], run.world, thrice[1], run.config.evaluation_episodes, speakers=speakers
+        run.policy, stacked, run.world, worlds, config.evaluation_episodes, speakers=np.append(nobody, told)
     )
-    return np.stack([x.mean(axis=1, dtype=np.float64) for x in played])
+    start, end, badges = np.split(
+        np.stack([x.mean(axis=1, dtype=np.float64) for x in played]), [len(first), len(nobody)], axis=1
+    )
+    return np.stack([start[:, twin], end], axis=1), badges
 
 
-def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
+def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray) -> dict[str, Any]:
     """What `summary.json` says of returns, successes and badges.
 
     Every script plays in the world of every member, and with its traits. Where something is swept, the scripts'
@@ -130,7 +147,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     Args:
         run: trained.
         before: parameters before RL, axis 0 the member.
-        means: mean return and share of successes of members before and after RL, float[2, 2, M].
+        means, badges: from the function `means`.
     """
     config, lost = run.config, list(run.diverged())
 
@@ -154,12 +171,12 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
     first = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     divergence = np.asarray(badge_divergence(run.policy, first, run.world, *sample)).tolist()
     scores = {_scripted(player): score(played)}
-    badges = {}
+    told = {}
     if run.world.badge != "null":
         params, traits = lessons(player)
         prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
-        outcomes = np.stack([with_badges(run, first, params), scores[_scripted(player)][:, speakers]])
-        badges = fidelity.told(run.policy, first, run.world, params, traits, prior, outcomes)
+        outcomes = np.stack([badges, scores[_scripted(player)][:, speakers]])
+        told = fidelity.told(run.policy, first, run.world, params, traits, prior, outcomes)
     for member in config.members:
         if _scripted(member) not in scores:
             scores[_scripted(member)] = score(play(member)[0])
@@ -169,17 +186,17 @@ def summary(run: Run, before: Parameters, means: np.ndarray) -> dict[str, Any]:
 
     def described(kind: int) -> dict[str, Any]:
         scripts, (start, end) = of_scripts[kind], of_members[kind]
-        told = _named(scripts.mean(axis=-1)) | {"before_rl": start.tolist(), "after_rl": end.tolist()}
+        named = _named(scripts.mean(axis=-1)) | {"before_rl": start.tolist(), "after_rl": end.tolist()}
         if config.population.sweep:  # points of a grid are no sample of one population
-            return told | {"points": _points(config, scripts, start, end)}
-        return told | {"after_rl_interval": _interval(end)}
+            return named | {"points": _points(config, scripts, start, end)}
+        return named | {"after_rl_interval": _interval(end)}
 
     return {
         "return": described(0),
         **({"success": described(1)} if run.world.has_goal else {}),
         "badge_kl": {name: divergence[i][i + 1] for i, name in enumerate(personas.PERSONAS)},
         "null_badge_kl": {name: divergence[i][0] for i, name in enumerate(personas.PERSONAS)},
-        **badges,
+        **told,
     }
 
 
