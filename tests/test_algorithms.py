@@ -58,7 +58,7 @@ def of_episodes(*values):
         ({"advantage": "episode"}, of_episodes(3, 1, -1, -3)),
         ({"advantage": "group_mean"}, of_episodes(1, -1, 1, -1)),
         ({"advantage": "group_others"}, of_episodes(2, -2, 2, -2)),
-        ({"advantage": "group_z"}, of_episodes(*np.array([1, -1, 1, -1]) / 1.0001)),
+        ({"advantage": "group_z"}, of_episodes(*np.array([1, -1, 1, -1]) / (2**0.5 + 1e-4))),
         ({"advantage": "outcome"}, of_episodes(1, 1, -1, -1)),
         ({"advantage": "outcome", "positive_weight": 0.0}, of_episodes(0, 0, -1, -1)),
         ({"advantage": "outcome", "negative_weight": 0.0}, of_episodes(1, 1, 0, 0)),
@@ -68,8 +68,10 @@ def of_episodes(*values):
         ({"advantage": "gae", "trace_decay": 1.0}, np.where(PLAYED, [[3, 2], [1, 0], [-1, 0], [-3, -3]], np.nan)),
         # Root mean square over the seven decisions: sqrt((9 + 9 + 1 + 1 + 1 + 9 + 9) / 7).
         ({"advantage": "episode", "normalise": "scale"}, of_episodes(3, 1, -1, -3) / np.sqrt(39 / 7)),
-        # Mean absolute advantage: (3 + 3 + 1 + 1 + 1 + 3 + 3) / 7.
-        ({"advantage": "episode", "absolute_weights": True}, of_episodes(9, 1, -1, -9) / (15 / 7)),
+        # Deviation of the returns 3, 1, -1, -3: sqrt((9 + 1 + 1 + 9) / 3).
+        ({"advantage": "group_mean", "normalise": "returns"}, of_episodes(1, -1, 1, -1) / np.sqrt(20 / 3)),
+        # Mean absolute advantage of an episode: (3 + 1 + 1 + 3) / 4.
+        ({"advantage": "episode", "absolute_weights": True}, of_episodes(9, 1, -1, -9) / 2),
     ],
     ids=str,
 )
@@ -147,7 +149,7 @@ def test_a_return_of_nothing_but_rounding_is_no_success():
 def test_a_batch_that_teaches_nothing_has_advantages_of_nothing(name):
     """All earn the same, so that groups are left out to the last."""
     pay = jnp.zeros((8, 15))
-    for normalise in ("batch", "scale", "none"):
+    for normalise in ("batch", "scale", "returns", "none"):
         config = RLConfig(
             **(ALGORITHMS[name].switches | {"group": 4, "informative_groups": True, "normalise": normalise})
         )

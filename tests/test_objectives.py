@@ -60,7 +60,7 @@ def test_group_advantages_by_hand():
     mean = [0, -1, -1, 2, 0, 0, 0, 0]
     exact = jnp.zeros(8)
     np.testing.assert_allclose(objectives.group_advantage(returns, 4, "mean", exact), mean, atol=1e-6)
-    z = np.array(mean) / (1.5**0.5 + 1e-4)
+    z = np.array(mean) / (2**0.5 + 1e-4)  # the sample's deviation: (0 + 1 + 1 + 4) / 3
     np.testing.assert_allclose(objectives.group_advantage(returns, 4, "z", exact), z, atol=1e-5)
     others = [1 - 3 / 3, 0 - 4 / 3, 0 - 4 / 3, 3 - 1 / 3, 0, 0, 0, 0]
     np.testing.assert_allclose(objectives.group_advantage(returns, 4, "others", exact), others, atol=1e-6)

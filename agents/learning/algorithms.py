@@ -1,7 +1,7 @@
 """Algorithms as points of one space: the switches of stage `rl`, the named ones, and what they make of a batch.
 
-A preset changes only what sets the algorithm apart. Sizes, learning rate and the entropy bonuses stay what they are,
-so that two of them differ in nothing else.
+A preset changes only what sets the algorithm apart, as its authors' code has it. Sizes, learning rate and, but where
+its source sets them, the entropy bonuses stay what they are, so that two of them differ in nothing else.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ class RLConfig:
     the world has paid more than nothing, else -1."""
     group: int = 1
     """Episodes that share a maze, a start and the weather; must divide the episodes."""
-    normalise: Literal["batch", "scale", "none"] = "batch"
-    """Advantages of an update: `batch` to mean 0 and standard deviation 1; `scale` to root mean square 1; or as they
-    are."""
+    normalise: Literal["batch", "scale", "returns", "none"] = "batch"
+    """Advantages of an update: `batch` to mean 0 and standard deviation 1; `scale` to root mean square 1; `returns`
+    over the standard deviation of the returns of all episodes, as Lite PPO does (arXiv 2508.08221); or as they are."""
     average: Literal["decision", "episode", "constant"] = "decision"
     """What a step averages over: all decisions alike; each episode's mean; or the sum over each episode by the
     longest episode there can be, as Dr. GRPO does (arXiv 2503.20783)."""
@@ -57,12 +57,18 @@ class RLConfig:
     """Leave out groups whose episodes all earn the same, before any charge (the dynamic sampling of DAPO, arXiv
     2503.14476, without drawing others)."""
     absolute_weights: bool = False
-    """Weigh each decision by its absolute advantage over the mean one: what drawing episodes in proportion to it comes
-    to in the mean (arXiv 2508.10839)."""
+    """Weigh each decision by its absolute advantage over an episode's mean one: what drawing episodes in proportion to
+    it comes to in the mean (arXiv 2508.10839)."""
     positive_weight: float = 1.0
     """Factor of advantages above 0."""
     negative_weight: float = 1.0
     """Factor of advantages below 0."""
+    only_weighted: bool = False
+    """Leave out decisions whose factor is 0, so that a step averages over the others alone, its entropy bonus too, as
+    the authors of arXiv 2506.01347 do."""
+    ratio: Literal["decision", "episode"] = "decision"
+    """Whose probability ratio is clipped: each decision's, or that of its whole episode, the product over its
+    decisions (arXiv 2402.14740 as TRL has it); with --rl.average episode each episode then counts once."""
     clip_low: float = 0.2
     """How far the probability ratio may fall below 1."""
     clip_high: float = 0.2
@@ -73,7 +79,8 @@ class RLConfig:
     """Where the KL divergence from a reference, the model before RL, is charged: in the loss (estimated by k3), or in
     the reward of each decision."""
     reference_weight: float = 0.0
-    """Weight of that divergence."""
+    """Weight of that divergence: what a nat costs, in the loss beside advantages as they are normalised, in the reward
+    in the world's own points, whatever `reward_scale`."""
     reference_reset: int = 0
     """Updates after which the reference becomes the current policy and the optimiser starts afresh (ProRL, arXiv
     2505.24864); 0 for never."""
@@ -121,7 +128,12 @@ class Algorithm:
 
 _GROUP = {"group": 8, "normalise": "none", "value_weight": 0.0}
 _ONCE = {"epochs": 1, "value_weight": 0.0}
-_OUTCOME = _ONCE | {"advantage": "outcome", "normalise": "none"}
+_OUTCOME = _ONCE | {
+    "advantage": "outcome",
+    "normalise": "none",
+    "entropy_weight": 0.001,
+    "equalized_entropy_weight": 0.0,
+}
 
 ALGORITHMS = {
     "ppo": Algorithm("PPO"),
@@ -131,12 +143,12 @@ ALGORITHMS = {
     ),
     "dr_grpo": Algorithm("Dr. GRPO", _GROUP | {"advantage": "group_mean", "average": "constant", "clip_dual": 3.0}),
     "dapo": Algorithm("DAPO", _GROUP | {"advantage": "group_z", "clip_high": 0.28, "informative_groups": True}),
-    "lite_ppo": Algorithm("Lite PPO", _GROUP | {"advantage": "group_mean", "normalise": "scale"}),
+    "lite_ppo": Algorithm("Lite PPO", _GROUP | {"advantage": "group_mean", "normalise": "returns"}),
     "ms_grpo": Algorithm("MS-GRPO", _GROUP | {"advantage": "group_z", "average": "constant", "absolute_weights": True}),
-    "rloo": Algorithm("RLOO", _GROUP | _ONCE | {"advantage": "group_others", "average": "constant"}),
+    "rloo": Algorithm("RLOO", _GROUP | _ONCE | {"advantage": "group_others", "average": "episode", "ratio": "episode"}),
     "reinforce": Algorithm("REINFORCE", _ONCE | {"advantage": "to_go"}),
-    "psr": Algorithm("PSR", _OUTCOME | {"negative_weight": 0.0}),
-    "nsr": Algorithm("NSR", _OUTCOME | {"positive_weight": 0.0}),
+    "psr": Algorithm("PSR", _OUTCOME | {"negative_weight": 0.0, "only_weighted": True}),
+    "nsr": Algorithm("NSR", _OUTCOME | {"positive_weight": 0.0, "only_weighted": True}),
     "w_reinforce": Algorithm("W-REINFORCE", _OUTCOME | {"positive_weight": 0.1}),
 }
 """What `--algorithm` knows, by name; docs/algorithms.md has the sources."""
@@ -167,7 +179,7 @@ def advantages(
     """What a batch of episodes teaches.
 
     Args:
-        config: see its `advantage`, `informative_groups`, `normalise` and weights.
+        config: see its `advantage`, `informative_groups`, `normalise`, `only_weighted` and weights.
         episodes: B of them, groups in a row.
         pay: float32[B, T], the world's own rewards, which say whether an episode is a success and whether groups earn
             the same.
@@ -203,8 +215,13 @@ def advantages(
         advantage = objectives.normalise(advantage, decided)
     elif config.normalise == "scale":
         advantage = objectives.rescale(advantage, decided)
+    elif config.normalise == "returns":
+        advantage = advantage / (objectives.deviation(returns) + 1e-6)
     if config.absolute_weights:
         size = jnp.abs(advantage)
-        advantage = advantage * size / jnp.maximum(objectives.mean(size, decided), 1e-8)
+        of_episode = jax.vmap(objectives.mean)(size, decided)
+        advantage = advantage * size / jnp.maximum(objectives.mean(of_episode, decided.any(axis=1)), 1e-8)
     weight = jnp.where(advantage > 0, config.positive_weight, config.negative_weight)
+    if config.only_weighted:
+        decided &= weight != 0
     return decided, weight * advantage, targets

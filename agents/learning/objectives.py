@@ -85,17 +85,24 @@ def group_advantage(returns: jax.Array, group: int, kind: str, resolution: jax.A
         returns: float32[B].
         group: G, episodes that share a maze and a start.
         kind: `mean`, R minus the group's mean (Dr. GRPO, arXiv 2503.20783); `z`, that over the group's standard
-            deviation (GRPO, arXiv 2402.03300); `others`, R minus the mean of the other ones (RLOO, arXiv 2402.14740).
+            deviation plus 1e-4 (GRPO, arXiv 2402.03300, as in TRL); `others`, R minus the mean of the other ones
+            (RLOO, arXiv 2402.14740).
         resolution: float32[B], up to where returns are equal but for rounding, which a deviation would blow up.
     """
     grouped, least = (x.reshape(-1, group) for x in (returns, resolution))
     centred = grouped - grouped.mean(axis=1, keepdims=True)
     centred = jnp.where(jnp.abs(centred) <= least.max(axis=1, keepdims=True), 0.0, centred)
     if kind == "z":
-        centred = centred / (jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True)) + 1e-4)
+        centred = centred / (deviation(centred)[:, None] + 1e-4)
     elif kind == "others":
         centred = centred * (group / max(group - 1, 1))
     return centred.reshape(-1)
+
+
+def deviation(x: jax.Array) -> jax.Array:
+    """Standard deviation of samples over the last axis, float32[...], by n − 1; 0 of a single one."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return jnp.sqrt(jnp.sum(jnp.square(centred), axis=-1) / max(x.shape[-1] - 1, 1))
 
 
 def mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -106,13 +106,17 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
         batch, share = batch_and_shares
         reading = read_decisions(policy, parameters, world, batch.tokens)
         log_ratio = reading.chosen(world.said(world.opening(batch.tokens)), batch.actions) - batch.log_probabilities
+        compared = log_ratio
+        if config.ratio == "episode":
+            whole = jnp.sum(log_ratio, axis=1, where=batch.decided, keepdims=True)
+            compared = jnp.broadcast_to(whole, log_ratio.shape)
         share_of_turns = share[:, world.opening_length :]
 
         def mean(x):
             return jnp.sum(x, where=batch.decided) / decisions
 
         surrogates = objectives.clipped_surrogate(
-            log_ratio, batch.advantages, config.clip_low, config.clip_high, config.clip_dual
+            compared, batch.advantages, config.clip_low, config.clip_high, config.clip_dual
         )
         surrogate = jnp.sum(share * surrogates) / norm
         value_loss = jnp.sum(share * 0.5 * jnp.square(reading.values - batch.targets)) / norm
@@ -134,7 +138,7 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
             reference_kl = jnp.sum(share * objectives.kl_estimate(away)) / norm
             total += config.reference_weight * reference_kl if config.reference == "loss" else 0.0
             apart = {"reference_kl": reference_kl}
-        ratio = jnp.exp(log_ratio)
+        ratio = jnp.exp(compared)
         clipped = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
         return total, {
             "loss": total,
@@ -225,7 +229,7 @@ def collect(
     if config.reference == "reward":
         # Charged at the next turn, for a plan at the first: what a turn's reward is, its decisions have caused.
         charge = divergence[:, world.opening_length :].at[:, 0].add(divergence[:, : world.opening_length].sum(axis=1))
-        rewards = rewards - config.reference_weight * charge
+        rewards = rewards - config.reward_scale * config.reference_weight * charge
     decided, advantages, targets = algorithms.advantages(config, episodes, pay, rewards, values)
     weight = jnp.exp(taken - played)
     if config.importance == "decoupled":
