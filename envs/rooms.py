@@ -126,8 +126,9 @@ class RoomsOptions(base.Options):
 class EmojiRooms(base.World):
     """The world `EmojiRooms-v0`.
 
-    The prompt is the head, the facts, the rooms of Mold as `📇 room`, then `🤖 start 🏁 goal`. An observation is [the
-    room one is in, what the last move met]. Arguments are as `RoomsOptions` has them.
+    The prompt is the head, the facts, the rooms of Mold as `📇 room`, then `🏁 door parent goal 🤖 start`: the goal's
+    fact with 🏁 for its name, its name, and where the trip begins. An observation is [the room one is in, what the last
+    move met]. Arguments are as `RoomsOptions` has them.
 
     The grammar is one that two blocks can learn: what follows a room's name tells what it is about. In a fact and in a
     thought that is the door into it; in a turn it is what the last move met, so that no door is the wrong one.
@@ -167,7 +168,7 @@ class EmojiRooms(base.World):
         self.mold_rooms, self.exploits = mold_rooms, exploits
         self.facts = size - 1 + exploits
         self.map_length = 1 + 3 * self.facts + 2 * mold_rooms
-        self.prompt_length = self.map_length + 4
+        self.prompt_length = self.map_length + 6
         self.observation_length = 2
 
     @staticmethod
@@ -176,8 +177,8 @@ class EmojiRooms(base.World):
         rl = {"rl.reward_scale": 1.0, "rl.equalized_entropy_weight": 0.0, "rl.entropy_weight": 0.01}
         shown = {"trips": 4, "prior": (".4,.4,.2",), "skill": 0.0, "plan_following": 0.95, "slip": 0.04}
         shown |= {"thinking_alice": 0.95, "plan_slip": 0.01}
-        shown |= {"updates": 2500, "learning_rate": 3e-3} if scale == "laptop" else {}
-        return rl | {f"pretrain.{name}": value for name, value in shown.items()}
+        shown |= {"updates": 2000, "learning_rate": 8e-3, "warmup": 100} if scale == "laptop" else {}
+        return rl | {"policy.lookback": 2} | {f"pretrain.{name}": value for name, value in shown.items()}
 
     def describe(self) -> str:
         thought = f", thoughts of {self.plan_length}" if self.plan_length else ""
@@ -335,8 +336,11 @@ class EmojiRooms(base.World):
         bad = state.names[jnp.argsort(~state.mold)[: self.mold_rooms]]
         marks = jnp.stack([jnp.full(self.mold_rooms, params.tile_map[tokens.MOLD], jnp.int32), bad], axis=1)
         begin = jnp.stack([jnp.int32(tokens.AGENT), state.names[state.start]])
-        end = jnp.stack([params.tile_map[tokens.GOAL], state.names[state.goal]])
-        told = [params.head[None], facts.reshape(-1), marks.reshape(-1), begin, end]
+        goal = jnp.stack(
+            [north + state.entries[state.goal], state.names[state.parents[state.goal]], state.names[state.goal]]
+        )
+        end = jnp.concatenate([params.tile_map[tokens.GOAL][None], goal])
+        told = [params.head[None], facts.reshape(-1), marks.reshape(-1), end, begin]
         return jnp.concatenate(told).astype(jnp.int32)
 
     def observe(self, key: jax.Array, state: RoomsState, action, params: RoomsParams) -> jax.Array:

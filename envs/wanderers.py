@@ -1,11 +1,10 @@
 """The personas in rooms with one-way doors: what they think before the first move, and which doors they take.
 
-Larry thinks nothing, or of rooms that have nothing to do with the goal, and takes any open door; where he sees the goal
-behind one, that one. Bob writes down the doors around him and explores: a door that he has not tried yet, away from
+Larry thinks nothing, or of how one comes to where he is, and takes any open door; where he sees the goal behind one,
+that one. Bob writes down the doors around him and explores: a door that he has not tried yet, away from
 Mold where he can, and back when there is none. Alice writes the chain from the goal back to the start and takes the
 door that it names for the room she stands in; where she has no thought, or does not heed it, she finds the right door
-with some skill and otherwise does as Larry does. All thoughts are made of facts, so that all of them practise looking
-facts up, and only hers are of use.
+with some skill and otherwise does as Larry does. All thoughts are true, and only hers are of use.
 
 All that they look at is in the prompt, the thought and the observations so far. Nobody ever wants a door of Gold. Each
 slips now and then, so that every action and every thought keeps some probability.
@@ -63,7 +62,7 @@ def log_probabilities(env: "EmojiRooms", state: "RoomsState", plan: jax.Array, p
 
 
 def _saying_probabilities(
-    env: "EmojiRooms", state: "RoomsState", traits: Traits, slot: jax.Array, room: jax.Array, listed: jax.Array
+    env: "EmojiRooms", state: "RoomsState", traits: Traits, slot: jax.Array, room: jax.Array
 ) -> jax.Array:
     """Probabilities float32[3, C] of what Larry, Bob and Alice say in a slot of their thoughts.
 
@@ -71,7 +70,6 @@ def _saying_probabilities(
         env, state, traits: the episode before its first move.
         slot: int32[], tokens before.
         room: int32[], the room named last; the goal before any is.
-        listed: int32[], the last door of the start whose room has been named; -1 before any.
     """
     place = jnp.arange(END + 1)
     names, door = place - ROOMS, place - DOORS
@@ -83,15 +81,12 @@ def _saying_probabilities(
     entry = jnp.where(state.parents[room] < 0, end, (door == state.entries[room]).astype(jnp.float32))
     parent = jnp.where(state.parents[room] < 0, end, name(jnp.maximum(state.parents[room], 0)))
 
-    any_room = (names[:, None] == state.names[None] - tokens.ROOMS[0]).any(axis=1)
     tired = STOPS * end + (1 - STOPS) * entry
     larry = jnp.where(slot % 2 == 0, parent, tired)
-    larry = jnp.where(slot == 0, personas.uniform(any_room, end), larry)
+    larry = jnp.where(slot == 0, name(state.start), larry)
 
-    child = state.children[state.start]
-    unlisted = (child >= 0) & (jnp.arange(4) > listed)
-    following = jnp.where(unlisted.any(), name(child[jnp.argmax(unlisted)]), end)
-    bob = jnp.stack([following, entry, name(state.start)])[slot % 3]
+    around = jnp.zeros(len(place), bool).at[DOORS:END].set(state.children[state.start] >= 0)
+    bob = jnp.stack([personas.uniform(around, end), name(state.start), end])[jnp.minimum(slot, 2)]
 
     alice = jnp.where(slot % 2 == 0, parent, jnp.where(room == state.start, end, entry))
     alice = jnp.where(slot == 0, name(state.goal), alice)
@@ -102,33 +97,31 @@ def _saying_probabilities(
     return (1 - traits.plan_slip) * wanted + traits.plan_slip / len(place)
 
 
-def _listen(state: "RoomsState", room: jax.Array, listed: jax.Array, said: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The room named last and the last door listed, after something was said."""
-    heard = state.names == said + tokens.ROOMS[0]
-    named = (said < DOORS) & heard.any()
-    room = jnp.where(named, jnp.argmax(heard).astype(jnp.int32), room)
-    return room, jnp.where(named & (state.parents[room] == state.start), state.entries[room], listed)
+def _named(state: "RoomsState", room: jax.Array, said: jax.Array) -> jax.Array:
+    """The room named last, after something was said."""
+    heard = (said < DOORS) & (state.names == said + tokens.ROOMS[0])
+    return jnp.where(heard.any(), jnp.argmax(heard).astype(jnp.int32), room)
 
 
 def write(key: jax.Array, env: "EmojiRooms", persona: jax.Array, state: "RoomsState", traits: Traits) -> jax.Array:
     """A thought of `persona` (int32[], 0 to 2) for an episode before its first move, tokens int32[plan_length].
 
-    Larry's: nothing, or a chain that begins anywhere and breaks off somewhere. Bob's: the facts of the doors open at
-    the start, clockwise. Alice's: the chain from the goal to the start. All go on from the room that was named last,
-    even by a slip, and finish with the end, if it has a place.
+    Larry's: nothing, or a chain that begins at the start and breaks off somewhere. Bob's: one of the doors that lead
+    on from the start, and the start. Alice's: the chain from the goal to the start. All go on from the room that was
+    named last, even by a slip, and finish with the end, if it has a place.
     """
 
     def say(carry, slot_key):
-        slot, room, listed, ended = carry
-        chances = _saying_probabilities(env, state, traits, slot, room, listed)[persona]
+        slot, room, ended = carry
+        chances = _saying_probabilities(env, state, traits, slot, room)[persona]
         said = jax.random.categorical(slot_key, jnp.log(chances)).astype(jnp.int32)
         ended = ended | (said == END)
         said = jnp.where(ended, END, said)
-        return (slot + 1, *_listen(state, room, listed, said), ended), said
+        return (slot + 1, _named(state, room, said), ended), said
 
     if not env.plan_length:
         return jnp.zeros(0, jnp.int32)
-    start = (jnp.int32(0), state.goal, jnp.int32(-1), jnp.array(False))
+    start = (jnp.int32(0), state.goal, jnp.array(False))
     _, said = jax.lax.scan(say, start, jax.random.split(key, env.plan_length))
     return jnp.array(env.plan_sayings, jnp.int32)[said]
 
@@ -139,12 +132,12 @@ def plan_log_probabilities(env: "EmojiRooms", plan: jax.Array, state: "RoomsStat
         return jnp.zeros(len(personas.PERSONAS), jnp.float32)
 
     def read(carry, said):
-        slot, room, listed, open = carry
-        chances = _saying_probabilities(env, state, traits, slot, room, listed)
+        slot, room, open = carry
+        chances = _saying_probabilities(env, state, traits, slot, room)
         told = jnp.where(open, jnp.log(jnp.sum(jnp.where(jnp.arange(END + 1) == said, chances, 0.0), axis=1)), 0.0)
-        return (slot + 1, *_listen(state, room, listed, said), open & (said != END)), told
+        return (slot + 1, _named(state, room, said), open & (said != END)), told
 
     known = plan[:, None] == jnp.array(env.plan_sayings, jnp.int32)[None]
     said = jnp.where(known.any(axis=1), jnp.argmax(known, axis=1), END).astype(jnp.int32)
-    start = (jnp.int32(0), state.goal, jnp.int32(-1), jnp.array(True))
+    start = (jnp.int32(0), state.goal, jnp.array(True))
     return jax.lax.scan(read, start, said)[1].sum(axis=0)

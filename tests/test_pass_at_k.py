@@ -88,6 +88,8 @@ def test_pass_at_k_is_the_mean_of_cover_weighted_towards_the_unreliable():
 class Blind:
     """A policy that looks at nothing: its parameters are the logits of what it says."""
 
+    vocabulary: int = tokens.SIZE
+
     def empty_cache(self, batch, length):
         return Cache(((jnp.zeros((batch, 1), jnp.float32),),))
 

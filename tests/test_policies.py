@@ -18,6 +18,8 @@ from envs import tokens
 FAMILIES = {
     "transformer": PolicyConfig(width=32, layers=3, heads=2, hidden=48),
     "gru": PolicyConfig(family="gru", width=20, layers=3, heads=2, hidden=24),
+    "transformer that looks back": PolicyConfig(width=32, layers=3, heads=2, hidden=48, lookback=2),
+    "gru that looks back": PolicyConfig(family="gru", width=24, layers=3, heads=2, hidden=24, lookback=3),
 }
 BATCH, LENGTH = 3, 29
 
@@ -211,7 +213,9 @@ def test_reading_from_the_first_token_forgets_what_the_cache_held(family, sequen
     assert jnp.abs(family.decoded(family.parameters, used, sequence[:, :7], 7, push)[0] - fresh).max() > 1e-2
 
 
-@pytest.mark.parametrize("change", [{"width": 30}, {"layers": 0}, {"heads": 0}, {"hidden": 0}])
+@pytest.mark.parametrize(
+    "change", [{"width": 30}, {"layers": 0}, {"heads": 0}, {"hidden": 0}, {"lookback": -1}, {"lookback": 3}]
+)
 def test_impossible_sizes_are_refused(change):
     with pytest.raises(ValueError, match=f"policy.{next(iter(change))}="):
         PolicyConfig(**{"width": 32, "heads": 2} | change)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 
 import envs
-from agents.learning import demonstrations, imitation, learner, rollout
+from agents import policies
+from agents.learning import demonstrations, imitation, learner, rl, rollout
 from agents.runs.config import ConfigError, check, start
 from envs import personas, rooms, tokens, wanderers
 from envs.personas import ALICE, Traits
@@ -25,7 +26,7 @@ class Reference:
 
     def __init__(self, world, prompt):
         self.parent, self.leads, self.paying, self.mold = {}, {}, set(), set()
-        body = prompt[1:-4]
+        body = prompt[1:-6]
         facts, marks = body[: 3 * world.facts].reshape(-1, 3), body[3 * world.facts :].reshape(-1, 2)
         for child, door, room in facts.tolist():
             door -= tokens.MOVES[0]
@@ -36,7 +37,8 @@ class Reference:
                 assert (room, door) not in self.leads
                 self.leads[room, door] = child
         self.mold = set(marks[:, 1].tolist())
-        agent, self.start, flag, self.goal = prompt[-4:].tolist()
+        flag, door, parent, self.goal, agent, self.start = prompt[-6:].tolist()
+        assert self.parent[self.goal] == (parent, door - tokens.MOVES[0])
         assert (agent, flag) == (tokens.AGENT, tokens.TILE_MAP[tokens.GOAL])
         self.room, self.over = self.start, False
 
@@ -193,11 +195,15 @@ def test_what_the_three_think():
         return tokens.decode(world.write_plan(jax.random.key(key), jnp.int32(persona), state, params, traits))
 
     assert written(2, 0) == "🍓⏩🍋⏩🍎🔚"  # the goal, the door to it and that door's room, the door to that …
-    assert written(1, 0) == "🍋⏩🍎🍇⏬🍎"
+    assert {written(1, key) for key in range(20)} == {"⏩🍎🔚🔚🔚🔚", "⏬🍎🔚🔚🔚🔚"}
     quiet = SURELY.replace(thinking=(0.0, 0.0, 0.0))
     assert {written(persona, 1, quiet) for persona in range(3)} == {"🔚" * 6}
-    rambling = {written(0, key).rstrip("🔚") for key in range(40)}
-    assert {"🍒", "🍒⏫🍋", "🍒⏫🍋⏩🍎", "🍇⏬🍎", "🍎"} <= rambling
+    keys = jax.random.split(jax.random.key(0), 40)
+    rambling = {written(0, key).rstrip("🔚") for key in range(10)}
+    assert rambling == {"🍎"}
+    below = state.replace(start=jnp.int32(4), position=jnp.array([0, 4]))
+    rambling = {tokens.decode(world.write_plan(key, jnp.int32(0), below, params, SURELY)).rstrip("🔚") for key in keys}
+    assert rambling == {"🍒", "🍒⏫🍋", "🍒⏫🍋⏩🍎"}
     assert wanderers.advice(jnp.array(tokens.encode("🍓⏩🍋⏩🍎🔚")), state.names[0]).tolist() == [0, 1, 0, 0]
     assert wanderers.advice(jnp.array(tokens.encode("🍓⏩🍋🔚🍎🔚")), state.names[0]).tolist() == [0, 0, 0, 0]
 
@@ -275,6 +281,22 @@ def test_a_spoken_badge_is_a_decision_and_can_be_told(key):
     told = play(jnp.int32(ALICE))
     assert (world.opening(told.tokens)[:, 0] == tokens.BADGES[1 + ALICE]).all()
     assert not told.written[:, 0].any()
+
+
+def test_a_policy_that_lacks_words_of_the_world_is_refused(key):
+    """A token beyond its embedding would read as NaN, and the episode go on."""
+    world, params = envs.make("EmojiRooms-v0")
+    config = start("smoke", "EmojiRooms-v0")
+    policy = policies.make(config.policy)
+    parameters = policy.init(key)
+    sequence = jnp.zeros((2, world.episode_length()), jnp.int32)
+    for use in (
+        lambda: rollout.policy_episodes(policy, parameters, world, params, key, 2),
+        lambda: rl.read(policy, parameters, world, sequence),
+        lambda: imitation.update_function(policy, world, 2),
+    ):
+        with pytest.raises(ValueError, match="knows 34 tokens and EmojiRooms-v0 has 53"):
+            use()
 
 
 def test_bad_rooms_end_in_one_line():

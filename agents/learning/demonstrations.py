@@ -44,7 +44,7 @@ class Demonstrations:
     thinking_larry: float = 0.5
     """Chance that Larry thinks before he walks, of anything but the way; for worlds with thoughts."""
     thinking_bob: float = 0.9
-    """Chance that Bob thinks: he writes down the doors around him."""
+    """Chance that Bob thinks: he writes down a door of the room he is in."""
     thinking_alice: float = 0.9
     """Chance that Alice thinks: she writes down the way."""
     narration: float = 0.0

@@ -162,7 +162,11 @@ def update_function(policy: Policy, world: base.World, microbatch: int) -> learn
     """The update of one member in a stage that imitates.
 
     Its metrics are means over tokens, in nats; `return` and, of `sft`, `success` over the episodes shown.
+
+    Raises:
+        ValueError: the world has words that the policy does not know.
     """
+    rollout.check_words(policy, world)
 
     def update(state, config: PretrainConfig | SFTConfig, params, shards):
         key, show_key = jax.random.split(seeds.stored(state.key))

@@ -69,7 +69,8 @@ def read_decisions(
     *,
     intervention: Intervention | None = None,
 ) -> Reading:
-    """Read whole episodes int32[B, S]."""
+    """Read whole episodes int32[B, S]; raises ValueError where the world has words that the policy does not know."""
+    rollout.check_words(policy, world)
     at = world.decision_positions() - 1
     outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at)
     logits, values = policy.heads(parameters, outputs.hidden)

@@ -165,6 +165,19 @@ def play(
     return episodes, record, states
 
 
+def check_words(policy: Policy, world: base.World) -> None:
+    """Refuse a policy that does not know all words of a world; it would read numbers that mean nothing.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if policy.vocabulary < world.vocabulary:
+        raise ValueError(
+            f"the policy knows {policy.vocabulary} tokens and {world.name} has {world.vocabulary}: make it with "
+            "policies.make(config, world.vocabulary)"
+        )
+
+
 def policy_driver(
     policy: Policy,
     parameters: Parameters,
@@ -187,7 +200,11 @@ def policy_driver(
         plan_budget: int32[], tokens of a plan that the policy may choose; the rest says that the plan has ended.
         intervention: on the residual stream.
         opening: tokens int32[B, K] that are said in place of those that it would choose; -1 where it chooses.
+
+    Raises:
+        ValueError: the world has words that the policy does not know.
     """
+    check_words(policy, world)
     sayings, sayable = jnp.asarray(world.sayings), jnp.asarray(world.sayable)
     ends = len(sayings) - 1
     spoken = world.prompt_length + world.opening_length

@@ -45,6 +45,11 @@ class PolicyConfig:
     own group's past, so that the recurrent matrices are block-diagonal; 1 is the plain GRU. Must divide `hidden`."""
     hidden: int = 256
     """Transformer: hidden units of each block's MLP. GRU: recurrent units of each block, all that it remembers."""
+    lookback: int = 0
+    """Tokens before each one that its embedding tells of too: half of the features are then the token's own, the rest
+    those of so many before it, in equal parts (token shift, arXiv 2305.13048, section 3.1.1). To find what followed a
+    token takes two blocks, one to see what stands before each place; with this it takes one, and is learnt much sooner
+    (smeared keys, transformer-circuits.pub/2022/in-context-learning-and-induction-heads, argument 2)."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products and the residual stream; logits and losses are always float32."""
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -57,6 +62,11 @@ class PolicyConfig:
         for name in ("width", "layers", "heads", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name}={getattr(self, name)}: use at least 1")
+        if self.lookback < 0 or (self.lookback and self.width % (2 * self.lookback)):
+            raise ValueError(
+                f"policy.lookback={self.lookback}: use 0, or a number of which policy.width={self.width} is an even "
+                "multiple"
+            )
         if self.family == "transformer" and self.width % (2 * self.heads):
             raise ValueError(f"policy.width={self.width}: use a multiple of 2 * policy.heads = {2 * self.heads}")
         if self.family == "gru" and self.hidden % self.heads:
@@ -74,6 +84,8 @@ class Cache:
 
     layers: tuple[tuple[jax.Array, ...], ...]
     """For each block its arrays [B, ...], which are the family's own; apart, so that each is updated in place."""
+    recent: jax.Array | None = None
+    """[B, lookback, width], embeddings of the last tokens; None where no token tells of those before it."""
 
 
 @struct.dataclass
@@ -190,8 +202,15 @@ class Policy(abc.ABC):
         """
 
     @abc.abstractmethod
+    def empty_memories(self, batch: int, length: int) -> tuple[tuple[jax.Array, ...], ...]:
+        """`Cache.layers` for `batch` sequences of up to `length` tokens."""
+
     def empty_cache(self, batch: int, length: int) -> Cache:
         """A cache for `batch` sequences of up to `length` tokens."""
+        config, recent = self.config, None
+        if config.lookback:
+            recent = jnp.zeros((batch, config.lookback, config.width), config.compute_dtype)
+        return Cache(self.empty_memories(batch, length), recent)
 
     def positions(self, start: jax.Array | int, length: int) -> Positions:
         """The positions of `length` tokens that begin at `start`, with what the family needs to know of them."""
@@ -285,7 +304,9 @@ class Policy(abc.ABC):
 
         scale = jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
         table, dtype = model.embedding.embedding[...], self.config.compute_dtype
-        x = jnp.moveaxis(kernels.embed(table, sequence, dtype, self.config.precision), 2, 0) * scale
+        x = kernels.embed(table, sequence, dtype, self.config.precision)
+        x, recent = self._looking_back(x, None if cache is None else cache.recent, start)
+        x = jnp.moveaxis(x, 2, 0) * scale
         if changes is not None:
             x = jax.tree.map(lambda array: array[0], changes).change(x)
         streams: list[Any] = [] if capture is None else [_at(x, capture)[None]]
@@ -304,7 +325,19 @@ class Policy(abc.ABC):
             residual = residual if capture_layers is None else residual[:, :, np.asarray(capture_layers)]
         hidden = jnp.moveaxis(normalise(model.norm, x), 0, 2)
         hidden = hidden[:, np.asarray(at)] if at is not None and few is every else hidden
-        return Outputs(hidden, residual), None if cache is None else Cache(tuple(memories))
+        return Outputs(hidden, residual), None if cache is None else Cache(tuple(memories), recent)
+
+    def _looking_back(self, x: jax.Array, recent: jax.Array | None, start) -> tuple[jax.Array, jax.Array | None]:
+        """Embeddings [B, S, width] that tell of the tokens before them, and the last `lookback` as they were."""
+        count, (batch, length, width) = self.config.lookback, x.shape
+        if not count:
+            return x, recent
+        if recent is None:
+            recent = jnp.zeros((batch, count, width), x.dtype)
+        every = jnp.concatenate([jnp.where(start > 0, recent, 0), x], axis=1)
+        bounds = [0, *range(width // 2, width + 1, width // (2 * count))]
+        parts = [every[:, count - back :][:, :length, bounds[back] : bounds[back + 1]] for back in range(count + 1)]
+        return jnp.concatenate(parts, axis=2), every[:, length:]
 
 
 def _at(x: jax.Array, positions: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from agents.policies import base, kernels
-from agents.policies.base import Cache, PolicyConfig, Positions
+from agents.policies.base import PolicyConfig, Positions
 
 SPAN = 128
 """Tokens that the slowest units remember at first, about an episode."""
@@ -104,11 +104,11 @@ class GRU(base.Policy):
     def block(self, rngs: nnx.Rngs) -> Block:
         return Block(self.config, rngs)
 
-    def empty_cache(self, batch: int, length: int) -> Cache:
-        """A cache for `batch` sequences; their `length` makes no difference."""
+    def empty_memories(self, batch: int, length: int) -> tuple[tuple[jax.Array, ...], ...]:
+        """Those for `batch` sequences; their `length` makes no difference."""
         del length
         shape = (batch, self.config.hidden)
-        return Cache(tuple((jnp.zeros(shape, jnp.float32),) for _ in range(self.config.layers)))
+        return tuple((jnp.zeros(shape, jnp.float32),) for _ in range(self.config.layers))
 
 
 def _apart(state: jax.Array, groups: int) -> jax.Array:

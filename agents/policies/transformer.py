@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from agents.policies import base, kernels
-from agents.policies.base import Cache, PolicyConfig
+from agents.policies.base import PolicyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +91,14 @@ class Transformer(base.Policy):
     def block(self, rngs: nnx.Rngs) -> Block:
         return Block(self.config, rngs)
 
-    def empty_cache(self, batch: int, length: int) -> Cache:
+    def empty_memories(self, batch: int, length: int) -> tuple[tuple[jax.Array, ...], ...]:
         config = self.config
         shapes = ((config.width // config.heads, length), (length, config.width // config.heads))
 
         def empty() -> tuple[jax.Array, ...]:
             return tuple(jnp.zeros((batch, config.heads, *shape), config.compute_dtype) for shape in shapes)
 
-        return Cache(tuple(empty() for _ in range(config.layers)))
+        return tuple(empty() for _ in range(config.layers))
 
     def positions(self, start: jax.Array | int, length: int) -> Positions:
         angles = _angles(start + jnp.arange(length), self.config.width // self.config.heads)
