@@ -41,6 +41,8 @@ CONCENTRATIONS = {
 }
 """What `concentration` measures, free of any tolerance: the smallest shares of the parameters that hold so much of the
 squared update, and 1 where all parameters move equally far, 1/n where one moves."""
+LENGTHS = {"norm": "‖Δ‖", "relative_norm": "‖Δ‖ / ‖w‖"}
+"""What `lengths` measures."""
 STATES = ("never_touched", "touched_and_cancelled", "changed")
 """What can have become of a parameter by a checkpoint, as seen at the checkpoints so far."""
 
@@ -201,6 +203,18 @@ def concentration(before: Matrices, after: Matrices, names: Sequence[str]) -> di
         held = [(np.searchsorted(running, share * running[-1]) + 1) / len(squares) for share in (0.90, 0.99)]
         rows.append([*held, running[-1] ** 2 / (len(squares) * np.square(squares).sum())])
     return dict(zip(CONCENTRATIONS, np.array(rows).T, strict=True))
+
+
+def lengths(before: Matrices, after: Matrices, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """How long the update of some matrices together is; for each of `LENGTHS` float64[M]."""
+
+    def squared(matrices: Iterable[np.ndarray]) -> np.ndarray:
+        return np.sum([np.square(x).reshape(len(x), -1).sum(axis=1) for x in matrices], axis=0)
+
+    first, second = ([x[n].astype(np.float64) for n in names] for x in (before, after))
+    moved = np.sqrt(squared(y - x for x, y in zip(first, second, strict=True)))
+    size = np.sqrt(squared(first))
+    return dict(zip(LENGTHS, (moved, moved / np.where(size > 0, size, np.nan)), strict=True))
 
 
 def median_weight(matrices: Matrices, names: Sequence[str]) -> np.ndarray:

@@ -94,6 +94,8 @@ class Measurement:
     """Of what it computes; a new one forgets what older ones have measured."""
     default: Callable[[Run], Sequence[str]]
     """The checkpoints that are measured unless others are asked for."""
+    made_of: Sequence["Measurement"]
+    """Those that it brings together: what they have measured in another way, it does not find either."""
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None
     """From arms to the panels of its figure; None draws every number that the table shows."""
     summary: str
@@ -120,7 +122,8 @@ class Measurement:
             if isinstance(body := getattr(node, "body", None), list):
                 kept = [part for part in body if getattr(part, "name", None) != drawn and not _is_text(part)]
                 node.body = kept  # pyright: ignore[reportAttributeAccessIssue]
-        return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+        parts = [f"{part.name} {part.version} {part.code}" for part in self.made_of]
+        return hashlib.sha256("\n".join([ast.unparse(tree), *parts]).encode()).hexdigest()[:12]
 
     def __call__(
         self,
@@ -274,6 +277,7 @@ def measure(
     also: Sequence[str] = (),
     checkpoints: Callable[[Run], Sequence[str]] = ends,
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None = None,
+    made_of: Sequence[Measurement] = (),
 ) -> Callable[[Callable[..., xr.Dataset]], Measurement]:
     """Register a function as a measurement under its own name.
 
@@ -282,6 +286,7 @@ def measure(
         also: further names on the command line.
         checkpoints: those that are measured by default.
         panels: of its figure; see `analysis.figures.panels`.
+        made_of: other measurements that it brings together.
     """
 
     def register(function: Callable[..., xr.Dataset]) -> Measurement:
@@ -297,7 +302,7 @@ def measure(
         assert not taken, f"{function.__name__}: every command has an option {taken} already"
         name = _dashed(function.__name__)
         summary = described.short_description or ""
-        measurement = Measurement(name, function, version, checkpoints, panels, summary, options)
+        measurement = Measurement(name, function, version, checkpoints, made_of, panels, summary, options)
         for known in (name, *also):
             assert known not in REGISTRY, known
             REGISTRY[known] = measurement

@@ -157,7 +157,7 @@ def play(
 
     def member(parameters, params):
         if policy is None:
-            driver = _script(world, lambda state: jnp.zeros(world.num_actions, jnp.float32))
+            driver = silent(world, lambda state: jnp.zeros(world.num_actions, jnp.float32))
         else:
             driver = rollout.policy_driver(policy, parameters, world, temperature=temperature)
             driver = dataclasses.replace(driver, begin=_read_once(driver.begin))
@@ -196,7 +196,7 @@ def moves(world: base.World, params: base.WorldParams, keys: jax.Array, chance_k
     """
     if not world.has_goal:
         return jnp.full(len(keys), jnp.nan, jnp.float32)
-    driver = _script(world, lambda state: world.planner_scores(state, params))
+    driver = silent(world, lambda state: world.planner_scores(state, params))
     played, _, _ = rollout.play(world, params, keys, chance_key, driver, rollout.gumbel(len(keys)))
     return jnp.where(rollout.succeeded(world, played), jnp.sum(played.played, axis=-1, dtype=jnp.float32), jnp.nan)
 
@@ -207,7 +207,7 @@ def _keys() -> tuple[jax.Array, jax.Array]:
     return maze_key, chance_key
 
 
-def _script(world: base.World, scores: Callable[[base.WorldState], jax.Array]) -> rollout.Driver:
+def silent(world: base.World, scores: Callable[[base.WorldState], jax.Array]) -> rollout.Driver:
     """Somebody who says nothing before the first move, and moves by scores float32[4] of one state."""
 
     def write(states, key):

@@ -13,7 +13,7 @@ import xarray as xr
 from agents import runs
 from agents.learning import rollout
 from agents.runs import Run
-from analysis import changes, weights
+from analysis import changes, passes, weights
 from analysis.measure import ends
 from analysis.weights import Matrices
 from envs import base, tokens
@@ -66,7 +66,7 @@ class Stretch:
         """
         total = np.zeros(len(self.run.kept))
         for stage in runs.STAGES:
-            first, last = sorted(_updates(self.run, name, stage) for name in (self.since, self.checkpoint))
+            first, last = sorted(updates_behind(self.run, name, stage) for name in (self.since, self.checkpoint))
             if first == last:
                 continue
             self.run.check_metrics(stage, last)
@@ -94,11 +94,12 @@ def read(run: Run, checkpoint: str, since: str = "", used: list[int] | None = No
 
 
 def used_tokens(run: Run) -> list[int]:
-    """Tokens that occur in the worlds of the run's members, as a random player meets them, and the moves."""
+    """Tokens that occur in the worlds of the run's members, as a random player meets them, and what one can say."""
     leaves = [np.asarray(x).reshape(len(run.kept), -1) for x in jax.tree.leaves(run.params)]
     _, different = np.unique(np.concatenate(leaves, axis=1), axis=0, return_index=True)
     said = [np.unique(np.asarray(_said(run.world, jax.tree.map(lambda x, m=m: x[m], run.params)))) for m in different]
-    return sorted(set(tokens.MOVES).union(*(x.tolist() for x in said)))
+    openings = run.world.sayings.tolist() if run.world.opening_length else []
+    return sorted({*tokens.MOVES, *openings}.union(*(x.tolist() for x in said)))
 
 
 Measured = Mapping[str, Mapping[str, np.ndarray]]
@@ -134,7 +135,7 @@ def dataset(
 def _said(world: base.World, params: base.WorldParams) -> jax.Array:
     """Tokens of episodes that a random player plays, int32[EPISODES, S]."""
     maze_key, turn_key = jax.random.split(seeds.held_out("tokens"))
-    driver = rollout.scripted_driver(world, lambda states, plans: jnp.zeros((EPISODES, 4)))
+    driver = passes.silent(world, lambda state: jnp.zeros(world.num_actions, jnp.float32))
     keys = jax.random.split(maze_key, EPISODES)
     return rollout.play(world, params, keys, turn_key, driver, rollout.gumbel(EPISODES))[0].tokens
 
@@ -143,7 +144,7 @@ def _matrices(run: Run, name: str, used: list[int]) -> Matrices:
     return changes.parts(weights.split(run.kept_parameters(name)), used)
 
 
-def _updates(run: Run, name: str, stage: str) -> int:
+def updates_behind(run: Run, name: str, stage: str) -> int:
     """How many updates of a stage a checkpoint has behind it."""
     last, _, update = name.partition("-")
     order = ("init", *runs.STAGES)

@@ -339,6 +339,7 @@ SMALLEST = {
     "attempts": {"samples": 3, "mazes": 2},
     "beliefs": {"episodes": 4},
     "concepts": {"episodes": 120, "permutations": 3},
+    "course": {"episodes": 64, "samples": 3, "mazes": 4},
     "divergence": {"episodes": 4},
     "returns": {"episodes": 64},
     "thoughts": {"episodes": 8, "shuffled": True},

@@ -3,6 +3,7 @@
 from analysis.measures.attempts import attempts
 from analysis.measures.beliefs import beliefs
 from analysis.measures.concepts import concepts
+from analysis.measures.course import course
 from analysis.measures.divergence import divergence
 from analysis.measures.overlaps import overlaps
 from analysis.measures.returns import returns
@@ -17,6 +18,7 @@ __all__ = [
     "attempts",
     "beliefs",
     "concepts",
+    "course",
     "divergence",
     "overlaps",
     "returns",

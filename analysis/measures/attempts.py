@@ -18,6 +18,8 @@ from analysis.figures.panels import Curve, Curves, Panel
 from analysis.measure import LIMIT, measure, once, progress, variable
 from ground.terminal import ConfigError
 
+SLICES = ("near", "far")
+"""See `slices`."""
 TAUS = np.arange(1, 11) / 10
 """The τ at which Cover@τ is told."""
 
@@ -62,7 +64,8 @@ def attempts(
     Returns:
         `successes` int32[member, maze], attempts of n that reach the goal, or have a return above 0 where there is
         none; `distinct` int32[member, maze], different sequences of actions among them, and `ways` float64[member],
-        their mean; `pass_at_k` float64[member, k] without bias; `cover` float64[member, tau]. `random_successes`,
+        their mean; `pass_at_k` float64[member, k] without bias; `cover` float64[member, tau];
+        `sliced_pass_at_k` float64[member, slice, k], of the mazes of `slices` alone. `random_successes`,
         `random_pass_at_k` and `random_cover` are those of a player that moves at random, without members, unless the
         world is swept and each has its own. `distance` of a maze is the planner's way to the goal in moves, NaN where
         it does not get there in time or there is none.
@@ -90,6 +93,7 @@ def attempts(
         return values[0] if len(worlds) == 1 else values[of_world]
 
     counts, distinct = played.successes[again], played.distinct[again]
+    distance, chances = floor(np.asarray(passes.distances(run.world, params, mazes))), floor(chance)
     goal, share = "reach the goal" if run.world.has_goal else "have a return above 0", "share of mazes"
     return xr.Dataset(
         {
@@ -98,7 +102,8 @@ def attempts(
             "ways": variable("member", distinct.mean(axis=1), "different successful ways", "per maze"),
             "pass_at_k": variable("member k", pass_at_k[again], "pass@k", share),
             "cover": variable("member tau", cover[again], "Cover@τ", share),
-            "random_successes": variable(f"{whose}maze", floor(chance), "a random player's", table=0),
+            "sliced_pass_at_k": variable("member slice k", _sliced(counts, distance, chances, ks), "pass@k", share),
+            "random_successes": variable(f"{whose}maze", chances, "a random player's", table=0),
             "random_pass_at_k": variable(f"{whose}k", floor(random_pass), "a random player's pass@k", share),
             "random_cover": variable(f"{whose}tau", floor(random_cover), "a random player's Cover@τ", share),
         },
@@ -106,7 +111,8 @@ def attempts(
             "maze": np.arange(mazes),
             "k": ks,
             "tau": TAUS,
-            "distance": (f"{whose}maze".split(), floor(np.asarray(passes.distances(run.world, params, mazes)))),
+            "slice": list(SLICES),
+            "distance": (f"{whose}maze".split(), distance),
         },
     )
 
@@ -115,6 +121,32 @@ def _told(successes: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """pass@k float64[M, K] and Cover@τ float64[M, T] of successes int32[M, mazes]; the last k is how many attempts."""
     samples = int(ks[-1])
     return passes.pass_at_k(successes, samples, ks).mean(axis=-2), passes.cover(successes, samples, TAUS)
+
+
+def slices(distance: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Which mazes are near, and which are far and beyond luck, bool[2, …, mazes], as `SLICES` names them.
+
+    Near is where the planner's way is no longer than its median; far, where it is longer and a random player never
+    succeeded, so that luck does not help; the rest is in neither. Where mazes have no distance, near is where that
+    player succeeded, and far where it did not.
+
+    Args:
+        distance: the planner's way in moves, float[…, mazes], NaN where it does not get there.
+        chance: successes of a player that moves at random, int[…, mazes].
+    """
+    solved = chance > 0
+    if np.isnan(distance).all():
+        return np.stack([solved, ~solved])
+    middle = np.nanmedian(distance, axis=-1, keepdims=True)
+    return np.stack([distance <= middle, (distance > middle) & ~solved])
+
+
+def _sliced(successes: np.ndarray, distance: np.ndarray, chance: np.ndarray, ks: np.ndarray) -> np.ndarray:
+    """pass@k float64[M, slices, K] of the mazes of each slice; NaN where there are none."""
+    each = passes.pass_at_k(successes, int(ks[-1]), ks)
+    inside = np.moveaxis(slices(distance, chance), 0, -2)  # [slices, mazes], or [M, slices, mazes]
+    weight = inside / np.where(inside.any(axis=-1), inside.sum(axis=-1), np.nan)[..., None]
+    return np.asarray(weight @ each)
 
 
 def per_maze(dataset: xr.Dataset, k: int) -> xr.DataArray:

@@ -1,4 +1,8 @@
-"""How far training has taken a policy from its base: KL in nats per episode, the dose of every dose-response curve."""
+"""How far training has taken a policy from its base: KL in nats per episode, the dose of every dose-response curve.
+
+Beside it how open the policy still is: the entropy of a decision. Both by channel: the name that a policy gives itself,
+its thought, its moves.
+"""
 
 import functools
 
@@ -7,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population, rl, rollout
+from agents.learning import objectives, population, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
-from analysis.measure import end, measure
+from analysis.measure import end, measure, variable
 from envs import base
 from ground import seeds
 from ground.terminal import ConfigError
 
+CHANNELS = ("badge", "thought", "action")
+"""What a policy decides: the name that it gives itself, its plan, its moves."""
 _AT_ONCE = 64
 """Episodes that are played and read at the same time."""
 
@@ -27,31 +33,39 @@ def divergence(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
         episodes: that each member plays, the same mazes for all; a multiple of 64 if more.
 
     Returns:
-        `kl` float32[member], KL(π ‖ base) of whole episodes in nats, and `error`, its standard error over episodes.
+        `kl` float64[member], KL(π ‖ base) of whole episodes in nats, and `error`, its standard error over episodes;
+        `kl_by_channel` float64[member, channel], which adds up to it; and `entropy` float64[member, channel], nats
+        per decision of π. Of `CHANNELS` those that the world has.
     """
     if episodes < 2 or (episodes > _AT_ONCE and episodes % _AT_ONCE):
         raise ConfigError(f"--episodes={episodes}: use 2 to {_AT_ONCE}, or a multiple of {_AT_ONCE}")
     after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, "pretrain"))
-    nats = np.asarray(per_episode(run.policy, after, before, run.world, run.params, episodes), np.float64)
-    units = {"units": "nats per episode"}
+    told = by_channel(run.policy, after, before, run.world, run.params, episodes)
+    nats, entropy, decisions = (np.asarray(x, np.float64) for x in told)
+    total, units = nats.sum(axis=-1), "nats per episode"
+    there = np.flatnonzero([run.world.spoken, run.world.plan_length, run.world.turns])
+    made = entropy.sum(axis=1)[:, there] / decisions.sum(axis=1)[:, there]
     return xr.Dataset(
         {
-            "kl": ("member", nats.mean(axis=1), {"long_name": "KL from the base", **units}),
-            "error": ("member", nats.std(axis=1, ddof=1) / np.sqrt(episodes), {"long_name": "its error", **units}),
-        }
+            "kl": variable("member", total.mean(axis=1), "KL from the base", units),
+            "error": variable("member", total.std(axis=1, ddof=1) / np.sqrt(episodes), "its error", units),
+            "kl_by_channel": variable("member channel", nats.mean(axis=1)[:, there], "KL by channel", units),
+            "entropy": variable("member channel", made, "entropy of a decision", "nats"),
+        },
+        {"channel": [CHANNELS[index] for index in there]},
     )
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"), compiler_options=population.OPTIMISED)
-def per_episode(
+def by_channel(
     policy: Policy,
     parameters: Parameters,
     reference: Parameters,
     world: base.World,
     params: base.WorldParams,
     episodes: int = 512,
-) -> jax.Array:
-    """KL(π ‖ π_0) of whole episodes, summed over the decisions of a plan and of the turns, each in closed form.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """KL(π ‖ π_0) of whole episodes, summed over the decisions of each channel, each in closed form.
 
     Its mean over episodes of π is the KL of episodes by the chain rule, with less noise than a difference of
     log-likelihoods (Rao and Blackwell). The world's chance is the same for both and cancels.
@@ -64,7 +78,8 @@ def per_episode(
         episodes: of each member, the same mazes for all; a multiple of 64 if more.
 
     Returns:
-        Nats per episode, float32[M, episodes].
+        Nats per episode, and entropies of π summed over the decisions, float32[M, episodes, 3]; and how many
+        decisions there were, int32 of that shape.
     """
     key = seeds.held_out("divergence")
 
@@ -73,13 +88,20 @@ def per_episode(
             played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, _AT_ONCE))
             now, then = (rl.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
 
-            def total(log_now, log_then, chosen):
-                each = jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1)
-                return jnp.sum(each, axis=-1, where=chosen)
+            pairs = ((now.openings, then.openings), (now.actions, then.actions))
+            nats = [jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1) for log_now, log_then in pairs]
+            entropy = [objectives.entropy(log_now) for log_now, _ in pairs]
 
-            return total(now.openings, then.openings, played.written) + total(now.actions, then.actions, played.played)
+            def summed(said, acted):
+                decisions = jnp.where(played.decided, jnp.concatenate([said, acted], axis=-1), 0)
+                return jnp.stack([x.sum(axis=-1) for x in jnp.split(decisions, ends, axis=-1)], axis=-1)
 
-        return jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1))).reshape(-1)
+            ends = (world.spoken, world.opening_length)
+            made = summed(jnp.ones_like(played.written, jnp.int32), jnp.ones_like(played.actions))
+            return summed(*nats), summed(*entropy), made
+
+        parts = jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1)))
+        return jax.tree.map(lambda x: x.reshape(-1, len(CHANNELS)), parts)
 
     members = len(jax.tree.leaves(parameters)[0])
     return population.over_members(member, population.mesh(members, 1))(parameters, reference, params)

@@ -11,10 +11,11 @@ from analysis.estimates import of
 from analysis.figures.panels import Curve, Curves, Map, Panel, Rows
 from analysis.measure import end, measure
 
-MEANINGS = {name: meaning for name, (*_, meaning) in changes.DEFINITIONS.items()} | changes.CONCENTRATIONS
-SHOWN = ("changed_bf16", "paper", "relative", "changed_stored", "holding_90")
+_SHARES = {name: meaning for name, (*_, meaning) in changes.DEFINITIONS.items()} | changes.CONCENTRATIONS
+MEANINGS = _SHARES | changes.LENGTHS
+SHOWN = ("changed_bf16", "paper", "relative", "changed_stored", "holding_90", *changes.LENGTHS)
 """Those of `MEANINGS` that tables show."""
-UNITS = {"participation_ratio": ""}
+UNITS = dict.fromkeys(("participation_ratio", *changes.LENGTHS), "")
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
@@ -61,8 +62,8 @@ def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
 
     Returns:
         Shares of the parameters of each kind, float64[kind, member]: those changed by each of `changes.DEFINITIONS`,
-        and `changes.CONCENTRATIONS`. Beside them `learning_rate_sum` [member] over the steps,
-        `median_weight` and `learning_rate_sum_over_median_weight` [kind, member]. For figures
+        and `changes.CONCENTRATIONS`; and `changes.LENGTHS` of the update. Beside them `learning_rate_sum` [member] over
+        the steps, `median_weight` and `learning_rate_sum_over_median_weight` [kind, member]. For figures
         `by_matrix` [measure, matrix, member], `curve` [tolerance, view, scale, kind, member], the share that moved by
         more than a tolerance, and `course` [state, view, kind, member], what has become of the parameters as seen at
         the checkpoints kept so far: what changed and was cancelled between two of them counts as never touched.
@@ -74,7 +75,8 @@ def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
 
     def measured(names: list[str]) -> dict[str, np.ndarray]:
         shares = changes.fraction(counted, sizes, names)
-        return changes.defined(shares) | changes.concentration(before, after, names)
+        concentration, lengths = (f(before, after, names) for f in (changes.concentration, changes.lengths))
+        return changes.defined(shares) | concentration | lengths
 
     def of_kinds(function) -> np.ndarray:
         return np.stack([function(names) for names in kinds.values()])

@@ -1,0 +1,129 @@
+"""The course of a run: what training did along the way, the same panel for every arm.
+
+Nothing is measured here. It brings together what other measurements say of each checkpoint, each of which is kept by
+itself, so that a number of the course is the number of that measurement.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from agents.runs import Run, stages
+from analysis import estimates, stretches
+from analysis.figures.panels import Curve, Curves, Panel
+from analysis.measure import ends, measure, progress, variable
+from analysis.measures.attempts import attempts
+from analysis.measures.divergence import divergence
+from analysis.measures.returns import returns
+from analysis.measures.spectra import spectra
+from analysis.measures.updates import updates
+from ground.terminal import ConfigError
+
+AXES = {
+    "update": ("updates", 1.0, "update"),
+    "tokens": ("tokens", 1e-6, "tokens of each member (millions)"),
+    "kl": ("kl", 1.0, "KL from the base (nats per episode)"),
+}
+"""What the course can be drawn against: a variable, its factor, and what the axis says."""
+
+
+def stretch(run: Run) -> list[str]:
+    """The checkpoint that the last stage set out from, and all of that stage."""
+    first, last = ["init", *ends(run)][-2:]
+    return [first, *(name for name in run.checkpoints() if name.partition("-")[0] == last)]
+
+
+def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """Small multiples: a panel for each number, in it a line for each arm and point of the grid.
+
+    What has several places, such as channels, is one panel with a line for each where there is one arm.
+    """
+    axis, factor, across = AXES[json.loads(next(iter(arms.values())).attrs["options"])["against"]]
+    parts = estimates.columns(arms, followed=True)
+    shown: dict[tuple[str, str], tuple[xr.DataArray, dict[str, Curve]]] = {}
+    for label, dataset in parts.items():
+        x = factor * dataset[axis].transpose("checkpoint", "member").values
+        for place, array in _numbers(dataset.drop_vars(axis)):
+            values = array.transpose("checkpoint", "member").values
+            steps = np.flatnonzero(np.isfinite(x).all(axis=1) & np.isfinite(values).any(axis=1))
+            if not len(steps):
+                continue
+            steps = steps[np.argsort(x[steps].mean(axis=1), kind="stable")]
+            panel, line = ("", place or label) if len(parts) == 1 else (place, label)
+            _, curves = shown.setdefault((str(array.name), panel), (array, {}))
+            curves[line] = Curve(x[steps], values[steps], dataset["unit"].values[-1])
+    drawn = list[Panel]()
+    for (_, place), (array, curves) in shown.items():
+        percent = array.attrs["units"].startswith("share")
+        words = estimates.described(array.assign_attrs(units=array.attrs["units"].replace("share", "%", 1)))
+        drawn.append(Curves(curves, across, ", ".join(filter(None, [words, place])), percent=percent))
+    return drawn
+
+
+def _numbers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
+    """Each number that tables show, with its place, if it has several: an array over checkpoints and members."""
+    for array in dataset.data_vars.values():
+        (dimension, *_) = *(str(d) for d in array.dims if d not in ("checkpoint", "member")), ""
+        if not array.attrs.get("table", 1):
+            continue
+        yield from (
+            [(str(name), array.sel({dimension: name})) for name in array[dimension].values]
+            if dimension
+            else [("", array)]
+        )
+
+
+@measure(checkpoints=stretch, panels=panels, made_of=(returns, divergence, updates, spectra, attempts))
+def course(
+    run: Run,
+    checkpoint: str,
+    *,
+    against: Literal["update", "tokens", "kl"] = "update",
+    episodes: int = 1024,
+    samples: int = 64,
+    mazes: int = 128,
+) -> xr.Dataset:
+    """What training did along the way: skill, entropy, KL, weights, pass@k, distinct solutions.
+
+    Args:
+        against: what the figure is drawn against: updates of the last stage, tokens trained on in it, or KL.
+        episodes: behind returns, and up to 512 of them behind KL and entropy; a multiple of 64.
+        samples: attempts at each maze, k of pass@k.
+        mazes: that are attempted.
+
+    Returns:
+        By member: `success` and `return` of `returns`; `kl`, `kl_by_channel` and `entropy` of `divergence`; of all
+        parameters together `paper` and `norm` of `updates`, `rank_share_above_rounding` and `stable_rank` of `spectra`;
+        `sliced_pass_at_k` of `attempts` at the most attempts, [slice], and `ways`. `updates` and `tokens` of the last
+        stage so far, NaN before it.
+    """
+    if against not in AXES:
+        raise ConfigError(f"--against={against}: use {', '.join(AXES)}")
+    parts: Any = (
+        (returns, {"episodes": episodes}, ("success", "return")),
+        (divergence, {"episodes": min(episodes, 512)}, ("kl", "kl_by_channel", "entropy")),
+        (updates, {}, ("paper", "norm")),
+        (spectra, {}, ("rank_share_above_rounding", "stable_rank")),
+        (attempts, {"samples": samples, "mazes": mazes}, ("sliced_pass_at_k", "ways")),
+    )
+    told = xr.Dataset()
+    for done, (measurement, options, names) in enumerate(parts):
+        part = measurement(run, [checkpoint], **options).isel(checkpoint=0, drop=True)
+        part = part.sel(kind="all") if "kind" in part.dims else part
+        told = told.assign({name: part[name].variable for name in names if name in part})
+        told = told.assign_coords({name: part[name] for name in told.dims if name in part and name != "member"})
+        progress((done + 1) / len(parts))
+    told["sliced_pass_at_k"] = (
+        told["sliced_pass_at_k"].sel(k=samples, drop=True).assign_attrs(long_name=f"pass@{samples}")
+    )
+    last = stages.make_stage(run.config, ends(run)[-1])
+    here = stretches.updates_behind(run, checkpoint, last.name) if checkpoint in stretch(run) else np.nan
+    seen = np.full(len(run.kept), here, np.float64)
+    per_update = last.tokens_per_update // last.members
+    return told.assign(
+        updates=variable("member", seen, "updates of the last stage", table=0),
+        tokens=variable("member", per_update * seen, "tokens trained on in it", table=0),
+    )
