@@ -31,9 +31,10 @@ from ground import files, terminal
 class Command:
     """Measure speed on this machine, as fractions of what it can do."""
 
-    what: Annotated[Literal["env", "policy", "train", "population", "analysis"], tyro.conf.Positional]
-    """env: stepping mazes. policy: the transformer alone. train: whole updates. population: many members, memory and
-    scaling. analysis: reading and steering. (`report FILE...` writes the tables of earlier measurements.)"""
+    what: Annotated[Literal["env", "worlds", "policy", "train", "population", "analysis"], tyro.conf.Positional]
+    """env: stepping mazes. worlds: stepping each of our worlds. policy: the transformer alone. train: whole updates.
+    population: many members, memory and scaling. analysis: reading and steering. (`report FILE...` writes the tables of
+    earlier measurements.)"""
     peers: bool = False
     """Measure what others offer beside us, in the same process: other mazes (env), plain PyTorch (train)."""
     repeats: int = 5

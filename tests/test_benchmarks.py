@@ -101,7 +101,7 @@ def test_the_limit_is_the_tightest_one():
 
 
 def test_our_maze_is_stepped_and_timed():
-    case = env.case(env.maze("scatter"), 8, devices=2)
+    case = env.case(env.maze("EmojiMaze scatter 100x100"), 8, devices=2)
     (result,) = measure.measure([case], repeats=2)
     assert result.case == "EmojiMaze scatter 100x100, 8, 2 devices"
     assert case.count == 8 * 8 * 15

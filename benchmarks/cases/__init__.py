@@ -7,6 +7,7 @@ from benchmarks.measure import Benchmark
 
 BENCHMARKS: dict[str, Callable[[bool], Benchmark]] = {
     "env": env.benchmark,
+    "worlds": env.worlds,
     "policy": policy.benchmark,
     "train": train.benchmark,
     "population": population.benchmark,

@@ -17,8 +17,15 @@ from benchmarks.measure import Benchmark, Case, Ratio, Work
 SIZES = (1024, 64, 8192)
 """Mazes side by side; the first is what peers are compared at."""
 
-EPISODES = {"scatter": 8, "walk": 1}
-"""Episodes that every one of our mazes plays in a call, by layout."""
+MAZES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "EmojiMaze scatter 100x100": ("EmojiMaze-v0", {"layout": "scatter"}, 8),
+    "EmojiMaze walk 100x100": ("EmojiMaze-v0", {"layout": "walk"}, 1),
+    "EmojiLabyrinth 7x7": ("EmojiLabyrinth-v0", {"size": 7}, 2),
+    "EmojiRooms 8": ("EmojiRooms-v0", {"size": 8}, 8),
+}
+"""Our worlds: name, options, and the episodes that every one plays in a call."""
+COMPARED = tuple(MAZES)[:2]
+"""Those that are put beside peers', which neither tell a map nor take thoughts."""
 
 STEPS = 32
 """Steps that every environment of a peer takes in a call."""
@@ -44,8 +51,8 @@ class Stepped:
 
 
 def benchmark(peers: bool) -> Benchmark:
-    """Turns per second of both layouts, then the peers; ratios compare the better of one device and all."""
-    ours = [maze(layout) for layout in EPISODES]
+    """Turns per second of EmojiMaze, then the peers; ratios compare the better of one device and all."""
+    ours = [maze(name) for name in COMPARED]
     groups = [cases(world, size) for size in SIZES for world in ours]
     if not peers:
         return Benchmark(groups)
@@ -60,22 +67,29 @@ def benchmark(peers: bool) -> Benchmark:
     return Benchmark(groups + [cases(their, SIZES[0]) for their in theirs], ratios)
 
 
-def maze(layout: str) -> Stepped:
-    """EmojiMaze-v0, 100×100: a fresh maze after every 15 turns, reset once for the whole batch."""
-    world, params = envs.make("EmojiMaze-v0", layout=layout)
+def worlds(peers: bool) -> Benchmark:
+    """Turns per second of every world; nobody offers the like."""
+    del peers
+    return Benchmark([cases(maze(name), SIZES[0]) for name in MAZES])
+
+
+def maze(name: str) -> Stepped:
+    """One of `MAZES`: a fresh maze after every episode of full length, reset once for the whole batch."""
+    kind, options, episodes = MAZES[name]
+    world, params = envs.make(kind, **options)
 
     def step(key, state, action):
         observation, state, reward, _, _ = world.step_env(jax.random.wrap_key_data(key), state, action, params)
         return state, observation, reward
 
     return Stepped(
-        name=f"EmojiMaze {layout} 100x100",
+        name=name,
         reset=lambda key: world.reset_env(jax.random.wrap_key_data(key), params)[1],
         step=step,
         actions=world.num_actions,
         keyed=False,
         turns=world.turns,
-        episodes=EPISODES[layout],
+        episodes=episodes,
         work=counts.stepping(world, params),
     )
 
