@@ -163,13 +163,34 @@ def stepwise_divergence(
         played: bool[T], False after the episode's end.
         prior: w, float32[I]; where there is a plan, the posterior that it leaves.
     """
-    taken = jnp.take_along_axis(log_personas, actions[:, None, None], axis=2)[..., 0]
-    nothing = jnp.zeros(len(prior), jnp.float32)
-    posterior = personas.log_posteriors(prior, nothing, taken, played)[:-1]
-    log_base = jax.nn.logsumexp(posterior[..., None] + log_personas, axis=1)
+    log_base = acts(log_personas, actions, played, prior)
     chance = jnp.exp(log_policy)
     terms = jnp.where(chance > 0, chance * (log_policy - log_base), 0.0)
     return jnp.sum(jnp.where(played[:, None], terms, 0.0))
+
+
+def acts(log_personas: jax.Array, actions: jax.Array, played: jax.Array, prior: jax.Array) -> jax.Array:
+    """How a mixture of whole episodes acts turn by turn, Σ_i q(i | history) π_i: log-probabilities float32[T, A].
+
+    Arguments as in `stepwise_divergence`.
+    """
+    taken = jnp.take_along_axis(log_personas, actions[:, None, None], axis=2)[..., 0]
+    nothing = jnp.zeros(len(prior), jnp.float32)
+    posterior = personas.log_posteriors(prior, nothing, taken, played)[:-1]
+    return jax.nn.logsumexp(posterior[..., None] + log_personas, axis=1)
+
+
+def common(weights: jax.Array, prior: jax.Array) -> jax.Array:
+    """The choice, KL(mean weights ‖ mean prior), from a sample of mazes, float32[]; arrays float32[M, I].
+
+    Of few mazes it would be too high, for their means differ from those of all mazes: the jackknife over mazes.
+    """
+
+    def others(x):
+        return (jnp.sum(x, axis=0, keepdims=True) - x) / (len(x) - 1)
+
+    whole = relative_entropy(*(jnp.mean(x, axis=0, keepdims=True) for x in (weights, prior)))
+    return unbiased(whole, relative_entropy(others(weights), others(prior))[None])[0]
 
 
 def without(mean: jax.Array, values: jax.Array, share: jax.Array) -> jax.Array:
@@ -258,7 +279,7 @@ class Reach:
     low: jax.Array
     """float32[], the choice: S of the mean weights."""
     high: jax.Array
-    """float32[], with one mixture of the personas for all mazes."""
+    """float32[], with one mixture of the personas for all mazes, and of the base, if that chooses by the maze."""
     routed_low: jax.Array
     """float32[], S."""
     routed_high: jax.Array
@@ -268,20 +289,25 @@ class Reach:
 def reach(log_policy: jax.Array, log_personas: jax.Array, prior: jax.Array, chances: jax.Array | None = None) -> Reach:
     """The bounds of what selection explains, from episodes that π has played; arguments as in `split`.
 
-    Of a sample they are corrected for the number of episodes: S by the jackknife, a best mixture by ½ / N nats for
-    each free weight, which is what maximum likelihood gains by fitting noise.
+    Of a sample they are corrected for its size: S by the jackknife, the choice too, over mazes, and a best mixture by
+    ½ / N nats for each free weight, which is what maximum likelihood gains by fitting noise.
     """
     mazes, episodes = log_policy.shape
     parts = split(log_policy, log_personas, prior, chances=chances, jackknife=chances is None)
     each = jax.vmap(best_mixture)(log_policy, log_personas, equal_unless(log_policy, chances))
     flat = equal_unless(log_policy, chances).reshape(-1) / mazes
+    if prior.ndim == 2:
+        # A base that chooses by the maze is no such mixture, and doing what it does needs no selection.
+        log_base = jax.nn.logsumexp(log_personas + jnp.log(prior)[:, None], axis=-1, keepdims=True)
+        log_personas = jnp.concatenate([log_personas, log_base], axis=-1)
     joint = best_mixture(log_policy.reshape(-1), log_personas.reshape(mazes * episodes, -1), flat)
 
     def explained(mixture, number):
         fitted = 0.0 if chances is not None else (jnp.sum(mixture.weights > 1e-3, axis=-1) - 1) / (2 * number)
         return parts.divergence - jnp.mean(mixture.residual + fitted)
 
-    return Reach(parts.choice, explained(joint, mazes * episodes), parts.selection, explained(each, episodes))
+    low = common(parts.weights, parts.prior) if chances is None else parts.choice
+    return Reach(low, explained(joint, mazes * episodes), parts.selection, explained(each, episodes))
 
 
 def equal_unless(like: jax.Array, chances: jax.Array | None) -> jax.Array:

@@ -5,6 +5,7 @@ from analysis.measures.beliefs import beliefs
 from analysis.measures.concepts import concepts
 from analysis.measures.course import course
 from analysis.measures.divergence import divergence
+from analysis.measures.ledger import ledger
 from analysis.measures.overlaps import overlaps
 from analysis.measures.returns import returns
 from analysis.measures.spectra import spectra
@@ -20,6 +21,7 @@ __all__ = [
     "concepts",
     "course",
     "divergence",
+    "ledger",
     "overlaps",
     "returns",
     "spectra",

@@ -1,0 +1,286 @@
+"""Where KL(π ‖ π_0) goes: π against its base and against the base's own personas, measured on the same mazes.
+
+The personas are the base itself, told to be each of them. Where a model names itself, the base is their mixture
+exactly, and two accounts are kept: by the name (the chain rule), and by the deeds, which are all that follows it. Where
+a badge is shown, the base that is shown none is not their mixture: what is left between the two is the misfit.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from agents.learning import rl, rollout
+from agents.policies import Parameters, Policy
+from analysis import selection, tilting
+from envs import base, tokens
+from ground import seeds
+
+CHANNELS = ("badge", "thought", "action")
+"""What a policy decides: the name that it gives itself, its plan, its moves."""
+_BADGES = tokens.BADGES[1:]
+_TOLD = 4
+"""For one episode that is told who plays, so many that are not."""
+
+
+def by_channel(world: base.World, now: rl.Reading, then: rl.Reading, played: rollout.Episodes) -> jax.Array:
+    """KL of every decision of episodes in closed form, summed by `CHANNELS`; nats per episode, float32[B, 3].
+
+    Args:
+        world: where they were played.
+        now, then: what π and π_0 say before each decision.
+        played: the episodes, of which only what was chosen counts.
+    """
+
+    def nats(log_now, log_then, chosen):
+        return jnp.where(chosen, jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1), 0.0)
+
+    said = nats(now.openings, then.openings, played.written)
+    parts = said[:, : world.spoken], said[:, world.spoken :], nats(now.actions, then.actions, played.played)
+    return jnp.stack([part.sum(axis=-1) for part in parts], axis=-1)
+
+
+@struct.dataclass
+class Deeds:
+    """Episodes of one maze, N of them, as to what follows the name; or of several, [..., N]."""
+
+    log_policy: jax.Array
+    """float32[N], log-likelihood under π, whatever it calls itself; that of the world's chance left out."""
+    log_personas: jax.Array
+    """float32[N, I], under the base told to be each persona."""
+    nats: jax.Array
+    """float32[N], KL(π ‖ mixture of personas), each decision in closed form."""
+    rewards: jax.Array
+    """float32[N], undiscounted."""
+    succeeded: jax.Array
+    """bool[N]"""
+    named: jax.Array
+    """int32[N], the place in `personas.PERSONAS` of the name that was spoken; 0 where none is."""
+
+
+@struct.dataclass
+class Maze:
+    """What is known of one maze; or of several, as a leading axis."""
+
+    prior: jax.Array
+    """float32[I], w: the base's chances of each name where it speaks one, else those that are given."""
+    names: jax.Array
+    """float32[I], π's chances of each name; the prior where it speaks none."""
+    channels: jax.Array
+    """float32[N, 3], of episodes of π, KL(π ‖ π_0) by `CHANNELS`."""
+    model: Deeds
+    """Episodes of π."""
+    mixture: Deeds
+    """Episodes of the mixture of personas."""
+    survival: jax.Array
+    """float32[I, n], of episodes of the base told to be i, KL(base told to be i ‖ π told to be i)."""
+    rewards: jax.Array
+    """float32[2, I, n], of the base and of π, told to be i."""
+    succeeded: jax.Array
+    """bool[2, I, n]"""
+
+
+def look(
+    policy: Policy,
+    after: Parameters,
+    before: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    prior: jax.Array,
+    index: jax.Array,
+    episodes: int,
+) -> Maze:
+    """Play and read one maze.
+
+    Args:
+        policy: of both.
+        after, before: parameters of π and of its base, of one member.
+        world, params: where they play; the world has badges.
+        prior: float32[I], w where no name is spoken.
+        index: int32[], the number of the maze.
+        episodes: N, of π and of the mixture; of each persona a fourth.
+    """
+    maze_key, chance_key = jax.random.split(seeds.held_out("ledger"))
+    own_key, mixture_key, who_key, told_key = jax.random.split(jax.random.fold_in(chance_key, index), 4)
+    maze = jax.random.fold_in(maze_key, index)
+    both = jax.tree.map(lambda *x: jnp.stack(x), after, before)
+    badges = jnp.array(_BADGES, jnp.int32)
+
+    def read(parameters, sequence):
+        return rl.read_decisions(policy, parameters, world, sequence)
+
+    def play(parameters, key, params, opening):
+        driver = rollout.policy_driver(policy, parameters, world, opening=opening)
+        mazes, noise = jnp.broadcast_to(maze, len(opening)), rollout.gumbel(len(opening))
+        return rollout.play(world, params, mazes, key, driver, noise, batched_params=True)[0]
+
+    def by_whom(who):
+        """What tells each of the episodes int32[B] who plays it: parameters, and openings."""
+        named, opening = jax.vmap(lambda one: rollout.told(world, params, one, 1))(who)
+        return named, opening[:, 0]
+
+    # Where no name is spoken, the mixture is that of prompts; π is told nothing.
+    drawn = jax.random.categorical(who_key, jnp.log(prior), shape=(episodes,)).astype(jnp.int32)
+    nobody = jnp.full_like(drawn, -1)
+    who = jnp.stack([nobody, nobody if world.spoken else drawn])
+    keys = jnp.stack([own_key, mixture_key])
+    played = jax.lax.map(lambda x: play(x[0], x[1], *by_whom(x[2])), (both, keys, who))
+    own = jax.tree.map(lambda x: x[0], played)
+    now, then = _apart(jax.lax.map(lambda parameters: read(parameters, own.tokens), both))
+    names = prior
+    if world.spoken:
+        # The name is the first that is said, so that all episodes of a maze have its chances in common.
+        said = (jnp.exp(reading.openings[0, 0, : len(_BADGES)]) for reading in (then, now))
+        prior, names = (jnp.maximum(chances, 1e-30) for chances in said)
+
+    def told(parameters, sequence):
+        """After each name every decision, float32[N, D, I, A]."""
+
+        def one(badge):
+            return _decisions(world, read(parameters, sequence.at[:, world.badge_position].set(badge)))
+
+        return jnp.moveaxis(jax.lax.map(one, badges), 0, 2)
+
+    def deeds(played):
+        chosen = jnp.concatenate([world.said(world.opening(played.tokens)), played.actions], axis=1)[:, world.spoken :]
+        decided, of_personas = played.decided[:, world.spoken :], told(before, played.tokens)
+        if world.spoken:
+            mixed = jax.vmap(selection.acts, in_axes=(0, 0, 0, None))
+            of_policy = mixed(told(after, played.tokens), chosen, decided, names)
+        else:
+            of_policy = _decisions(world, read(after, played.tokens.at[:, world.badge_position].set(params.head)))
+
+        def likelihood(every):
+            return jnp.sum(jnp.take_along_axis(every, chosen[..., None], axis=-1)[..., 0], axis=1, where=decided)
+
+        nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))
+        named = played.tokens[:, world.badge_position, None] == badges[None]
+        return Deeds(
+            log_policy=likelihood(of_policy),
+            log_personas=jax.vmap(likelihood, in_axes=2, out_axes=1)(of_personas),
+            nats=nats(of_policy, of_personas, chosen, decided, prior),
+            rewards=played.returns,
+            succeeded=rollout.succeeded(world, played),
+            named=jnp.argmax(named, axis=1).astype(jnp.int32),
+        )
+
+    def of_persona(one):
+        """Survival, rewards and successes of episodes that are told to be it."""
+        key, asked = jax.random.fold_in(told_key, one), by_whom(jnp.full(max(episodes // _TOLD, 2), one))
+        played = jax.lax.map(lambda parameters: play(parameters, key, *asked), both)
+        as_base = jax.tree.map(lambda x: x[1], played)
+        now, then = _apart(jax.lax.map(lambda parameters: read(parameters, as_base.tokens), both))
+        nats = by_channel(world, then, now, as_base).sum(axis=1)
+        return nats, *(jax.vmap(x)(played)[::-1] for x in (lambda x: x.returns, lambda x: rollout.succeeded(world, x)))
+
+    survival, rewards, succeeded = jax.lax.map(of_persona, jnp.arange(len(_BADGES), dtype=jnp.int32))
+    return Maze(
+        prior,
+        names,
+        by_channel(world, now, then, own),
+        *_apart(jax.lax.map(deeds, played)),
+        survival,
+        *(jnp.swapaxes(x, 0, 1) for x in (rewards, succeeded)),
+    )
+
+
+def _apart(pair: Any) -> tuple[Any, Any]:
+    """The two of a stacked pair."""
+    one, other = (jax.tree.map(lambda x, place=place: x[place], pair) for place in (0, 1))
+    return one, other
+
+
+def _decisions(world: base.World, reading: rl.Reading) -> jax.Array:
+    """Log-probabilities of every decision after the name, float32[B, D, A]: what one cannot do has almost none."""
+    width = max(reading.openings.shape[-1], world.num_actions)
+    parts = (reading.openings[:, world.spoken :], reading.actions)
+    return jnp.concatenate(
+        [jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1])), constant_values=-1e9) for x in parts], axis=1
+    )
+
+
+def tell(world: base.World, mazes: Maze) -> dict[str, jax.Array]:
+    """The accounts of one member, from M mazes; nats per episode unless it is said.
+
+    Returns:
+        By name: `channels` float32[3], KL(π ‖ π_0) by `CHANNELS`; `error` float32[], the standard error of their sum;
+        `account` float32[4], which adds up to it: choice and routing of personas, W, and the rest: the misfit as π
+        meets it, E_π log(mixture / π_0), or, with a spoken badge, KL of the name that is given to the same deeds;
+        `selection` float32[2, 2], the least and the most of KL(π ‖ mixture) that re-weighting the personas explains,
+        over all mazes alike, and maze by maze; `weights` float32[2, I], of the base and of π, by deeds; `entropy`
+        float32[2], theirs; `law` float32[2], η² and R²; `returns`, `success` float32[2]; `survival` float32[I];
+        `told_returns`, `told_success` float32[2, I].
+
+        With a spoken badge: `names` float32[2, I], the weights by name; `named` float32[3], KL of the name, in all
+        mazes alike and by the maze, and of what follows it; `agreement` float32[2], share of the episodes whose name
+        is that of the persona that the deeds make most probable.
+
+        Where the prompt shows the whole maze: `tilt` float32[3], S*, W* and G, NaN where `refused` is above 0;
+        `scale` float32[], λ; `effective` float32[], the least number of effective episodes of a maze; `refused`
+        float32[], the share of mazes that have too few.
+    """
+    model, mixture, prior = mazes.model, mazes.mixture, mazes.prior
+    channels = mazes.channels.mean(axis=(0, 1))
+    totals = mazes.channels.sum(axis=2).mean(axis=1)
+    split = selection.split(model.log_policy, model.log_personas, prior, divergences=model.nats, jackknife=True)
+    reach = selection.reach(model.log_policy, model.log_personas, prior)
+    choice = selection.common(split.weights, prior)
+    rest = channels.sum() - split.divergence
+    log_joint = [x.log_personas + jnp.log(prior)[:, None] for x in (mixture, model)]
+    posterior, taken_for = (jax.nn.softmax(x, axis=-1) for x in log_joint)
+    weights = jnp.stack([prior.mean(axis=0), split.mean_weights])
+    told = {
+        "channels": channels,
+        "error": jnp.std(totals, ddof=1) / len(totals) ** 0.5,
+        "account": jnp.stack([choice, split.selection - choice, split.within, rest]),
+        "selection": jnp.stack([reach.low, reach.high, reach.routed_low, reach.routed_high]).reshape(2, 2),
+        "weights": weights,
+        "entropy": jax.scipy.special.entr(weights).sum(axis=1),
+        "law": jnp.stack([
+            tilting.reward_share(mixture.rewards, posterior, prior),
+            tilting.reweighted_share(mixture.rewards, posterior),
+        ]),
+        "returns": jnp.stack([mixture.rewards.mean(), model.rewards.mean()]),
+        "success": jnp.stack([_share(x.succeeded, (0, 1)) for x in (mixture, model)]),
+        "survival": mazes.survival.mean(axis=(0, 2)),
+        "told_returns": mazes.rewards.mean(axis=(0, 3)),
+        "told_success": _share(mazes.succeeded, (0, 3)),
+    }  # fmt: skip
+    if world.spoken:
+        alike = selection.common(mazes.names, prior)
+        told |= {
+            "names": jnp.stack([prior.mean(axis=0), mazes.names.mean(axis=0)]),
+            "named": jnp.stack([alike, channels[0] - alike, channels[1:].sum()]),
+            "agreement": jnp.stack([
+                _share(jnp.argmax(belief, axis=-1) == x.named, (0, 1))
+                for belief, x in ((posterior, mixture), (taken_for, model))
+            ]),
+        }  # fmt: skip
+    if world.sees_all:
+        told |= _tilted(world, mazes, split, jnp.concatenate([posterior, taken_for], axis=1))
+    return told
+
+
+def _tilted(world: base.World, mazes: Maze, split: selection.Split, posterior: jax.Array) -> dict[str, jax.Array]:
+    """The cheapest policy that earns as much, from the half-half mixture of both samples.
+
+    What π earns is taken from it too, weighted, so that of a π near its base the difference is known, not the noise.
+    """
+    both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), mazes.mixture, mazes.model)
+    log_base = jax.nn.logsumexp(both.log_personas + jnp.log(mazes.prior)[:, None], axis=-1)
+    log_half = jnp.logaddexp(log_base, both.log_policy)
+    of_base, of_model = (jax.nn.softmax(x - log_half, axis=1) for x in (log_base, both.log_policy))
+    earned = jnp.sum(of_model * both.rewards, axis=1).mean()
+    matched = tilting.match(world, both.rewards, posterior, earned, of_base)
+    price = (matched.split.selection, matched.split.within, tilting.gratuitous(split, earned, matched))
+    return {
+        "tilt": jnp.stack(price),
+        "scale": matched.scale,
+        "effective": matched.effective.min(),
+        "refused": _share(matched.effective < tilting.LEAST_EFFECTIVE, (0,)),
+    }
+
+
+def _share(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return x.astype(jnp.float32).mean(axis=axes)

@@ -1,0 +1,162 @@
+"""The ledger: of the KL that training has spent, what is selection of personas, what is change, what bought reward."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from agents.learning import population
+from agents.policies import Parameters, Policy
+from agents.runs import Run, fidelity
+from analysis import accounts, estimates
+from analysis.estimates import of
+from analysis.figures.panels import Curve, Curves, Panel, Rows
+from analysis.measure import end, ends, measure, variable
+from envs import base, personas
+from ground.terminal import ConfigError
+
+LARGEST = 1024
+"""Most mazes, and most episodes of each, which are played at the same time."""
+POLICIES = ("base", "model")
+"""The mixture of the base's own personas, and the model that is measured."""
+PARTS = ("selection, in every maze", "selection, by the maze", "change within personas")
+"""Choice, routing and W; the fourth part of the account depends on the badge."""
+BOUNDS = ("at least", "at most")
+_NATS = "nats per episode"
+
+
+def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """KL by channel, what selection explains of it, and where the rest goes: bars, or curves along KL where followed.
+
+    Beside them the misfit: what a number of the account may owe to a base that is no mixture of its personas.
+    """
+    shown = list[Panel]()
+    for label, part in estimates.columns(arms, followed=True).items():
+        steps = part.isel(checkpoint=np.flatnonzero(part["stage"].values == part["stage"].values[-1]))
+        misfit = {"misfit of the base": float(part["misfit"].isel(checkpoint=-1).mean())}
+        groups = {
+            "KL by channel": _by(steps["kl"], "channel"),
+            "KL explained by selecting personas": {f"selection, {x}": y for x, y in _by(
+                steps["selection"].sel(scope="maze by maze"), "bound").items()} | {"KL": steps["kl"].sum("channel")},
+            "account of KL": _by(steps["account"], "part"),
+        }  # fmt: skip
+        x = steps["kl"].sum("channel").transpose("checkpoint", "member").values
+        order = np.argsort(x.mean(axis=1))
+        for title, numbers in groups.items():
+            words = f"{label}: {title} ({_NATS})"
+            if len(order) < 3:
+                rows = {name: of(array.isel(checkpoint=-1)) for name, array in numbers.items()}
+                shown.append(Rows(rows, words, misfit))
+                continue
+            curves = {
+                name: Curve(x[order], array.transpose("checkpoint", "member").values[order], part["unit"].values[-1])
+                for name, array in numbers.items()
+            }
+            shown.append(Curves(curves, f"KL from the base ({_NATS})", words, misfit))
+    return shown
+
+
+def _by(array: xr.DataArray, dimension: str) -> dict[str, xr.DataArray]:
+    return {str(name): array.sel({dimension: name}) for name in array[dimension].values}
+
+
+@measure(checkpoints=end, panels=panels)
+def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) -> xr.Dataset:
+    """What training did to a model: KL by channel, by name and by deed; selection, change, and what bought reward.
+
+    Each member against what its training set out from, and against that model told to be each persona. What the
+    numbers mean, and what they cannot say: docs/ledger.md.
+
+    Args:
+        mazes: the same for everyone.
+        episodes: of the model and of its base in each maze; of each persona a fourth as many.
+
+    Returns:
+        See `analysis.accounts.tell`; `kl` float32[member, channel] is its `channels`. Besides `misfit` float32[member],
+        KL from the base to the mixture of its own personas, which is 0 where a name is spoken.
+    """
+    for name, value, least in (("mazes", mazes, 2), ("episodes", episodes, 8)):
+        if not least <= value <= LARGEST:
+            raise ConfigError(f"--{name}={value}: use {least} to {LARGEST}")
+    config, world = run.config, run.world
+    if world.badge == "null":
+        raise ConfigError(
+            f"{run.path}: nobody can be told who to be in its world; give a run with --world.badge shown or spoken, "
+            "or use `analysis divergence`"
+        )
+    after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, ends(run)[0]))
+    prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
+    weights = jnp.asarray(np.tile(prior, (len(run.kept), 1)), jnp.float32)
+    told = jax.tree.map(np.asarray, account(run.policy, after, before, world, run.params, weights, mazes, episodes))
+    persona, policies = "member persona", "member policy"
+    rest = "name given to the same deeds" if world.spoken else "misfit as the model meets it"
+    made = {
+        "kl": variable("member channel", told["channels"], "KL from the base", _NATS),
+        "error": variable("member", told["error"], "its standard error over mazes", _NATS),
+        "account": variable("member part", told["account"], "account of KL", _NATS),
+        "selection": variable("member scope bound", told["selection"], "KL explained by selection", _NATS),
+        "misfit": variable("member", told["misfit"], "KL from the base to the mixture of its personas", _NATS),
+        "law": variable("member bound", told["law"], "variance of reward that personas explain in the base", "share"),
+        "weights": variable("member policy persona", told["weights"], "persona, by deeds", "share"),
+        "entropy": variable(policies, told["entropy"], "entropy of personas, by deeds", "nats"),
+        "returns": variable(policies, told["returns"], "return", "points per episode"),
+        "success": variable(policies, told["success"], "episodes that succeed", "share"),
+        "survival": variable(persona, told["survival"], "KL from the base told to be it to the model so told", _NATS),
+        "told_returns": variable("member policy persona", told["told_returns"], "return, told to be", "points"),
+        "told_success": variable("member policy persona", told["told_success"], "success, told to be", "share"),
+    }
+    if world.spoken:
+        made |= {
+            "names": variable("member policy persona", told["names"], "persona, by name", "share"),
+            "named": variable("member kind", told["named"], "KL by name", _NATS),
+            "agreement": variable(policies, told["agreement"], "episodes whose deeds tell the name", "share"),
+        }
+    if world.sees_all:
+        refusal = "; NaN where a maze has fewer than 20 effective episodes"
+        made |= {
+            "tilt": variable("member price", told["tilt"], f"KL for as much reward{refusal}", _NATS),
+            "scale": variable("member", told["scale"], "λ of the cheapest policy for as much", "1 / points", table=0),
+            "effective": variable("member", told["effective"], "effective episodes of the tilt, least of any maze"),
+            "refused": variable("member", told["refused"], "mazes with fewer than 20 effective episodes", "share"),
+        }
+    labels = {
+        "channel": accounts.CHANNELS,
+        "part": (*PARTS, rest),
+        "scope": ("alike in every maze", "maze by maze"),
+        "bound": BOUNDS,
+        "policy": POLICIES,
+        "persona": personas.PERSONAS,
+        "kind": ("the name, in every maze", "the name, by the maze", "what follows it"),
+        "price": ("needed selection", "needed change", "gratuitous"),
+    }
+    used = {dimension for dims, *_ in made.values() for dimension in dims}
+    return xr.Dataset(made, {name: list(values) for name, values in labels.items() if name in used})
+
+
+@functools.partial(
+    jax.jit, static_argnames=("policy", "world", "mazes", "episodes"), compiler_options=population.OPTIMISED
+)
+def account(
+    policy: Policy,
+    after: Parameters,
+    before: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    prior: jax.Array,
+    mazes: int,
+    episodes: int,
+) -> dict[str, jax.Array]:
+    """`accounts.tell` of every member, and its `misfit`; axis 0 is the member in all arrays, `prior` float32[M, I]."""
+
+    def member(after, before, params, prior):
+        def maze(index):
+            return accounts.look(policy, after, before, world, params, prior, index, episodes)
+
+        told = accounts.tell(world, jax.lax.map(maze, jnp.arange(mazes)))
+        exact = jnp.float32(0)
+        return told | {"misfit": exact if world.spoken else fidelity.misfit(policy, before, world, params, prior)}
+
+    return population.over_members(member, population.mesh(len(prior), 1))(after, before, params, prior)
