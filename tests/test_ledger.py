@@ -283,8 +283,7 @@ def test_a_shown_badge_leaves_a_misfit(tmp_path):
 
 def test_the_command_draws_and_writes(rooms, capsys):
     run, _ = rooms
-    options = ["--mazes", "4", "--episodes", "8"]
-    assert command.main(["ledger", str(run.path), "--checkpoints", "all", *options]) == 0
+    assert command.main(["ledger", str(run.path), "--checkpoints", "all"]) == 0
     text = capsys.readouterr().out
     for word in ("selection", "gratuitous", "badge", "agree", "survi"):
         assert word in text
@@ -293,7 +292,7 @@ def test_the_command_draws_and_writes(rooms, capsys):
     rows = list(csv.reader(files[".csv"].read_text().splitlines()))
     for word in ("misfit", "thought", "at most", "change within"):
         assert any(word in cell for row in rows for cell in row)
-    followed = measures.ledger(run, "all", mazes=4, episodes=8)
+    followed = measures.ledger(run, "all")
     assert [type(panel) for panel in panels({"run": followed})] == [Curves] * 3
     assert [type(panel) for panel in panels({"run": followed.sel(checkpoint=["rl"])})] == [Rows] * 3
 

@@ -136,9 +136,7 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
     return xr.Dataset(made, {name: list(values) for name, values in labels.items() if name in used})
 
 
-@functools.partial(
-    jax.jit, static_argnames=("policy", "world", "mazes", "episodes"), compiler_options=population.OPTIMISED
-)
+@functools.partial(jax.jit, static_argnames=("policy", "world", "mazes", "episodes"))
 def account(
     policy: Policy,
     after: Parameters,
