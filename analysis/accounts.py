@@ -33,11 +33,16 @@ def by_channel(world: base.World, now: rl.Reading, then: rl.Reading, played: rol
         played: the episodes, of which only what was chosen counts.
     """
 
-    def nats(log_now, log_then, chosen):
-        return jnp.where(chosen, jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1), 0.0)
+    def nats(log_now, log_then):
+        return jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1)
 
-    said = nats(now.openings, then.openings, played.written)
-    parts = said[:, : world.spoken], said[:, world.spoken :], nats(now.actions, then.actions, played.played)
+    return summed(world, played, nats(now.openings, then.openings), nats(now.actions, then.actions))
+
+
+def summed(world: base.World, played: rollout.Episodes, said: jax.Array, acted: jax.Array) -> jax.Array:
+    """Numbers of decisions of an opening [B, K] and of the turns [B, T], summed by `CHANNELS` where chosen; [B, 3]."""
+    numbers = jnp.where(played.decided, jnp.concatenate([said, acted], axis=-1), 0)
+    parts = jnp.split(numbers, (world.spoken, world.opening_length), axis=-1)
     return jnp.stack([part.sum(axis=-1) for part in parts], axis=-1)
 
 

@@ -45,6 +45,7 @@ def test_its_numbers_are_those_of_the_single_measurements(run, course):
     updates = measures.updates(run, names).sel(kind="all")
     spectra = measures.spectra(run, names).sel(kind="all")
     attempts = measures.attempts(run, names, samples=4, mazes=6)
+    ledger = measures.ledger(run, names, mazes=6, episodes=8)
     expected = {
         **{name: returns[name] for name in ("success", "return")},
         **{name: divergence[name] for name in ("kl", "kl_by_channel", "entropy")},
@@ -52,6 +53,8 @@ def test_its_numbers_are_those_of_the_single_measurements(run, course):
         **{name: spectra[name] for name in ("rank_share_above_rounding", "stable_rank")},
         "sliced_pass_at_k": attempts["sliced_pass_at_k"].sel(k=4),
         "ways": attempts["ways"],
+        "survival": ledger["survival"],
+        "told_success": ledger["told_success"].sel(policy="model"),
     }
     assert set(course.data_vars) == {*expected, "updates", "tokens"}
     for name, array in expected.items():
@@ -67,7 +70,7 @@ def test_its_numbers_are_those_of_the_single_measurements(run, course):
 
 def test_nothing_has_moved_where_training_set_out(course):
     start = course.sel(checkpoint="pretrain")
-    for name in ("kl", "paper", "norm", "rank_share_above_rounding"):
+    for name in ("kl", "survival", "paper", "norm", "rank_share_above_rounding"):
         np.testing.assert_array_equal(start[name], 0.0)
     assert start["stable_rank"].isnull().all()
 
@@ -140,7 +143,14 @@ def test_one_arm_has_a_line_for_each_place(run, course):
 
 
 def test_what_a_part_does_otherwise_is_not_found(run):
-    parts = [measures.returns, measures.divergence, measures.updates, measures.spectra, measures.attempts]
+    parts = [
+        measures.returns,
+        measures.divergence,
+        measures.updates,
+        measures.spectra,
+        measures.attempts,
+        measures.ledger,
+    ]
     assert list(measures.course.made_of) == parts
     for place, part in enumerate(parts):
         other = [*parts[:place], dataclasses.replace(part, version=part.version + 1), *parts[place + 1 :]]

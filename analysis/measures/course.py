@@ -17,6 +17,7 @@ from analysis.figures.panels import Curve, Curves, Panel
 from analysis.measure import ends, measure, progress, variable
 from analysis.measures.attempts import attempts
 from analysis.measures.divergence import divergence
+from analysis.measures.ledger import ledger
 from analysis.measures.returns import returns
 from analysis.measures.spectra import spectra
 from analysis.measures.updates import updates
@@ -28,6 +29,9 @@ AXES = {
     "kl": ("kl", 1.0, "KL from the base (nats per episode)"),
 }
 """What the course can be drawn against: a variable, its factor, and what the axis says."""
+
+_PLACES = {"kind": "all", "policy": "model"}
+"""Where something is measured in several places, which one the course shows."""
 
 
 def stretch(run: Run) -> list[str]:
@@ -76,7 +80,7 @@ def _numbers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
         )
 
 
-@measure(checkpoints=stretch, panels=panels, made_of=(returns, divergence, updates, spectra, attempts))
+@measure(checkpoints=stretch, panels=panels, made_of=(returns, divergence, updates, spectra, attempts, ledger))
 def course(
     run: Run,
     checkpoint: str,
@@ -86,18 +90,19 @@ def course(
     samples: int = 64,
     mazes: int = 128,
 ) -> xr.Dataset:
-    """What training did along the way: skill, entropy, KL, weights, pass@k, distinct solutions.
+    """What training did along the way: skill, entropy, KL, weights, pass@k, distinct solutions, badges.
 
     Args:
         against: what the figure is drawn against: updates of the last stage, tokens trained on in it, or KL.
         episodes: behind returns, and up to 512 of them behind KL and entropy; a multiple of 64.
         samples: attempts at each maze, k of pass@k.
-        mazes: that are attempted.
+        mazes: that are attempted; up to 32 of them, with up to 64 episodes each, are behind what has become of badges.
 
     Returns:
         By member: `success` and `return` of `returns`; `kl`, `kl_by_channel` and `entropy` of `divergence`; of all
         parameters together `paper` and `norm` of `updates`, `rank_share_above_rounding` and `stable_rank` of `spectra`;
-        `sliced_pass_at_k` of `attempts` at the most attempts, [slice], and `ways`. `updates` and `tokens` of the last
+        `sliced_pass_at_k` of `attempts` at the most attempts, [slice], and `ways`; where there are badges `survival` of
+        `ledger`, [persona], and `told_success` of the model. `updates` and `tokens` of the last
         stage so far, NaN before it.
     """
     if against not in AXES:
@@ -109,12 +114,15 @@ def course(
         (spectra, {}, ("rank_share_above_rounding", "stable_rank")),
         (attempts, {"samples": samples, "mazes": mazes}, ("sliced_pass_at_k", "ways")),
     )
+    if run.world.badge != "null":
+        sizes = {"mazes": min(max(mazes, 2), 32), "episodes": min(max(samples, 8), 64)}
+        parts += ((ledger, sizes, ("survival", "told_success")),)
     told = xr.Dataset()
     for done, (measurement, options, names) in enumerate(parts):
         part = measurement(run, [checkpoint], **options).isel(checkpoint=0, drop=True)
-        part = part.sel(kind="all") if "kind" in part.dims else part
-        told = told.assign({name: part[name].variable for name in names if name in part})
-        told = told.assign_coords({name: part[name] for name in told.dims if name in part and name != "member"})
+        part = part[[name for name in names if name in part]].reset_coords(drop=True)
+        part = part.sel({name: place for name, place in _PLACES.items() if name in part.dims}, drop=True)
+        told = told.assign(part.drop_vars("member").variables)
         progress((done + 1) / len(parts))
     told["sliced_pass_at_k"] = (
         told["sliced_pass_at_k"].sel(k=samples, drop=True).assign_attrs(long_name=f"pass@{samples}")

@@ -14,13 +14,13 @@ import xarray as xr
 from agents.learning import objectives, population, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
+from analysis import accounts
+from analysis.accounts import CHANNELS
 from analysis.measure import end, measure, variable
 from envs import base
 from ground import seeds
 from ground.terminal import ConfigError
 
-CHANNELS = ("badge", "thought", "action")
-"""What a policy decides: the name that it gives itself, its plan, its moves."""
 _AT_ONCE = 64
 """Episodes that are played and read at the same time."""
 
@@ -88,17 +88,10 @@ def by_channel(
             played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, _AT_ONCE))
             now, then = (rl.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
 
-            pairs = ((now.openings, then.openings), (now.actions, then.actions))
-            nats = [jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1) for log_now, log_then in pairs]
-            entropy = [objectives.entropy(log_now) for log_now, _ in pairs]
-
-            def summed(said, acted):
-                decisions = jnp.where(played.decided, jnp.concatenate([said, acted], axis=-1), 0)
-                return jnp.stack([x.sum(axis=-1) for x in jnp.split(decisions, ends, axis=-1)], axis=-1)
-
-            ends = (world.spoken, world.opening_length)
-            made = summed(jnp.ones_like(played.written, jnp.int32), jnp.ones_like(played.actions))
-            return summed(*nats), summed(*entropy), made
+            entropy = accounts.summed(world, played, *map(objectives.entropy, (now.openings, now.actions)))
+            ones = jnp.ones_like(played.written, jnp.int32), jnp.ones_like(played.actions)
+            made = accounts.summed(world, played, *ones)
+            return accounts.by_channel(world, now, then, played), entropy, made
 
         parts = jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1)))
         return jax.tree.map(lambda x: x.reshape(-1, len(CHANNELS)), parts)
