@@ -93,9 +93,9 @@ def nats(log_first, log_second):
 def test_numbers_are_those_of_every_episode_listed(tmp_path, badge):
     """In EmojiMaze these networks see nothing, so that 256 episodes are all that there are, in every maze."""
     loved, west, chances = (0.5, 0.66, 0.9), 0.2, (0.1, 0.3, 0.6)
-    planted = {"loved": loved, "west": west, "names": chances, "head": 2}
+    planted = {"loved": loved, "west": west} | ({"names": chances} if badge == "spoken" else {"head": 2})
     run, names = written(tmp_path, MazeOptions(size=11, turns=4, badge=badge), {"planted": planted})
-    measured = measures.ledger(run, names["planted"], mazes=16, episodes=128).isel(checkpoint=0)
+    measured = measures.ledger(run, names["planted"], mazes=64, episodes=256).isel(checkpoint=0)
     spoken = badge == "spoken"
     every = np.array(list(itertools.product(range(4), repeat=4)))
 
@@ -104,7 +104,7 @@ def test_numbers_are_those_of_every_episode_listed(tmp_path, badge):
 
     for member in range(MEMBERS):
         nobody = listed(acts(run.world, member, None))
-        bias = [np.log(one) / 4 for one in (EVEN, chances)]
+        bias = [np.log(one) / 4 for one in (EVEN, planted.get("names", EVEN))]
         base = [listed(acts(run.world, member, who, bias[0][who])) for who in range(3)]
         model = [listed(acts(run.world, member, who, bias[1][who], loved, west)) for who in range(3)]
         mixture = special.logsumexp(base, b=np.array(EVEN)[:, None], axis=0)
@@ -124,23 +124,23 @@ def test_numbers_are_those_of_every_episode_listed(tmp_path, badge):
 
         most = whole - scipy.optimize.minimize(left, np.zeros(2), method="Nelder-Mead").fun
         mine = measured.isel(member=member)
-        np.testing.assert_allclose(mine["kl"], [name, 0, follows], atol=0.03 if spoken else 1e-3)
+        np.testing.assert_allclose(mine["kl"], [name, 0, follows], atol=0.015 if spoken else 1e-3)
         parts = [selected, 0, whole - selected, name + follows - whole]
-        np.testing.assert_allclose(mine["account"], parts, atol=0.03)
-        np.testing.assert_allclose(mine["selection"], [[selected, most]] * 2, atol=0.03)
-        np.testing.assert_allclose(mine["weights"].sel(policy="model"), weights, atol=0.03)
+        np.testing.assert_allclose(mine["account"], parts, atol=0.015)
+        np.testing.assert_allclose(mine["selection"], [[selected, most]] * 2, atol=0.015)
+        np.testing.assert_allclose(mine["weights"].sel(policy="model"), weights, atol=0.015)
         np.testing.assert_allclose(mine["weights"].sel(policy="base"), EVEN, atol=1e-5)
         survival = [nats(*pair) for pair in zip(base, model, strict=True)]
         np.testing.assert_allclose(mine["survival"], survival, atol=2e-3)
         if spoken:
             assert float(mine["misfit"]) == 0
             np.testing.assert_allclose(mine["names"].sel(policy="model"), chances, atol=1e-4)
-            np.testing.assert_allclose(mine["named"], [name, 0, follows], atol=0.03)
+            np.testing.assert_allclose(mine["named"], [name, 0, follows], atol=0.015)
             told = np.array(chances)[:, None] * np.exp(model)
             agreement = told[posterior.argmax(axis=0), np.arange(256)].sum()
-            assert float(mine["agreement"].sel(policy="model")) == pytest.approx(agreement, abs=0.04)
+            assert float(mine["agreement"].sel(policy="model")) == pytest.approx(agreement, abs=0.015)
         else:
-            assert float(mine["misfit"]) == pytest.approx(nats(nobody, mixture), abs=0.03)
+            assert float(mine["misfit"]) == pytest.approx(nats(nobody, mixture), abs=0.2)  # of 512 log-ratios
     assert not {"tilt", "refused"} & set(measured)  # what is hidden nobody can tilt
     assert ("agreement" in measured) == spoken
 

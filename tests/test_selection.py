@@ -199,6 +199,26 @@ def test_the_bounds_of_few_episodes_are_corrected(every):
     assert abs(corrected.mean() - exact.routed_high) < max(4 * error, 0.35 * (plain.mean() - exact.routed_high))
 
 
+def test_what_a_base_does_that_chooses_by_the_maze_needs_no_selection(every):
+    routes = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    log_policy = special.logsumexp(every.personas, b=routes[:, None], axis=-1)
+    given = f32(log_policy, every.personas, routes, np.exp(log_policy))
+    found = jax.tree.map(float, jax.jit(selection.reach)(*given))
+    assert [found.low, found.high, found.routed_low, found.routed_high] == pytest.approx([0] * 4, abs=3e-5)
+
+
+def test_the_choice_of_few_mazes_is_corrected():
+    generator = np.random.default_rng(4)
+    mean, prior = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+    weights = generator.dirichlet(3 * mean, (20_000, 8))
+    exact = special.rel_entr(mean, prior).sum()
+    found = jax.jit(jax.vmap(selection.common, in_axes=(0, None)))(*f32(weights, np.tile(prior, (8, 1))))
+    plain = special.rel_entr(weights.mean(axis=1), prior).sum(axis=1)
+    error = np.std(found) / len(found) ** 0.5
+    assert plain.mean() - exact > 10 * error
+    assert float(np.mean(found)) == pytest.approx(exact, abs=max(4 * error, 0.15 * (plain.mean() - exact)))
+
+
 def test_the_best_mixture_is_scipys(every):
     for maze in range(MAZES):
         policy, personas, chances = every.policy[maze], every.personas[maze], np.exp(every.policy[maze])

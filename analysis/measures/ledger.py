@@ -25,6 +25,8 @@ POLICIES = ("base", "model")
 PARTS = ("selection, in every maze", "selection, by the maze", "change within personas")
 """Choice, routing and W; the fourth part of the account depends on the badge."""
 BOUNDS = ("at least", "at most")
+_FOLLOWED = 3
+"""So many checkpoints of one stage make a curve."""
 _NATS = "nats per episode"
 
 
@@ -36,25 +38,22 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     shown = list[Panel]()
     for label, part in estimates.columns(arms, followed=True).items():
         steps = part.isel(checkpoint=np.flatnonzero(part["stage"].values == part["stage"].values[-1]))
+        steps = steps.transpose("checkpoint", "member", ...)
         misfit = {"misfit of the base": float(part["misfit"].isel(checkpoint=-1).mean())}
-        groups = {
+        whole, bounds = steps["kl"].sum("channel"), _by(steps["selection"].sel(scope="maze by maze"), "bound")
+        order = np.argsort(whole.values.mean(axis=1))
+        for title, numbers in {
             "KL by channel": _by(steps["kl"], "channel"),
-            "KL explained by selecting personas": {f"selection, {x}": y for x, y in _by(
-                steps["selection"].sel(scope="maze by maze"), "bound").items()} | {"KL": steps["kl"].sum("channel")},
-            "account of KL": _by(steps["account"], "part"),
-        }  # fmt: skip
-        x = steps["kl"].sum("channel").transpose("checkpoint", "member").values
-        order = np.argsort(x.mean(axis=1))
-        for title, numbers in groups.items():
-            words = f"{label}: {title} ({_NATS})"
-            if len(order) < 3:
-                rows = {name: of(array.isel(checkpoint=-1)) for name, array in numbers.items()}
-                shown.append(Rows(rows, words, misfit))
+            "KL, and what of it is selection": {"all": whole} | {f"selection, {x}": y for x, y in bounds.items()},
+            "KL by deed": _by(steps["account"], "part"),
+        }.items():
+            words = f"{'' if label == 'mean' else f'{label}: '}{title} ({_NATS})"
+            if len(order) < _FOLLOWED:
+                last = {name: of(array.isel(checkpoint=-1)) for name, array in numbers.items()}
+                shown.append(Rows(last, words, misfit))
                 continue
-            curves = {
-                name: Curve(x[order], array.transpose("checkpoint", "member").values[order], part["unit"].values[-1])
-                for name, array in numbers.items()
-            }
+            units = part["unit"].values[-1]
+            curves = {name: Curve(whole.values[order], x.values[order], units) for name, x in numbers.items()}
             shown.append(Curves(curves, f"KL from the base ({_NATS})", words, misfit))
     return shown
 
