@@ -1,4 +1,4 @@
-"""The front door: one config, two stages, one run directory.
+"""Train a population of maze policies: a base of scripted personas, then reinforcement learning.
 
     uv run train.py                                     pretrain on the personas, then PPO on EmojiMaze-v0
     uv run train.py --scale smoke                       the same in seconds
@@ -6,11 +6,29 @@
     uv run train.py --resume runs/NAME                  go on where a run stopped, to the bit
     srun uv run train.py                                one program over all processes of the job; see docs/clusters.md
 
-`train(config)` is what the command, the studies and the benchmarks call.
+What most people change first:
+
+    --scale smoke|laptop|paper       sizes to start from; laptop takes minutes on 2 CPU cores, paper one large GPU
+    --world.name NAME                EmojiMaze-v0, EmojiLabyrinth-v0 or EmojiRooms-v0
+    --algorithm NAME                 ppo, grpo, dr_grpo, dapo, reinforce, …; a wrong name lists them
+    --population.seeds N             members that differ by their seed alone
+    --population.sweep FIELD=A,B     a grid of any numbers, such as rl.learning_rate; all in one compiled program
+    --seed N                         of the first member
+    --pretrain.updates N             how long the base is pretrained
+    --rl.updates N                   how long reinforcement learning goes on
+    --rl.learning-rate X             its peak
+    --policy.width N                 size of the policy; so are --policy.layers and --policy.heads
+    --run-dir DIR                    where the run is written; a fresh name under runs/ by default
+    --base RUN                       take the pretrained base of this run
+
+--help-all lists every option. So does --help beside other options, as their choice makes them: a world has options of
+its own, and a scale and an algorithm have defaults.
 """
 
 import contextlib
 import dataclasses
+import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +38,7 @@ from typing import Annotated, Any
 from ground import environment
 
 if __name__ == "__main__":
-    environment.start("train.py", together=True)
+    environment.prepare("train.py", __doc__)
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +51,6 @@ from agents.learning import algorithms
 from agents.runs import bases, evaluation, reporting, sessions, stages, worlds
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
-from analysis.figures import learning_curve, panels, replays
 from ground import processes, signals, terminal
 
 
@@ -59,7 +76,7 @@ def train(
     evaluate: bool = True,
     figures: bool = True,
 ) -> runs.Run:
-    """Train a population and evaluate it.
+    """Train a population and evaluate it: what the command, the studies and the benchmarks call.
 
     Args:
         config: what to train.
@@ -212,6 +229,8 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
     """A maze replay before and after RL, and the learning curve; returns their paths, none of a run without RL."""
     if not config.rl.updates:
         return []
+    from analysis.figures import learning_curve, panels, replays  # late, and matplotlib with them
+
     found, gif = summary["return"], run.figure("replay.gif")
     replays.before_and_after(config, before, after, found["before_rl"], found["after_rl"], gif)
     baselines = {
@@ -236,12 +255,51 @@ def _draw(run: runs.Run, config: Config, summary: dict, before: Any, after: Any)
     return [picture, gif]
 
 
+SYNONYMS = {
+    "--lr": "--rl.learning-rate",
+    "--learning-rate": "--rl.learning-rate",
+    "--env": "--world.name",
+    "--env-id": "--world.name",
+    "--world": "--world.name",
+    "--algo": "--algorithm",
+    "--members": "--population.seeds",
+    "--num-seeds": "--population.seeds",
+    "--steps": "--rl.updates",
+    "--updates": "--rl.updates",
+    "--total-timesteps": "--rl.updates",
+    "--episodes": "--rl.episodes",
+    "--batch-size": "--rl.episodes",
+    "--num-envs": "--rl.episodes",
+    "--num-minibatches": "--rl.minibatches",
+    "--gamma": "--rl.discount",
+    "--gae-lambda": "--rl.trace-decay",
+    "--clip": "--rl.clip-high",
+    "--ent-coef": "--rl.entropy-weight",
+    "--vf-coef": "--rl.value-weight",
+    "--max-grad-norm": "--rl.max-gradient-norm",
+    "--kl-coef": "--rl.reference-weight",
+    "--beta": "--rl.reference-weight",
+    "--group-size": "--rl.group",
+    "--num-generations": "--rl.group",
+    "--hidden-size": "--policy.width",
+    "--d-model": "--policy.width",
+    "--out": "--run-dir",
+    "--output-dir": "--run-dir",
+    "--model": "--base",
+    "--checkpoint": "--resume",
+}
+"""What other codebases call options → which are meant. A name alone also finds its section, as `--width` does."""
+
+
 def parse(arguments: Sequence[str]) -> Command:
     """The command line as a `Command`.
 
     Raises:
         ConfigError: one line that says what is wrong and what would do.
+        SystemExit: help was asked for, and printed.
     """
+    terminal.explain(__doc__ or "", arguments)
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     starts = {"--scale": "laptop", "--world.name": "EmojiMaze-v0", "--algorithm": "ppo"}
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -249,19 +307,27 @@ def parse(arguments: Sequence[str]) -> Command:
             starts[name] = value if equals else next(iter(arguments[index + 1 :]), "")
     start = configs.start(*starts.values())
     worlds.check_arguments(start.world.name, arguments)
-    command = terminal.read(Command, worlds.read_board(arguments), default=Command(config=start))
+    board, default = worlds.read_board(arguments), Command(config=start)
+    command = terminal.read(Command, board, default=default, synonyms=SYNONYMS)
     if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
-    console, command = terminal.console(markup=True, quiet=not processes.first()), Command()
+def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> int:
+    """Run the command; returns the exit status. `begin` is called before JAX is used."""
+    command = Command()
     try:
+        # Several processes are one before they read their options, so that one says what is wrong.
+        alone = processes.detect(os.environ) is None
+        if not alone:
+            begin()
         # Signals that come before `_train` looks after them; several processes must end together, and do so there.
         with signals.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
             command = parse(arguments)
+            if alone:
+                begin()
+            console = terminal.console(markup=True, quiet=not processes.first())
             if not processes.same(" ".join(arguments)):
                 raise ConfigError("the processes of this job were given different options; give all of them the same")
             with environment.enough_memory() if processes.count() == 1 else contextlib.nullcontext():
@@ -295,4 +361,4 @@ def _end(status: int, message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], functools.partial(environment.start, "train.py", together=True)))

@@ -7,15 +7,16 @@
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from ground import environment
 
 if __name__ == "__main__":
-    environment.start("analysis")
+    environment.prepare("analysis", __doc__)
 
 import tyro
 import xarray as xr
@@ -108,8 +109,8 @@ def listed() -> Table:
     return table
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> int:
+    """Run the command; returns the exit status. `begin` is called before JAX is used."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
         print((__doc__ or "").strip())
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = terminal.read(command(measurement), arguments[1:], prog=f"analysis {name}")
         with signals.catch(at_once=True), environment.enough_memory():
+            begin()
             run(measurement, options, terminal.console())
     except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)
@@ -136,4 +138,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], functools.partial(environment.start, "analysis")))

@@ -6,16 +6,18 @@ uv run -m benchmarks report env.json train.json --into docs/performance.md
 """
 
 import dataclasses
+import functools
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ground import environment
 
 if __name__ == "__main__":
-    environment.start("benchmarks")
+    environment.prepare("benchmarks")
 
 import tyro
 from rich.console import Console
@@ -100,8 +102,8 @@ def document(command: Command, console: Console) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit status."""
+def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
+    """Run the command; returns the exit status. `begin` is called before JAX is used."""
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         if arguments[:1] == ["report"]:
@@ -114,6 +116,7 @@ def main(arguments: list[str]) -> int:
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks")
         check(command)
+        begin()
         with environment.enough_memory():
             measured = document(command, console)
         if command.json:
@@ -126,4 +129,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], functools.partial(environment.start, "benchmarks")))

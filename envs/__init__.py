@@ -1,9 +1,13 @@
 """Mazes that speak in emoji tokens: worlds, personas and pictures."""
 
-import gymnax
+from ground import late
 
-from envs import base, labyrinth, maze, rooms, tokens
-from envs.contract import api_test
+# Its base class and spaces alone. The whole of gymnax brings environments of its own, and with them seaborn, pandas and
+# a JAX backend, seconds before anybody is told of a wrong option.
+gymnax = late.package("gymnax", ("environments.environment", "environments.spaces"), then=lambda: _tell_gymnax())
+
+from envs import base, labyrinth, maze, rooms, tokens  # noqa: E402
+from envs.contract import api_test  # noqa: E402
 
 WORLDS: dict[str, type[base.World]] = {}
 """The worlds by name."""
@@ -18,8 +22,14 @@ def register(world: type[base.World]) -> None:
     name = world.Options.name
     if WORLDS.setdefault(name, world) is not world:
         raise ValueError(f"{name!r}: there is such a world already; choose another name")
-    if name not in gymnax.registered_envs:
-        gymnax.register(name, world)
+    if not late.pending(gymnax):
+        _tell_gymnax()
+
+
+def _tell_gymnax() -> None:
+    for name, world in WORLDS.items():
+        if name not in gymnax.registered_envs:
+            gymnax.register(name, world)
 
 
 register(maze.EmojiMaze)

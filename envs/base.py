@@ -265,12 +265,12 @@ class World(environment.Environment, abc.ABC):
         if not 1 <= steps <= self.turns:
             raise ValueError(f"max_steps_in_episode={steps}: use 1 to {self.turns}, or a world of more turns")
         for field in dataclasses.fields(params):
-            value = jnp.asarray(getattr(params, field.name))
-            if jnp.issubdtype(value.dtype, jnp.floating) and not bool(jnp.isfinite(value).all()):
+            value = np.asarray(getattr(params, field.name))  # in NumPy nothing has to be compiled
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
                 raise ValueError(f"{field.name}={value}: use finite numbers")
         for name in ("tile_map", "head"):
-            value = getattr(params, name)
-            if not bool(jnp.all((value >= 0) & (value < self.vocabulary))):
+            value = np.asarray(getattr(params, name))
+            if not np.all((value >= 0) & (value < self.vocabulary)):
                 raise ValueError(f"{name}={value}: use token ids from 0 to {self.vocabulary - 1}")
 
     # What a policy meets, besides gymnax' reset_env, step_env and observe.

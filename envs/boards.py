@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from scipy import ndimage
 
 from envs import corridors, tokens
 
@@ -175,6 +174,8 @@ def labyrinth(board: str) -> Board:
         raise ValueError("board: too few cells of Path to draw start and goal from; mark them with S and G")
     passable, begun = (given.roles != tokens.WALL) & (given.roles != tokens.GOLD), np.zeros_like(ring)
     begun[given.start or (1, 1)] = True
+    from scipy import ndimage  # a quarter of a second, for boards of one's own alone
+
     reached = np.asarray(ndimage.binary_propagation(begun, mask=passable), bool)
     for row, column in _cells(cells & ~reached):
         what = "the goal" if (row, column) == given.goal else "the cell"

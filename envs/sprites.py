@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
@@ -150,6 +149,8 @@ class Canvas:
 @functools.cache
 def _font(pixels: int, bold: bool) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as it comes with Matplotlib, so that no font of the system is needed."""
+    import matplotlib  # late, for who draws nothing
+
     folder = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf")
     return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf", max(pixels, 1))
 

@@ -8,16 +8,18 @@ import errno
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from ground import files
 from ground.files import RunError, one_line
+
+if TYPE_CHECKING:  # late, for commands that read and write none: it takes as long as JAX
+    import orbax.checkpoint as ocp
 
 SCHEMA = 1
 """Version of the checkpoint format; `load` refuses newer ones."""
@@ -156,6 +158,8 @@ def _read_arrays(path: Path, leaves: list[dict], checksums: dict[str, int]) -> d
     for name, checksum in checksums.items():
         if found.get(name) != checksum:
             raise _damaged(path, f"{name} is {'not as it was written' if name in found else 'gone'}")
+    import orbax.checkpoint as ocp
+
     stored = {leaf["path"]: ocp.RestoreArgs(restore_type=np.ndarray) for leaf in leaves if 0 not in leaf["shape"]}
     try:
         with _checkpointer() as checkpointer:
@@ -187,8 +191,10 @@ def _compare(path: Path, there: dict[str, str], expected: dict[str, str]) -> Non
         )
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer() -> "ocp.Checkpointer":
     """An orbax checkpointer that waits for no other process."""
+    import orbax.checkpoint as ocp
+
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"emojimaze-{me}"

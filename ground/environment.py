@@ -1,6 +1,7 @@
 """What a command needs of its surroundings, seen to before JAX starts: where that fails, it ends in one line.
 
-Only commands call this; whoever imports the code sets JAX up as they like.
+Only commands call this; whoever imports the code sets JAX up as they like. A command calls `prepare` before it imports
+anything that imports JAX, and `start` when it knows its options, before it computes.
 """
 
 import contextlib
@@ -13,8 +14,22 @@ from ground import terminal
 from ground.terminal import ConfigError
 
 
+def prepare(command: str, help_text: str | None = None) -> None:
+    """See to it that JAX can be imported. Nothing that takes long has been imported yet.
+
+    Args:
+        command: what lines of error begin with. The process ends with status 2 after one.
+        help_text: printed where nothing but `--help` is asked for; the process ends.
+    """
+    with _one_line(command):
+        if help_text:
+            terminal.explain(help_text, sys.argv[1:])
+        os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever the user's notebooks need
+        _import_jax()
+
+
 def start(command: str, *, together: bool = False) -> None:
-    """Look at the environment and set JAX up. Call it before anything imports JAX.
+    """Look at the environment and set JAX up. Call it when the command line has been read: a device may take seconds.
 
     There is one CPU device per core, so that members train side by side on a machine without an accelerator;
     `JAX_NUM_CPU_DEVICES`, or XLA's own flag in `XLA_FLAGS`, overrides this.
@@ -23,18 +38,25 @@ def start(command: str, *, together: bool = False) -> None:
         command: what lines of error begin with. The process ends with status 2 after one.
         together: whether several processes may run the command as one job, see `processes.join`.
     """
-    try:
+    prepare(command)
+    with _one_line(command):
         _start(command, together)
+    terminal.never_fail(command)
+
+
+@contextlib.contextmanager
+def _one_line(command: str) -> Iterator[None]:
+    """End this process by a ConfigError in one line."""
+    try:
+        yield
     except ConfigError as error:
         sys.stdout.flush()
         terminal.complain(command, error)
         sys.stderr.flush()
         os._exit(2)  # without the others of a job that could not be joined
-    terminal.never_fail(command)
 
 
-def _start(command: str, together: bool) -> None:
-    os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever the user's notebooks need
+def _import_jax() -> None:
     try:
         import fcntl
 
@@ -46,7 +68,12 @@ def _start(command: str, together: bool) -> None:
         raise ConfigError(
             f"JAX cannot start ({error}); correct that variable of the environment, or unset it"
         ) from None
-    del fcntl
+    del fcntl, jax
+
+
+def _start(command: str, together: bool) -> None:
+    import jax
+
     devices, flags = os.environ.get("JAX_NUM_CPU_DEVICES"), os.environ.get("XLA_FLAGS", "")
     forced = re.findall(r"--xla_force_host_platform_device_count=(\S+)", flags)
     if devices is None and not forced:

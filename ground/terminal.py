@@ -6,7 +6,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -20,10 +21,28 @@ class ConfigError(ValueError):
     """What is wrong with a configuration, in one line with the option, its value and the remedy."""
 
 
+def explain(text: str, arguments: Sequence[str]) -> None:
+    """Print a text and end, where nothing but help is asked for."""
+    if list(arguments) in (["-h"], ["--help"]):
+        print(text.strip())
+        raise SystemExit(0)
+
+
 def read(
-    command: type[Command], arguments: Sequence[str], default: Command | None = None, prog: str | None = None
+    command: type[Command],
+    arguments: Sequence[str],
+    default: Command | None = None,
+    prog: str | None = None,
+    synonyms: Mapping[str, str] = MappingProxyType({}),
 ) -> Command:
-    """The options of a command as its dataclass; `prog` is what its help calls it.
+    """The options of a command as its dataclass.
+
+    Args:
+        command: a dataclass.
+        arguments: of the command line.
+        default: values to start from.
+        prog: what its help calls it.
+        synonyms: option that people try in vain → the one that is meant.
 
     Raises:
         ConfigError: one line that says what is wrong and what would do.
@@ -33,20 +52,21 @@ def read(
     def refuse(event: _errors.ParseErrorEvent) -> NoReturn:
         with contextlib.redirect_stdout(io.StringIO()) as help_text, contextlib.suppress(SystemExit):
             tyro.cli(command, args=["--help"], **extra)
-        raise ConfigError(_one_line(event, re.findall(r"--[a-z][\w.-]*", help_text.getvalue())))
+        options = re.findall(r"--[a-z][\w.-]*", help_text.getvalue())
+        raise ConfigError(_one_line(event, list(dict.fromkeys(options)), synonyms))
 
     with _errors.on_parse_error(refuse):
         return tyro.cli(command, prog=prog, args=list(arguments), **extra)
 
 
-def _one_line(event: _errors.ParseErrorEvent, options: list[str]) -> str:
+def _one_line(event: _errors.ParseErrorEvent, options: list[str], synonyms: Mapping[str, str]) -> str:
     """What is wrong with a command line, and what would do."""
     match event:
         case _errors.UnrecognizedArgs(tokens=tokens):
             name = next((token.partition("=")[0] for token in tokens if token.startswith("--")), "")
-            close = difflib.get_close_matches(name, options, 1)
+            meant = _meant(name, options, synonyms)
             return f"Unrecognized options: {' '.join(tokens)}; " + (
-                f"did you mean {close[0]}?" if close else "see --help"
+                f"did you mean {' or '.join(meant)}?" if meant else "see --help"
             )
         case _errors.InvalidChoice(argument=argument, value=value, choices=choices):
             return f"{argument.display_name()} {value}: choose one of {', '.join(choices)}"
@@ -57,6 +77,14 @@ def _one_line(event: _errors.ParseErrorEvent, options: list[str]) -> str:
         case _errors.MissingArgs(missing_arguments=missing):
             return f"{', '.join(one.arg.display_name() for one in missing)}: missing; see --help"
     return "unreadable command line; see --help"
+
+
+def _meant(name: str, options: list[str], synonyms: Mapping[str, str]) -> list[str]:
+    """Options that one that there is not may stand for: a synonym, the same in a section, or one letter off."""
+    if name in synonyms:
+        return [synonyms[name]]
+    inside = [option for option in options if option.rpartition(".")[2] == name.removeprefix("--")]
+    return inside[:3] or difflib.get_close_matches(name, options, 1)
 
 
 def console(*, markup: bool = False, **options: Any) -> Console:

@@ -14,14 +14,14 @@ import difflib
 import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from ground import environment
 
 if __name__ == "__main__":
-    environment.start("studies")
+    environment.prepare("studies", __doc__)
 
 import jax
 import tyro
@@ -65,6 +65,20 @@ class Run:
     """Of the first member and base; another one replicates the claim on other seeds and bases."""
     out: Path = OUT
     """Where results lie."""
+
+    def check(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            ConfigError: one line that names the option, its value and the remedy.
+        """
+        if not 0 <= self.seed < 2**30:
+            raise ConfigError(f"--seed={self.seed}: use 0 to {2**30 - 1}; members count on from there")
+        self.studies()
+
+    def studies(self) -> list[Study]:
+        """What is asked for."""
+        return [find(name) for name in (NAMES if self.name == "all" else (self.name,))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +128,7 @@ def show_list(command: List, console: Console) -> int:
 
 def show_run(command: Run, console: Console) -> int:
     """Run a study and print its verdict; or all of them, the cheapest first."""
-    if not 0 <= command.seed < 2**30:
-        raise ConfigError(f"--seed={command.seed}: use 0 to {2**30 - 1}; members count on from there")
-    studies = [find(name) for name in (NAMES if command.name == "all" else (command.name,))]
+    studies = command.studies()
     if command.scale == "smoke":  # compiling is most of it
         jax.config.update("jax_disable_most_optimizations", True)
     if len(studies) == 1:
@@ -188,8 +200,8 @@ def show_report(command: Report, console: Console) -> int:
 COMMANDS = {"list": (List, show_list), "run": (Run, show_run), "report": (Report, show_report)}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> int:
+    """Run the command; returns the exit status. `begin` is called before JAX is used."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
         print((__doc__ or "").strip())
@@ -201,7 +213,10 @@ def main(arguments: Sequence[str]) -> int:
     kind, show = COMMANDS[name]
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
+        if isinstance(command, Run):
+            command.check()
         with signals.catch(at_once=True), environment.enough_memory():
+            begin()
             return show(command, terminal.console(markup=True))
     except (ConfigError, RunError, stages.Diverged) as error:
         terminal.complain(f"studies {name}", error)
@@ -212,4 +227,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], functools.partial(environment.start, "studies")))

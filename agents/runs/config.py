@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import envs
@@ -129,14 +128,15 @@ class Config:
         # Each world is made once: a population may have thousands of members.
         points = [point(member) for member in members or self.members]
         place = {point: index for index, point in enumerate(dict.fromkeys(points))}
-        params = []
+        params: list[base.WorldParams] = []
         for order, *swept in place:
             changes = {path.removeprefix("world."): x for path, x in swept}
-            _, own = dataclasses.replace(self.world, **changes).make()
-            tiles = own.tile_map[jnp.array(_TILE_ORDERS[order])]
-            params.append(dataclasses.replace(own, tile_map=own.tile_map.at[:3].set(tiles)))
+            own = jax.tree.map(np.asarray, dataclasses.replace(self.world, **changes).make()[1])
+            tiles = np.concatenate([own.tile_map[list(_TILE_ORDERS[order])], own.tile_map[3:]])
+            params.append(dataclasses.replace(own, tile_map=tiles))
+        # In NumPy, so that nothing is compiled to check a config; a study has dozens.
         index = np.array([place[point] for point in points])
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *params)
+        return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)[index]), *params)
 
     def _tile_order(self, member: Member) -> int:
         return (member.seed - self.seed) % len(_TILE_ORDERS) if self.population.tile_maps == "permuted" else 0

@@ -1,5 +1,6 @@
 """What a run tells the person at the terminal: what it will do, how far it is, what it found."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from agents import policies
+from agents.policies import PolicyConfig
 from agents.runs.config import Config, Member
 from ground.estimates import Estimate
 
@@ -22,7 +25,12 @@ _SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
 
 def parameter_count(config: Config) -> int:
     """Parameters of one member."""
-    shapes = jax.eval_shape(config.make_policy().init, jax.random.key(0))
+    return _parameter_count(config.policy, config.world.make()[0].vocabulary)
+
+
+@functools.cache
+def _parameter_count(policy: PolicyConfig, vocabulary: int) -> int:
+    shapes = jax.eval_shape(lambda: policies.make(policy, vocabulary).init(jax.random.key(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
