@@ -22,7 +22,8 @@ What most people change first:
     --base RUN                       take the pretrained base of this run
 
 --help-all lists every option. So does --help beside other options, as their choice makes them: a world has options of
-its own, and a scale and an algorithm have defaults.
+its own, and a scale and an algorithm have defaults. Compiled programs are kept in ~/.cache/emojimaze, 1 GiB at most:
+JAX_COMPILATION_CACHE_DIR=DIR keeps them elsewhere, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
 
 import contextlib

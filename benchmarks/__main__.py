@@ -129,4 +129,4 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], functools.partial(environment.start, "benchmarks")))
+    sys.exit(main(sys.argv[1:], functools.partial(environment.start, "benchmarks", keep_programs=False)))

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     os.sched_setaffinity(0, map(int, sys.argv[1:]))
     from ground import environment
 
-    environment.start("benchmarks.worker")
+    environment.start("benchmarks.worker", keep_programs=False)
 
     import jax
 

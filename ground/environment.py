@@ -28,7 +28,7 @@ def prepare(command: str, help_text: str | None = None) -> None:
         _import_jax()
 
 
-def start(command: str, *, together: bool = False) -> None:
+def start(command: str, *, together: bool = False, keep_programs: bool = True) -> None:
     """Look at the environment and set JAX up. Call it when the command line has been read: a device may take seconds.
 
     There is one CPU device per core, so that members train side by side on a machine without an accelerator;
@@ -37,10 +37,15 @@ def start(command: str, *, together: bool = False) -> None:
     Args:
         command: what lines of error begin with. The process ends with status 2 after one.
         together: whether several processes may run the command as one job, see `processes.join`.
+        keep_programs: whether what was compiled is found again, see `programs.keep`.
     """
     prepare(command)
     with _one_line(command):
         _start(command, together)
+        if keep_programs:
+            from ground import programs
+
+            programs.keep()
     terminal.never_fail(command)
 
 
