@@ -413,7 +413,7 @@ def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
                 f"start one run per value, or sweep a number such as {known[-1]}"
             )
         close = difflib.get_close_matches(path, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"sweep a number such as {known[-1]}; --help shows them all"
+        hint = f"did you mean {close[0]}?" if close else f"sweep a number such as {known[-1]}, see --help-all"
         raise ConfigError(f"{option}: no field {path}; {hint}")
     try:
         values = [float(value) for value in listed.split(",")]
