@@ -23,7 +23,8 @@ def keep() -> None:
     """Find programs that an earlier command compiled, and keep those that this one compiles."""
     # What cannot be read or written, because the disk is full or another process has just removed it, is compiled.
     warnings.filterwarnings("ignore", r"Error (reading|writing) persistent compilation cache entry", UserWarning)
-    if not jax.config.read("jax_enable_compilation_cache") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    wanted = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    if not wanted or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = home(os.environ)
     mine = folder / _machine()
