@@ -129,7 +129,11 @@ def test_capture_takes_positions_of_each_sequence_and_some_layers(family, sequen
     own = jax.random.randint(jax.random.key(7), (BATCH, 3), 0, LENGTH)
     layers, rows = (family.sites - 1, 0), jnp.arange(BATCH)[:, None]
     np.testing.assert_array_equal(stream(own, layers), every[rows, own][:, :, jnp.array(layers)])
-    embedding = family.parameters["embedding"]["embedding"][sequence] * family.width**0.5
+    embedding = np.asarray(family.parameters["embedding"]["embedding"])[sequence] * family.width**0.5
+    count = family.policy.config.lookback
+    for back in range(1, count + 1):  # the second half of the features is of the tokens before
+        part = slice(*(family.width // 2 + np.array([back - 1, back]) * family.width // (2 * count)).tolist())
+        embedding[:, back:, part], embedding[:, :back, part] = embedding[:, :-back, part].copy(), 0
     np.testing.assert_allclose(every[:, :, 0], embedding, rtol=1e-6)
 
 

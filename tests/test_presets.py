@@ -23,6 +23,8 @@ MOVES = slice(tokens.MOVES[0], tokens.MOVES[0] + 4)
 class Table:
     """A policy whose parameters are what it says: the logits of its moves and its values."""
 
+    vocabulary = tokens.SIZE
+
     def forward(self, parameters, sequence, *, intervention, at):
         return types.SimpleNamespace(hidden=parameters)
 
