@@ -15,7 +15,6 @@ from agents.learning import rl, rollout
 from agents.policies import Parameters, Policy
 from analysis import selection, tilting
 from envs import base, tokens
-from ground import seeds
 
 CHANNELS = ("badge", "thought", "action")
 """What a policy decides: the name that it gives itself, its plan, its moves."""
@@ -93,7 +92,7 @@ def look(
     world: base.World,
     params: base.WorldParams,
     prior: jax.Array,
-    index: jax.Array,
+    key: jax.Array,
     episodes: int,
 ) -> Maze:
     """Play and read one maze.
@@ -103,12 +102,10 @@ def look(
         after, before: parameters of π and of its base, of one member.
         world, params: where they play; the world has badges.
         prior: float32[I], w where no name is spoken.
-        index: int32[], the number of the maze.
+        key: all chance of the maze and of what is played in it.
         episodes: N, of π and of the mixture; of each persona a fourth.
     """
-    maze_key, chance_key = jax.random.split(seeds.held_out("ledger"))
-    own_key, mixture_key, who_key, told_key = jax.random.split(jax.random.fold_in(chance_key, index), 4)
-    maze = jax.random.fold_in(maze_key, index)
+    maze, own_key, mixture_key, who_key, told_key = jax.random.split(key, 5)
     both = jax.tree.map(lambda *x: jnp.stack(x), after, before)
     badges = jnp.array(_BADGES, jnp.int32)
 
@@ -229,7 +226,7 @@ def tell(world: base.World, mazes: Maze) -> dict[str, jax.Array]:
     channels = mazes.channels.mean(axis=(0, 1))
     totals = mazes.channels.sum(axis=2).mean(axis=1)
     split = selection.split(model.log_policy, model.log_personas, prior, divergences=model.nats, jackknife=True)
-    reach = selection.reach(model.log_policy, model.log_personas, prior)
+    reach = selection.reach(model.log_policy, model.log_personas, prior, divergences=model.nats)
     choice = selection.common(split.weights, prior)
     rest = channels.sum() - split.divergence
     log_joint = [x.log_personas + jnp.log(prior)[:, None] for x in (mixture, model)]

@@ -286,28 +286,43 @@ class Reach:
     """float32[], with a mixture for each maze."""
 
 
-def reach(log_policy: jax.Array, log_personas: jax.Array, prior: jax.Array, chances: jax.Array | None = None) -> Reach:
+def reach(
+    log_policy: jax.Array,
+    log_personas: jax.Array,
+    prior: jax.Array,
+    chances: jax.Array | None = None,
+    *,
+    divergences: jax.Array | None = None,
+) -> Reach:
     """The bounds of what selection explains, from episodes that π has played; arguments as in `split`.
 
     Of a sample they are corrected for its size: S by the jackknife, the choice too, over mazes, and a best mixture by
-    ½ / N nats for each free weight, which is what maximum likelihood gains by fitting noise.
+    ½ / N nats for each free weight, which is what maximum likelihood gains by fitting noise. What a mixture explains is
+    E_π log(mixture / π_0); `divergences` take the noise off it that it shares with log(π / π_0).
     """
     mazes, episodes = log_policy.shape
     parts = split(log_policy, log_personas, prior, chances=chances, jackknife=chances is None)
-    each = jax.vmap(best_mixture)(log_policy, log_personas, equal_unless(log_policy, chances))
-    flat = equal_unless(log_policy, chances).reshape(-1) / mazes
+    share = equal_unless(log_policy, chances)
+    log_base = jax.nn.logsumexp(log_personas + jnp.log(parts.prior)[:, None], axis=-1)
+    each = jax.vmap(best_mixture)(log_policy, log_personas, share)
+    everybody = log_personas
     if prior.ndim == 2:
         # A base that chooses by the maze is no such mixture, and doing what it does needs no selection.
-        log_base = jax.nn.logsumexp(log_personas + jnp.log(prior)[:, None], axis=-1, keepdims=True)
-        log_personas = jnp.concatenate([log_personas, log_base], axis=-1)
-    joint = best_mixture(log_policy.reshape(-1), log_personas.reshape(mazes * episodes, -1), flat)
+        everybody = jnp.concatenate([log_personas, log_base[..., None]], axis=-1)
+    joint = best_mixture(log_policy.reshape(-1), everybody.reshape(mazes * episodes, -1), share.reshape(-1) / mazes)
 
-    def explained(mixture, number):
-        fitted = 0.0 if chances is not None else (jnp.sum(mixture.weights > 1e-3, axis=-1) - 1) / (2 * number)
-        return parts.divergence - jnp.mean(mixture.residual + fitted)
+    def explained(weights, others, number):
+        gain = jax.nn.logsumexp(others + jnp.log(weights), axis=-1) - log_base
+        if divergences is not None:
+            noise = log_policy - log_base - divergences
+            size = jnp.sum(jnp.square(noise))
+            gain = gain - noise * jnp.sum(noise * (gain - gain.mean())) / jnp.where(size > 0, size, 1.0)
+        fitted = 0.0 if chances is not None else (jnp.sum(weights > 1e-3, axis=-1).mean() - 1) / (2 * number)
+        return jnp.sum(share * gain, axis=1).mean() - fitted
 
     low = common(parts.weights, parts.prior) if chances is None else parts.choice
-    return Reach(low, explained(joint, mazes * episodes), parts.selection, explained(each, episodes))
+    high = explained(joint.weights[None, None], everybody, mazes * episodes)
+    return Reach(low, high, parts.selection, explained(each.weights[:, None], log_personas, episodes))
 
 
 def equal_unless(like: jax.Array, chances: jax.Array | None) -> jax.Array:

@@ -16,6 +16,7 @@ from analysis.estimates import of
 from analysis.figures.panels import Curve, Curves, Panel, Rows
 from analysis.measure import end, ends, measure, variable
 from envs import base, personas
+from ground import seeds
 from ground.terminal import ConfigError
 
 LARGEST = 1024
@@ -70,7 +71,7 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
     numbers mean, and what they cannot say: docs/ledger.md.
 
     Args:
-        mazes: the same for everyone.
+        mazes: of each member, its own, the same at every checkpoint.
         episodes: of the model and of its base in each maze; of each persona a fourth as many.
 
     Returns:
@@ -89,7 +90,9 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
     after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, ends(run)[0]))
     prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
     weights = jnp.asarray(np.tile(prior, (len(run.kept), 1)), jnp.float32)
-    told = jax.tree.map(np.asarray, account(run.policy, after, before, world, run.params, weights, mazes, episodes))
+    numbers = jnp.asarray(run.kept, jnp.int32)
+    told = account(run.policy, after, before, world, run.params, weights, numbers, mazes, episodes)
+    told = jax.tree.map(np.asarray, told)
     persona, policies = "member persona", "member policy"
     rest = "name given to the same deeds" if world.spoken else "misfit as the model meets it"
     made = {
@@ -143,17 +146,23 @@ def account(
     world: base.World,
     params: base.WorldParams,
     prior: jax.Array,
+    numbers: jax.Array,
     mazes: int,
     episodes: int,
 ) -> dict[str, jax.Array]:
-    """`accounts.tell` of every member, and its `misfit`; axis 0 is the member in all arrays, `prior` float32[M, I]."""
+    """`accounts.tell` of every member, and its `misfit`; axis 0 is the member in all arrays, `prior` float32[M, I].
 
-    def member(after, before, params, prior):
-        def maze(index):
-            return accounts.look(policy, after, before, world, params, prior, index, episodes)
+    `numbers` int32[M] are those of the members: each has its own mazes and chance, the same at every checkpoint.
+    """
 
-        told = accounts.tell(world, jax.lax.map(maze, jnp.arange(mazes)))
+    def member(after, before, params, prior, number):
+        def maze(key):
+            return accounts.look(policy, after, before, world, params, prior, key, episodes)
+
+        # Were chance the same for all members, an interval over them would not know of it.
+        own = jax.random.fold_in(seeds.held_out("ledger"), number)
+        told = accounts.tell(world, jax.lax.map(maze, jax.random.split(own, mazes)))
         exact = jnp.float32(0)
         return told | {"misfit": exact if world.spoken else fidelity.misfit(policy, before, world, params, prior)}
 
-    return population.over_members(member, population.mesh(len(prior), 1))(after, before, params, prior)
+    return population.over_members(member, population.mesh(len(prior), 1))(after, before, params, prior, numbers)
