@@ -89,7 +89,8 @@ def nats(log_first, log_second):
     return float((np.exp(log_first) * (log_first - log_second)).sum())
 
 
-@pytest.mark.parametrize("badge", ["spoken", "shown"])
+@pytest.mark.slow
+@pytest.mark.parametrize("badge", ["spoken", pytest.param("shown", marks=pytest.mark.long)])
 def test_numbers_are_those_of_every_episode_listed(tmp_path, badge):
     """In EmojiMaze these networks see nothing, so that 256 episodes are all that there are, in every maze."""
     loved, west, chances = (0.5, 0.66, 0.9), 0.2, (0.1, 0.3, 0.6)
