@@ -16,6 +16,7 @@ from agents.learning import algorithms, demonstrations, learner, rl, rollout
 from agents.learning.algorithms import ALGORITHMS, Algorithm, RLConfig
 from agents.runs import config as configs
 from agents.runs import stages
+from analysis.figures import panels
 from envs import plans, tokens
 from envs.labyrinth import LabyrinthOptions
 from tests import tiny
@@ -219,13 +220,13 @@ def test_an_algorithm_is_one_entry_of_one_table(tmp_path, monkeypatch):
     page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
     name, title, switches = re.findall(r'^"(\w+)": Algorithm\("([\w ]+)", (\{.*\})\),$', page, re.MULTILINE)[0]
     monkeypatch.setitem(ALGORITHMS, name, Algorithm(title, json.loads(switches)))
-    titles, draw = [], train.panels.draw
+    titles, draw = [], panels.draw
 
     def drawn(*arguments, title, **options):
         titles.append(title)
         return draw(*arguments, title=title, **options)
 
-    monkeypatch.setattr(train.panels, "draw", drawn)
+    monkeypatch.setattr(panels, "draw", drawn)
     config = train.parse([*tiny.arguments(tiny.CONFIG), f"--algorithm={name}"]).config
     assert (config.algorithm, config.rl.advantage, config.rl.clip_high) == (name, "group_z", 0.5)
     run = train.train(config, tmp_path / "run")
