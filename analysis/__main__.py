@@ -2,6 +2,7 @@
 
     uv run -m analysis list
     uv run -m analysis NAME RUN [options] [--checkpoints all|A,B] [--json FILE]
+    uv run -m analysis export RUN --to transformer-lens|safetensors|torch [--member N] [--checkpoint NAME]
 
 `uv run -m analysis NAME --help` lists the options of one.
 """
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from agents import runs
 from agents.runs import Run, reporting
-from analysis import estimates, measures
+from analysis import estimates, interop, measures
 from analysis.figures import defaults, panels
 from analysis.measure import REGISTRY, Measurement
 from ground import files, signals, terminal
@@ -118,16 +119,19 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     if name == "list":
         terminal.console().print(listed())
         return 0
-    if name not in REGISTRY:
+    if name not in (*REGISTRY, "export"):
         wrong = f"{name}: no such measurement" if name else "which measurement?"
-        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(sorted(REGISTRY))}, or list")
+        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(sorted(REGISTRY))}, list or export")
         return 2
-    measurement = REGISTRY[name]
+    if name == "export":
+        kind, carry_out = interop.Export, interop.command
+    else:
+        kind, carry_out = command(REGISTRY[name]), functools.partial(run, REGISTRY[name])
     try:
-        options = terminal.read(command(measurement), arguments[1:], prog=f"analysis {name}")
+        options = terminal.read(kind, arguments[1:], prog=f"analysis {name}")
         with signals.catch(at_once=True), environment.enough_memory():
             begin()
-            run(measurement, options, terminal.console())
+            carry_out(options, terminal.console())
     except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)
         return 2
