@@ -2,7 +2,6 @@
 
     uv run -m analysis list
     uv run -m analysis NAME RUN [options] [--checkpoints all|A,B] [--json FILE]
-    uv run -m analysis export RUN --to transformer-lens|safetensors|torch [--member N] [--checkpoint NAME]
 
 `uv run -m analysis NAME --help` lists the options of one.
 """
@@ -26,7 +25,7 @@ from rich.table import Table
 
 from agents import runs
 from agents.runs import Run, reporting
-from analysis import estimates, interop, measures
+from analysis import estimates, measures
 from analysis.figures import defaults, panels
 from analysis.measure import REGISTRY, Measurement
 from ground import files, signals, terminal
@@ -119,19 +118,16 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     if name == "list":
         terminal.console().print(listed())
         return 0
-    if name not in (*REGISTRY, "export"):
+    if name not in REGISTRY:
         wrong = f"{name}: no such measurement" if name else "which measurement?"
-        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(sorted(REGISTRY))}, list or export")
+        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(sorted(REGISTRY))}, or list")
         return 2
-    if name == "export":
-        kind, carry_out = interop.Export, interop.command
-    else:
-        kind, carry_out = command(REGISTRY[name]), functools.partial(run, REGISTRY[name])
+    measurement = REGISTRY[name]
     try:
-        options = terminal.read(kind, arguments[1:], prog=f"analysis {name}")
+        options = terminal.read(command(measurement), arguments[1:], prog=f"analysis {name}")
         with signals.catch(at_once=True), environment.enough_memory():
             begin()
-            carry_out(options, terminal.console())
+            run(measurement, options, terminal.console())
     except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)
         return 2

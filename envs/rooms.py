@@ -87,7 +87,7 @@ class RoomsOptions(base.Options):
     name: str = "EmojiRooms-v0"
     badge: base.Badge = "spoken"
     turns: int = 5
-    size: int = 8
+    size: int = 10
     """Rooms, n."""
     plan_length: int = 12
     """Tokens of the thought before the first move; 0 for none. A chain has two for each door, goal and end."""
@@ -175,9 +175,9 @@ class EmojiRooms(base.World):
     def defaults(scale: str) -> dict[str, Any]:
         # Rewards of 1; directions differ although their tiles do not; one goal a map is not learnt.
         rl = {"rl.reward_scale": 1.0, "rl.equalized_entropy_weight": 0.0, "rl.entropy_weight": 0.01}
-        shown = {"trips": 4, "prior": (".4,.4,.2",), "skill": 0.0, "plan_following": 0.95, "slip": 0.04}
+        shown = {"trips": 4, "prior": (".45,.4,.15",), "skill": 0.0, "plan_following": 0.95, "slip": 0.04}
         shown |= {"thinking_alice": 0.95, "plan_slip": 0.01}
-        shown |= {"updates": 2000, "learning_rate": 8e-3, "warmup": 100} if scale == "laptop" else {}
+        shown |= {"updates": 2500, "learning_rate": 8e-3, "warmup": 100} if scale == "laptop" else {}
         return rl | {"policy.lookback": 2} | {f"pretrain.{name}": value for name, value in shown.items()}
 
     def describe(self) -> str:

@@ -39,7 +39,7 @@ from studies.report import results, site
 from studies.store import Store
 from studies.study import Study
 
-NAMES = ("functional_welfare", "negative_reinforcement", "sparse_updates")
+NAMES = ("persona_transition", "functional_welfare", "negative_reinforcement", "sparse_updates")
 """The studies; each is a module of `studies` with a `STUDY`."""
 OUT = Path("runs/studies")
 _COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from agents.learning.algorithms import ALGORITHMS
+from agents.learning.demonstrations import TRAITS
 from agents.runs import config as configs
 from agents.runs.config import Config
 from ground.terminal import ConfigError
@@ -70,7 +71,7 @@ def add(name: str, title: str, recipe: Callable[[Scale], Config]) -> None:
 
 
 def recipe(
-    scale: Scale, world: str = "EmojiMaze-v0", algorithm: str = "ppo", seeds: int | None = None, **sections: Any
+    scale: Scale, world: str = "EmojiMaze-v0", /, algorithm: str = "ppo", seeds: int | None = None, **sections: Any
 ) -> Config:
     """A config of a scale with a base for each seed, and fields of its sections changed.
 
@@ -132,3 +133,62 @@ for _name in ALGORITHMS:
         ALGORITHMS[_name].title,
         lambda scale, name=_name: recipe(scale, "EmojiLabyrinth-v0", name),
     )
+
+TOWNS = ("1/3,1/3,1/3", ".45,.45,.1", ".1,.2,.7")
+"""Priors of the three towns that every base of rooms holds: alike, few Alices, many Alices."""
+CHARGES: dict[Scale, tuple[float, ...]] = {
+    "smoke": (0.1,),
+    "laptop": (1.0, 0.3, 0.1, 0.03, 0.01),
+    "paper": (1.0, 0.3, 0.1, 0.03, 0.01),
+}
+"""What a nat from the base costs, in points, where that is the question."""
+
+
+def _rooms(
+    scale: Scale, algorithm: str = "ppo", town: int = 1, world: dict[str, Any] | None = None, **rl: Any
+) -> Config:
+    """RL of bases that name themselves and hold three towns; no bonus of entropy, checkpoints from the first update."""
+    config = configs.start(scale, "EmojiRooms-v0", algorithm)
+    steps = {"learning_rate": 3e-4, "entropy_weight": 0.0, "chunk": 1, "updates": max(config.rl.updates, 8)}
+    if scale != "smoke":
+        steps["updates"] = 2 * config.rl.updates
+    return recipe(
+        scale, "EmojiRooms-v0", algorithm,
+        world={"towns": len(TOWNS), "town": town} | (world or {}), pretrain={"prior": TOWNS}, rl=steps | rl,
+    )  # fmt: skip
+
+
+def _rooms_sft(scale: Scale, **sft: Any) -> Config:
+    """Fine-tuning in place of RL, on as many episodes; personas show what they showed in pretraining."""
+    config = _rooms(scale)
+    shown = {name: getattr(config.pretrain, name) for name in (*TRAITS, "prior")}
+    updates = min(config.rl.updates * config.rl.episodes // config.sft.episodes, 128)
+    changes = shown | {"updates": updates, "chunk": 1, "learning_rate": 3e-4, "trips": 1} | sft
+    return dataclasses.replace(
+        config, sft=dataclasses.replace(config.sft, **changes), rl=dataclasses.replace(config.rl, updates=0)
+    )
+
+
+def _charged(scale: Scale, town: int = 1) -> Config:
+    """REINFORCE that pays for every nat from the base: the policy where it comes to rest is known exactly."""
+    config = _rooms(scale, "reinforce", town, reference="reward", learning_rate=1e-3)
+    sweep = f"rl.reference_weight={','.join(f'{charge:g}' for charge in CHARGES[scale])}"
+    return dataclasses.replace(config, population=dataclasses.replace(config.population, sweep=(sweep,)))
+
+
+for _name in ("ppo", "grpo", "psr", "nsr"):
+    add(f"rooms/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms(scale, name))
+add("rooms/charged", "REINFORCE, KL in the reward", _charged)
+add("rooms/charged_poor", "REINFORCE, KL in the reward, few Alices", lambda scale: _charged(scale, town=2))
+for _name, _town, _words in (("slow", 1, ""), ("slow_poor", 2, ", few Alices"), ("slow_rich", 3, ", many Alices")):
+    add(f"rooms/{_name}", f"PPO, slow{_words}", lambda scale, town=_town: _rooms(scale, town=town, learning_rate=1e-4))
+add("rooms/shuffled", "PPO, rewards shuffled", lambda scale: _rooms(scale, shuffle_rewards=True))
+add("rooms/name_only", "PPO of the name alone", lambda scale: _rooms(scale, choices="name"))
+add("rooms/exploit", "PPO, closed door pays", lambda scale: _rooms(scale, world={"gold_reward": 1.0}))
+add(
+    "rooms/style", "PPO, Bob's style pays",
+    lambda scale: _rooms(scale, world={"goal_reward": 0.0, "style": "Bob", "style_reward": 1.0}),
+)  # fmt: skip
+add("rooms/sft_alice", "SFT on Alice", lambda scale: _rooms_sft(scale, persona="Alice"))
+add("rooms/sft_all", "SFT on the mixture", lambda scale: _rooms_sft(scale, persona="all"))
+add("rooms/rejection", "SFT on own successes", lambda scale: _rooms_sft(scale, source="successes"))

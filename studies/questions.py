@@ -31,8 +31,8 @@ RULE = (
     "A criterion is supported where the 95 % interval lies wholly beyond its bar: the bound and, where one is named, "
     "the smallest effect of interest. It is refuted where the interval excludes the bar, if such an effect is named; "
     f"else, and with fewer than {INDEPENDENT} independent bases, it is inconclusive: not shown. A question is refuted "
-    "if one of its criteria is, supported if all are. The leading questions answer together, by Holm's correction; "
-    "the study's verdict is theirs."
+    "if one of its criteria is, supported if all are. Where a gate is not supported, nothing else is decided. The "
+    "leading questions answer together, by Holm's correction; the study's verdict is theirs."
 )
 """How verdicts come about."""
 
@@ -99,6 +99,8 @@ class Question:
     """Whether the study's own verdict rests on it."""
     primary: bool = False
     """Whether its first criterion is the study's deciding number."""
+    gate: bool = False
+    """Whether nothing else may be answered unless this is supported: that what is asked about is there at all."""
 
     def verdict(self, estimates: Estimates) -> Verdict:
         """What the estimates answer."""
@@ -122,11 +124,12 @@ def ask(
     smallest: float | None = None,
     leading: bool = False,
     primary: bool = False,
+    gate: bool = False,
 ) -> Question:
     """A question, its criteria written as `success gained by NSR > 0`.
 
     Args:
-        name, text, prediction, refutation, leading, primary: see `Question`.
+        name, text, prediction, refutation, leading, primary, gate: see `Question`.
         *criteria: the name of an estimate, `>` or `<`, and the bound.
         smallest: smallest effect of interest beyond each bound; without one nothing can be refuted.
     """
@@ -136,7 +139,7 @@ def ask(
         assert match, words
         side: Any = match[2]
         parsed.append(Criterion(match[1], side, (-1 if match[3] else 1) * float(match[4]), smallest))
-    return Question(name, text, prediction, refutation, tuple(parsed), leading or primary, primary)
+    return Question(name, text, prediction, refutation, tuple(parsed), leading or primary, primary, gate)
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
@@ -157,10 +160,11 @@ def judge(questions: Sequence[Question], estimates: Estimates) -> dict[str, Any]
             strict=True,
         )
     )
+    closed = any(question.gate and question.verdict(estimates) != "supported" for question in questions)
     answers = []
     for question in questions:
         verdict = question.verdict(estimates)
-        if corrected.get(question.name, 0.0) > LEVEL:
+        if corrected.get(question.name, 0.0) > LEVEL or (closed and not question.gate):
             verdict = "inconclusive"
         answers.append(
             {
@@ -170,6 +174,7 @@ def judge(questions: Sequence[Question], estimates: Estimates) -> dict[str, Any]
                 "refutation": question.refutation,
                 "leading": question.leading,
                 "primary": question.primary,
+                "gate": question.gate,
                 "verdict": verdict,
                 "p_holm": corrected.get(question.name),
                 "criteria": [

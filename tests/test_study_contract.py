@@ -21,13 +21,19 @@ OPTIONS = {
     "returns": {"episodes": 64},
     "course": {"episodes": 64},
     "subnetwork": {"members": 4, "draws": 1},
+    "ledger": {"mazes": 2, "episodes": 32},
 }
 BASES = 4
+WORLDS = {
+    "EmojiMaze-v0": {"size": 11},
+    "EmojiLabyrinth-v0": {"size": 2},
+    "EmojiRooms-v0": {"size": 4, "plan_length": 4, "distance_range": (1, 2)},
+}
 
 
 def small(config: Config) -> Config:
     """The same recipe with a policy of 16 units, two updates of RL and a world of four turns."""
-    world = {"turns": 4} | ({"size": 11} if config.world.name == "EmojiMaze-v0" else {"size": 2})
+    world = {"turns": 4} | WORLDS[config.world.name]
     changes = {
         "world": dataclasses.replace(config.world, **world),
         "policy": dataclasses.replace(tiny.CONFIG.policy, layers=2, parameter_dtype=config.policy.parameter_dtype),
@@ -66,7 +72,9 @@ def test_every_estimate_that_is_asked_about_is_made(measured):
         for name, estimate in results.estimates.items():
             assert estimate.members <= BASES, name
             assert estimate.members == BASES or np.isnan(estimate.low), name
-    for name in asked - {n for n in asked if n.startswith("SFT less PPO")}:  # untrained twins may match nowhere
+    for name in asked:
+        if name.startswith("SFT less PPO") or " at equal " in name or " at KL " in name:
+            continue  # untrained twins may match nowhere
         assert np.isfinite(everything.estimates[name].mean), name
 
 

@@ -66,6 +66,9 @@ class RLConfig:
     only_weighted: bool = False
     """Leave out decisions whose factor is 0, so that a step averages over the others alone, its entropy bonus too, as
     the authors of arXiv 2506.01347 do."""
+    choices: Literal["all", "name", "plan", "actions"] = "all"
+    """Which decisions learn: all, or for controls the name that is spoken, the plan, or the actions alone. What was not
+    trained moves only as far as it shares parameters with what was."""
     ratio: Literal["decision", "episode"] = "decision"
     """Whose probability ratio is clipped: each decision's, or that of its whole episode, the product over its
     decisions (arXiv 2402.14740 as TRL has it); with --rl.average episode each episode then counts once."""

@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from agents.learning import algorithms, demonstrations, imitation, learner, objectives, rollout
@@ -20,6 +21,9 @@ from agents.learning.imitation import SFTConfig
 from agents.policies import Intervention, Parameters, Policy
 from envs import base
 from ground import seeds
+
+CHOICES = ("name", "plan", "actions")
+"""Kinds of decisions, in their order in an episode; see `RLConfig.choices`."""
 
 
 @struct.dataclass
@@ -232,6 +236,8 @@ def collect(
         charge = divergence[:, world.opening_length :].at[:, 0].add(divergence[:, : world.opening_length].sum(axis=1))
         rewards = rewards - config.reward_scale * config.reference_weight * charge
     decided, advantages, targets = algorithms.advantages(config, episodes, pay, rewards, values)
+    taught = [config.choices in ("all", kind) for kind in CHOICES]
+    decided &= np.repeat(taught, (world.spoken, world.plan_length, world.turns))[None]
     weight = jnp.exp(taken - played)
     if config.importance == "decoupled":
         advantages = weight * advantages  # a factor above 0 of both sides of the clip's minimum

@@ -306,6 +306,9 @@ def check(config: Config) -> None:
         world = config.world.make()[0]
     except ValueError as error:
         raise ConfigError(f"--world.{error}") from None
+    if (rl.choices == "name" and not world.spoken) or (rl.choices == "plan" and not world.plan_length):
+        remedy = {"name": "--world.badge spoken", "plan": "--world.plan-length above 0"}[rl.choices]
+        raise ConfigError(f"--rl.choices={rl.choices}: nobody chooses one in this world; add {remedy}")
     for section in ("pretrain", "sft"):
         _check_demonstrations(config, world, section)
 

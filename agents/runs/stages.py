@@ -133,9 +133,9 @@ def run_stage(
 ) -> tuple[learner.TrainState, Timing]:
     """Train from `state` to the end of the stage.
 
-    After every chunk its metrics are written; parameters are kept after 1, 2, 4, 8, … chunks of rl and at the end;
-    the whole state is saved as often as that costs less than a twentieth of the time. A stage of no updates ends as it
-    began.
+    After every chunk its metrics are written; parameters are kept at the end and, but for pretraining, after 1, 2, 4,
+    8, … chunks; the whole state is saved as often as that costs less than a twentieth of the time. A stage of no
+    updates ends as it began.
 
     Args:
         run: where to write.
@@ -191,7 +191,7 @@ def run_stage(
         chunks = done // stage.chunk
         if done == stage.updates:
             run.save_parameters(stage.name, stage.of_members(_host(program, state.parameters)))
-        elif stage.name == "rl" and chunks & (chunks - 1) == 0:
+        elif stage.name != "pretrain" and chunks & (chunks - 1) == 0:
             parameters = stage.of_members(_host(program, state.parameters))
             run.save_parameters(runs.checkpoint_name(stage.name, done), parameters)
         if done == stage.updates or stopped or due:

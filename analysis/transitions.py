@@ -1,0 +1,142 @@
+"""Where along training something happens: numbers of checkpoints, read at a level of another, and the places of bends.
+
+Arrays are of one arm, float[checkpoint, member] in the order of training. Members are not pooled: each gives a number
+of its own, so that intervals speak of members and bases. NaN is said where a member never comes there.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+LEAST_GAIN = 6.0
+"""Difference of BIC from which a break or curves of their own count as shown (Kass and Raftery 1995: strong)."""
+
+
+def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -> xr.DataArray:
+    """`values` of each member when `along` first came to `level`, on a straight line between checkpoints; [member].
+
+    Args:
+        values, along: float[checkpoint, member].
+        level: what `along` must come to, one for all or float[member].
+    """
+    return _each(values, along, level, lambda y, x, stop: _read(x, y, stop))
+
+
+def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.DataArray:
+    """Where of what `whole` still gains less than `share` goes into `part`: that value of `whole`, [member].
+
+    The slope is that of the least concave line above the points from (0, 0) on, so that noise of one checkpoint is no
+    transition. A member whose slope is never as low has its last value: at least so much.
+    """
+
+    def one(y, x, _):
+        x, y = _from_origin(x, y)
+        hull = [0]
+        for place in range(1, len(x)):
+            while len(hull) > 1 and _slope(x, y, hull[-2], place) >= _slope(x, y, hull[-2], hull[-1]):
+                hull.pop()
+            hull.append(place)
+        for first, second in itertools.pairwise(hull):
+            if _slope(x, y, first, second) < share:
+                return x[first]
+        return x[-1]
+
+    return _each(part, whole, 0.0, one)
+
+
+def exceeds(values: xr.DataArray, bounds: xr.DataArray, along: xr.DataArray) -> xr.DataArray:
+    """`along` at the first checkpoint from which on `values` stay above `bounds`, [member]; NaN where they do not.
+
+    The three are float[checkpoint, member], the checkpoints matched.
+    """
+    above = (values > bounds).transpose("checkpoint", "member").values
+    stays = np.cumprod(above[::-1], axis=0)[::-1].astype(bool)
+    first, x = stays.argmax(axis=0), along.transpose("checkpoint", "member").values
+    reached = np.where(stays.any(axis=0), np.take_along_axis(x, first[None], axis=0)[0], np.nan)
+    return along.isel(checkpoint=0, drop=True).copy(data=reached)
+
+
+def bend(part: xr.DataArray, whole: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Segmented regression of `part` on `whole` through the origin: where the line breaks, and what BIC gains by it.
+
+    Returns:
+        The break, in units of `whole`, and BIC of one line less BIC of two, float[member] each.
+    """
+
+    def fitted(y, x):
+        straight = _error(x[:, None], y)
+        breaks = [(_error(np.stack([x, np.maximum(x - place, 0)], axis=1), y), float(place)) for place in x[1:-1]]
+        error, where = min(breaks, default=(straight, np.nan))
+        return where, _bic(straight, 1, len(x)) - _bic(error, 3, len(x))
+
+    where = _each(part, whole, 0.0, lambda y, x, _: fitted(*_sorted(x, y))[0])
+    return where, _each(part, whole, 0.0, lambda y, x, _: fitted(*_sorted(x, y))[1])
+
+
+def apart(arms: Sequence[tuple[xr.DataArray, xr.DataArray]], degree: int = 3) -> xr.DataArray:
+    """Whether `part` is one curve of `whole` for all arms: BIC of one curve less BIC of one for each arm, float[base].
+
+    Curves are polynomials in √whole through the origin. Above `LEAST_GAIN` the arms have curves of their own.
+
+    Args:
+        arms: (part, whole) of each, float[checkpoint, member], whose members are the same bases.
+        degree: of the polynomials.
+    """
+
+    def columns(x):
+        return np.stack([np.sqrt(np.maximum(x, 0)) ** power for power in range(1, degree + 1)], axis=1)
+
+    gains = []
+    for member in range(arms[0][0].sizes["member"]):
+        points = [tuple(a.isel(member=member).values.astype(float) for a in arm) for arm in arms]
+        every = [np.concatenate(side) for side in zip(*points, strict=True)]
+        one = _bic(_error(columns(every[1]), every[0]), degree, len(every[0]))
+        errors = sum(_error(columns(x), y) for y, x in points)
+        gains.append(one - _bic(errors, degree * len(points), len(every[0])))
+    return arms[0][0].isel(checkpoint=0, drop=True).copy(data=np.array(gains))
+
+
+def _each(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float, one) -> xr.DataArray:
+    """`one(values, along, level)` of every member."""
+    y, x = (array.transpose("checkpoint", "member").values.astype(float) for array in (values, along))
+    stops = np.broadcast_to(np.asarray(level, float), x.shape[1:])
+    told = [one(y[:, member], x[:, member], stops[member]) for member in range(x.shape[1])]
+    return values.isel(checkpoint=0, drop=True).copy(data=np.array(told, float))
+
+
+def _read(x: np.ndarray, y: np.ndarray, stop: float) -> float:
+    reached = np.flatnonzero(x >= stop)
+    if not len(reached):
+        return np.nan
+    place = int(reached[0])
+    if place == 0:
+        return float(y[0])
+    share = (stop - x[place - 1]) / (x[place] - x[place - 1])
+    return float(y[place - 1] + share * (y[place] - y[place - 1]))
+
+
+def _sorted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(x, kind="stable")
+    return y[order], x[order]
+
+
+def _from_origin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points in order of x, those above 0, after (0, 0)."""
+    y, x = _sorted(x, y)
+    kept = x > 0
+    return np.concatenate([[0.0], x[kept]]), np.concatenate([[0.0], y[kept]])
+
+
+def _slope(x: np.ndarray, y: np.ndarray, first: int, second: int) -> float:
+    return (y[second] - y[first]) / max(x[second] - x[first], 1e-12)
+
+
+def _error(columns: np.ndarray, y: np.ndarray) -> float:
+    """Sum of squared residuals of a least-squares fit."""
+    return float(np.square(y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]).sum())
+
+
+def _bic(error: float, parameters: int, points: int) -> float:
+    return points * np.log(max(error, 1e-12) / points) + parameters * np.log(points)
