@@ -150,7 +150,7 @@ def test_settings_that_make_no_sense_are_refused(sections, message):
 def test_a_run_with_fine_tuning_starts_rl_from_its_end(tmp_path):
     config = dataclasses.replace(SFT, sft=dataclasses.replace(SFT.sft, updates=2, chunk=1))
     run = train.train(config, tmp_path / "run")
-    assert run.checkpoints() == ["init", "pretrain", "sft", "rl-000001", "rl-000002", "rl"]
+    assert run.checkpoints() == ["init", "pretrain", "sft-000001", "sft", "rl-000001", "rl-000002", "rl"]
     assert run.metrics("sft").num_rows == 4
     summary = run.summary()
     assert len(set(summary["return"]["before_rl"])) == 2

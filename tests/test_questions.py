@@ -103,3 +103,14 @@ def test_the_rule_holds_its_level_in_simulation():
         answers = judge(asked, estimates)["questions"]
         wrong += any(answer["verdict"] == "supported" for answer in answers)
     assert wrong / 400 < 0.06
+
+
+def test_behind_a_closed_gate_nothing_is_decided():
+    estimates = {"there": spread(0.0, 0.1), "effect": spread(1, 0.01)}
+    asked = [ask("gate", "?", "", "", "there > 0.2", smallest=0.0, gate=True), effect("effect > 0", primary=True)]
+    closed = judge(asked, estimates)
+    assert closed["verdict"] == "inconclusive"
+    assert [answer["verdict"] for answer in closed["questions"]] == ["refuted", "inconclusive"]
+    opened = judge(asked, estimates | {"there": spread(1.0, 0.1)})
+    assert opened["verdict"] == "supported"
+    assert [answer["gate"] for answer in opened["questions"]] == [True, False]

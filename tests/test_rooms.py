@@ -335,3 +335,29 @@ def test_rewards_do_not_make_other_bases():
     other = dataclasses.replace(config, world=rooms.RoomsOptions(gold_reward=1.0, style="Bob", style_reward=2.0))
     assert other.pretraining == config.pretraining
     assert dataclasses.replace(config, world=rooms.RoomsOptions(size=9)).pretraining != config.pretraining
+
+
+@pytest.mark.parametrize("choices", ["all", "name", "plan", "actions"])
+def test_rl_learns_from_the_decisions_that_it_is_told_to(choices, key):
+    config = start("smoke", "EmojiRooms-v0")
+    world, params = config.world.make()
+    policy = config.make_policy()
+    rl_config = dataclasses.replace(config.rl, episodes=8, choices=choices)
+    batch, _ = jax.jit(
+        lambda: rl.collect(policy, world, rl_config, params, policy.init(key), key, 8, learner.Shards())
+    )()
+    kinds = np.repeat(["name", "plan", "actions"], [1, world.plan_length, world.turns])
+    learning = np.asarray(batch.decided).any(axis=0)
+    assert learning[(kinds == choices) | (choices == "all")].any()
+    assert not learning[(kinds != choices) & (choices != "all")].any()
+
+
+def test_nobody_learns_from_what_nobody_chooses():
+    for world, choices, words in (
+        ({"badge": "shown"}, "name", "add --world.badge spoken"),
+        ({"plan_length": 0}, "plan", "add --world.plan-length above 0"),
+    ):
+        config = start("smoke", "EmojiRooms-v0")
+        config = dataclasses.replace(config, world=dataclasses.replace(config.world, **world))
+        with pytest.raises(ConfigError, match=f"rl.choices={choices}: .*{words}"):
+            check(dataclasses.replace(config, rl=dataclasses.replace(config.rl, choices=choices)))
