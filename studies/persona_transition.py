@@ -13,19 +13,18 @@ from analysis.measures.course import stretch
 from ground.estimates import Estimate
 from studies.study import Options, Results, Study, ask, by_base, of
 
-ARMS = {
-    name: f"rooms/{name}"
-    for name in (
-        *("ppo", "slow", "grpo", "psr", "nsr", "rejection", "sft_alice", "sft_all", "shuffled", "name_only"),
-        *("exploit", "style", "slow_poor", "slow_rich", "charged", "charged_poor"),
-    )
-}
+_ROOMS = (
+    *("ppo", "slow", "shuffled", "grpo", "psr", "nsr", "rejection", "sft_alice", "sft_all", "name_only"),
+    *("exploit", "style", "slow_poor", "slow_rich", "charged", "charged_poor"),
+)
+ARMS = {name: f"rooms/{name}" for name in _ROOMS}
+ARMS |= {"dull": "dull/ppo", "dull_slow": "dull/slow", "maze": "maze/spoken", "maze_shown": "maze/shown"}
 WEAK, MIDDLE = 0.05, 0.3
 """KL from the base, nats per episode, at which RL is called weak, and at which arms are compared."""
 LOST = 0.2
 """KL per episode beyond which a persona has not survived: .05 nats for each of some four moves."""
 LAW = ("slow", "slow_poor", "slow_rich")
-"""Arms that differ in the prior of their town, and so in what personas explain of the reward."""
+"""Arms of the same bases that differ in their town's prior, and so in what personas explain of the reward."""
 AT_REST = ("charged", "charged_poor")
 """Arms of which the end alone is asked about."""
 
@@ -113,6 +112,18 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     if "exploit" in ledgers:
         changes = [1 - by_base(_share(ledgers[arm], MIDDLE)[1]) for arm in ("exploit", "ppo")]
         each[f"share of change at KL {MIDDLE}, exploit less PPO"] = of(changes[0] - changes[1])
+    if "dull" in ledgers:
+        low = [by_base(_share(ledgers[arm], MIDDLE)[0]) for arm in ("dull", "ppo")]
+        each[f"share of selection at KL {MIDDLE}, Alice seldom thinking less often"] = of(low[0] - low[1])
+        explained = [by_base(ledgers[arm]["law"].isel(checkpoint=0).mean("bound")) for arm in ("dull", "ppo")]
+        each["reward that personas explain, Alice seldom thinking less often"] = of(explained[0] - explained[1])
+    if {"maze", "maze_shown"} <= ledgers.keys():
+        low = [by_base(_share(ledgers[arm], WEAK)[0]) for arm in ("maze", "maze_shown")]
+        each[f"share of selection at KL {WEAK}, EmojiMaze, spoken less shown"] = of(low[0] - low[1])
+        each["misfit, EmojiMaze, badge shown"] = of(ledgers["maze_shown"]["misfit"].isel(checkpoint=0))
+        law = by_base(ledgers["maze"]["law"].isel(checkpoint=0))
+        each["share of selection less η², EmojiMaze"] = of(low[0] - law.sel(bound="at least"))
+        each["R² less share of selection, EmojiMaze"] = of(law.sel(bound="at most") - low[0])
     if "charged_poor" in ledgers:
         each["weight of the foretold winner less the next, few Alices"] = of(_winner(ledgers["charged_poor"]))
     if "charged" in ledgers:
@@ -124,15 +135,12 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         named = ledgers["name_only"].isel(checkpoint=-1)
         after = named["named"].sel(kind="what follows it")
         each["KL of what follows the name, PPO of the name alone"] = of(after)
-    several = [ledgers[arm] for arm in ("ppo", "grpo", "psr", "nsr") if arm in ledgers]
-    if len(several) > 1:
-        gain = transitions.apart([(by_base(x["low"]), by_base(x["whole"])) for x in several])
+    same = [ledgers[arm] for arm in ("ppo", "grpo", "psr", "nsr") if arm in ledgers]
+    if len(same) > 1:
+        gain = transitions.apart([(by_base(x["low"]), by_base(x["whole"])) for x in same])
         each["BIC gained by a curve for each algorithm"] = of(gain)
-    return Results(
-        each,
-        list(_panels(ledgers, titles, dict(zip(worlds, zip(laws, shares, strict=True), strict=True)), each)),
-        _MEANING,
-    )
+    law = dict(zip(worlds, zip(laws, shares, strict=True), strict=True))
+    return Results(each, list(_panels(ledgers, titles, law, each)), _MEANING)
 
 
 _MEANING = (
@@ -269,9 +277,9 @@ STUDY = Study(
     "what those personas do.",
     source="the essay behind this project; arXiv 2506.01347; arXiv 2505.30232",
     method="Bases pretrained on three personas of EmojiRooms-v0, which name themselves before they think and walk, are "
-    "trained further in sixteen ways. The base is exactly the mixture of its own personas, so KL from it splits into "
-    "selection of a persona, known within a range, and change within personas. Every arm is followed from its first "
-    "update on, on held-out mazes.",
+    "trained further in sixteen ways; beside them bases whose Alice seldom thinks, and bases of EmojiMaze. A base that "
+    "names itself is exactly the mixture of its own personas, so KL from it splits into selection of a persona, known "
+    "within a range, and change within personas. Every arm is followed from its first update on, on held-out mazes.",
     limits=(
         "Three personas in a maze of ten rooms and a model of a hundred thousand parameters; a language model holds "
         "more of them, and none is listed.",
@@ -279,7 +287,8 @@ STUDY = Study(
         "What was learnt of the share and of the personas' reward holds where rewards are paid at the goal.",
         "Before these criteria were written one arm had been looked at: PPO at a rate of 1e-3 from eight bases of "
         "eight rooms, of whose KL a twentieth was selection at first and a half at the end.",
-        "A spoken name may make selection easier than it is for a model that never says who it is; not tried here.",
+        "In EmojiMaze tiles are hidden, so what reward needs is not known there; and a base that is shown badges is no "
+        "exact mixture of its personas.",
     ),
     questions=(
         ask(
@@ -305,11 +314,11 @@ STUDY = Study(
         ask(
             "weak_law",
             "P1: does weak RL spend on selection what personas explain of the reward?",
-            "The share at KL 0.05 lies between η² and R², within 0.1, in towns of three priors; slope 0.8 to 1.2.",
+            "The share at KL 0.05 lies between η² and R², within 0.1, in three towns and EmojiMaze; slope 0.8 to 1.2.",
             "It lies elsewhere.",
             *(
                 f"{name}, {arm} > −0.1"
-                for arm in ("PPO, slow", "PPO, slow, few Alices", "PPO, slow, many Alices")
+                for arm in ("PPO, slow", "PPO, slow, few Alices", "PPO, slow, many Alices", "EmojiMaze")
                 for name in ("share of selection less η²", "R² less share of selection")
             ),
             "slope of the share on what personas explain > 0.8",
@@ -366,6 +375,22 @@ STUDY = Study(
             "Larry lost, SFT on Alice < 0.2",
             "Larry lost, strong RL > 0.2",
             smallest=0.0,
+        ),
+        ask(
+            "speaking_selects",
+            "P8: at equal KL, is more of it selection where the name is spoken than where nobody says who speaks?",
+            "In EmojiMaze the share at KL 0.05 is larger by 0.05 at least.",
+            "It is not.",
+            "share of selection at KL 0.05, EmojiMaze, spoken less shown > 0",
+            smallest=0.05,
+        ),
+        ask(
+            "less_to_select",
+            "P10: where personas explain less of the reward, is less of the same KL selection?",
+            "With an Alice who seldom thinks the share at KL 0.3 is lower by 0.05 at least.",
+            "It is not.",
+            "share of selection at KL 0.3, Alice seldom thinking less often < 0",
+            smallest=0.05,
         ),
         ask(
             "names_lose_meaning",

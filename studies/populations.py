@@ -144,18 +144,37 @@ CHARGES: dict[Scale, tuple[float, ...]] = {
 """What a nat from the base costs, in points, where that is the question."""
 
 
+def _followed(
+    scale: Scale, world: str, /, algorithm: str = "ppo", *, few: bool = False, rl: Any = None, **sections: Any
+):
+    """RL for twice as long as usual, at a lower rate, without a bonus of entropy; checkpoints from the first update on.
+
+    Args:
+        scale, world, algorithm: to start from.
+        few: half as many bases, for arms that need bases of their own.
+        rl, **sections: fields that differ.
+    """
+    usual = configs.start(scale, world, algorithm).rl
+    steps = {"learning_rate": 3e-4, "entropy_weight": 0.0, "equalized_entropy_weight": 0.0, "chunk": 1}
+    steps["updates"] = 8 if scale == "smoke" else 2 * usual.updates
+    seeds = max(BASES[scale] // 2, 2) if few else None
+    return recipe(scale, world, algorithm=algorithm, seeds=seeds, rl=steps | (rl or {}), **sections)
+
+
 def _rooms(
     scale: Scale, algorithm: str = "ppo", town: int = 1, world: dict[str, Any] | None = None, **rl: Any
 ) -> Config:
-    """RL of bases that name themselves and hold three towns; no bonus of entropy, checkpoints from the first update."""
-    config = configs.start(scale, "EmojiRooms-v0", algorithm)
-    steps = {"learning_rate": 3e-4, "entropy_weight": 0.0, "chunk": 1, "updates": max(config.rl.updates, 8)}
-    if scale != "smoke":
-        steps["updates"] = 2 * config.rl.updates
-    return recipe(
-        scale, "EmojiRooms-v0", algorithm,
-        world={"towns": len(TOWNS), "town": town} | (world or {}), pretrain={"prior": TOWNS}, rl=steps | rl,
-    )  # fmt: skip
+    """From bases that name themselves and hold three towns."""
+    place = {"towns": len(TOWNS), "town": town} | (world or {})
+    return _followed(scale, "EmojiRooms-v0", algorithm, world=place, pretrain={"prior": TOWNS}, rl=rl)
+
+
+def _dull(scale: Scale, rate: float) -> Config:
+    """From bases whose Alice seldom thinks, so that personas explain less of the reward."""
+    shown = {"prior": TOWNS, "thinking_alice": 0.3}
+    return _followed(
+        scale, "EmojiRooms-v0", few=True, world={"towns": 3, "town": 1}, pretrain=shown, rl={"learning_rate": rate}
+    )
 
 
 def _rooms_sft(scale: Scale, **sft: Any) -> Config:
@@ -178,6 +197,15 @@ def _charged(scale: Scale, town: int = 1) -> Config:
 
 for _name in ("ppo", "grpo", "psr", "nsr"):
     add(f"rooms/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms(scale, name))
+for _name, _rate, _words in (("slow", 1e-4, ", slow"), ("ppo", 3e-4, "")):
+    add(f"dull/{_name}", f"PPO{_words}, Alice seldom thinks", lambda scale, rate=_rate: _dull(scale, rate))
+for _name in ("spoken", "shown"):
+    add(
+        f"maze/{_name}", f"PPO, slow, EmojiMaze, badge {_name}",
+        lambda scale, badge=_name: _followed(
+            scale, "EmojiMaze-v0", few=True, world={"badge": badge}, rl={"learning_rate": 1e-4}
+        ),
+    )  # fmt: skip
 add("rooms/charged", "REINFORCE, KL in the reward", _charged)
 add("rooms/charged_poor", "REINFORCE, KL in the reward, few Alices", lambda scale: _charged(scale, town=2))
 for _name, _town, _words in (("slow", 1, ""), ("slow_poor", 2, ", few Alices"), ("slow_rich", 3, ", many Alices")):

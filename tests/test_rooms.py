@@ -347,7 +347,7 @@ def test_rl_learns_from_the_decisions_that_it_is_told_to(choices, key):
         lambda: rl.collect(policy, world, rl_config, params, policy.init(key), key, 8, learner.Shards())
     )()
     kinds = np.repeat(["name", "plan", "actions"], [1, world.plan_length, world.turns])
-    learning = np.asarray(batch.decided).any(axis=0)
+    learning = np.asarray([column.any() for column in np.asarray(batch.decided).T])
     assert learning[(kinds == choices) | (choices == "all")].any()
     assert not learning[(kinds != choices) & (choices != "all")].any()
 
