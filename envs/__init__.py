@@ -53,4 +53,41 @@ def make(name: str, **options) -> tuple[base.World, base.WorldParams]:
     return WORLDS[name].make(options)
 
 
-__all__ = ["WORLDS", "api_test", "base", "labyrinth", "make", "maze", "register", "rooms", "tokens"]
+def gymnasium(name: str, *, prompt: bool = False, render_mode: str | None = None, **options):
+    """A world as a `gymnasium.Env`, with NumPy arrays, for loops that step one environment at a time.
+
+    Args:
+        name: of the world.
+        prompt: put the prompt before every observation, int32[P + O]. Without it whoever does not read
+            `info["prompt"]` of `reset` walks a labyrinth blind.
+        render_mode: `rgb_array` or `ansi`.
+        **options: as in `make`.
+
+    Raises:
+        ValueError: as `make` does.
+    """
+    from envs import adapters  # late, and Gymnasium with it
+
+    return adapters.Gymnasium(name, prompt=prompt, render_mode=render_mode, **options)
+
+
+def legacy(name: str, *, prompt: bool = False, one_hot: bool = False, **options):
+    """A world with the five-tuple of gymnax before 1.0, with which PureJaxRL and rejax train as they are.
+
+    Args:
+        name: of the world.
+        prompt: put the prompt before every observation.
+        one_hot: give tokens as vectors float32[V] in a row, which a dense layer can tell apart, instead of ids.
+        **options: as in `make`; the parameters become `default_params`.
+
+    Raises:
+        ValueError: as `make` does.
+    """
+    from envs import adapters
+
+    return adapters.Legacy(*make(name, **options), prompt, one_hot)
+
+
+__all__ = [
+    "WORLDS", "api_test", "base", "gymnasium", "labyrinth", "legacy", "make", "maze", "register", "rooms", "tokens",
+]  # fmt: skip

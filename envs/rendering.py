@@ -136,7 +136,7 @@ def _draw_board(canvas: sprites.Canvas, replay: Replay, turn: int) -> None:
     if replay.labels is not None:
         here = int(replay.labels[tuple(replay.positions[turn])])
         canvas.sprite(stops[-1] + np.array([-0.34, 0.34]) * size, here, 0.5 * size)
-    elif turn < replay.turns:
+    elif turn < replay.turns and replay.actions[turn] >= 0:
         ahead = size * np.array(tokens.STEPS[int(replay.actions[turn])][::-1])
         canvas.arrow(stops[-1] + 0.5 * ahead, stops[-1] + 0.72 * ahead, _INK, 0, head=0.22 * size)
 
@@ -348,7 +348,7 @@ def png(replay: Replay, turn: int, path: str | pathlib.Path, scale: float = 1.0)
     frame(replay, turn, scale).save(path, format="PNG", optimize=True)
 
 
-def gif(replay: Replay, path: str | pathlib.Path, milliseconds: int = 700, scale: float = 1.0) -> None:
+def gif(replay: Replay, path: str | pathlib.Path | IO[bytes], milliseconds: int = 700, scale: float = 1.0) -> None:
     """Write the episode as an animation of T + 1 frames, the last of which stays longer."""
     _write_gif([frame(replay, turn, scale) for turn in range(replay.turns + 1)], path, milliseconds)
 

@@ -1,6 +1,8 @@
 """An episode as a picture needs it: arrays of one maze, turn by turn, and the window that holds the way."""
 
+import base64
 import dataclasses
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +27,7 @@ class Replay:
     midpoints: np.ndarray
     """int[T, 2], row and column after the turn's move, before the wind pushes."""
     actions: np.ndarray
-    """int[T], 0 to 3: North, East, South, West."""
+    """int[T], 0 to 3: North, East, South, West; -1 for one that is yet to come."""
     winds: np.ndarray
     """int[T], 0 calm, 1..4 blew to North, East, South, West."""
     rewards: np.ndarray
@@ -81,6 +83,23 @@ class Replay:
         """An episode of a world without wind: every turn ends where its move has led."""
         winds = np.zeros(len(actions), np.int32)
         return cls(positions=positions, midpoints=positions[1:], actions=actions, winds=winds, **fields)
+
+    def _repr_png_(self) -> bytes:
+        """The end of the episode, as a notebook shows it."""
+        from envs import rendering  # which draws replays
+
+        drawn = io.BytesIO()
+        rendering.frame(self, self.turns).save(drawn, format="PNG")
+        return drawn.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The episode as an animation, as a notebook shows it."""
+        from envs import rendering
+
+        drawn = io.BytesIO()
+        rendering.gif(self, drawn)
+        text = base64.b64encode(drawn.getvalue()).decode()
+        return f'<img alt="an episode of {self.turns} turns" src="data:image/gif;base64,{text}">'
 
     def until(self, turns: int) -> "Replay":
         """The first turns of the episode, for one that has ended before its time limit.

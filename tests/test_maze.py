@@ -1,13 +1,10 @@
 import functools
 
-import gymnasium
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.utils import env_checker
-from gymnax import wrappers
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -336,24 +333,6 @@ def test_gymnax_step_truncates_and_starts_again(world, key):
         assert kinds((reward, info["wind"])) == (((), "float32", False), ((), "int32", False))
         assert kinds((terminated, truncated)) == (((), "bool", False),) * 2
         assert (world.tiles(state, params).dtype, world.neighbours(state, params).dtype) == (jnp.int8, jnp.int8)
-
-
-class NumpyGym(wrappers.GymnaxToGymWrapper):
-    """Gymnax's wrapper with what the checker wants besides: a seeded generator and NumPy values."""
-
-    def reset(self, *, seed=None, options=None):
-        gymnasium.Env.reset(self, seed=seed)
-        obs, info = super().reset(seed=seed, options=options)
-        return np.asarray(obs), info
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
-        return np.asarray(obs), float(reward), bool(terminated), bool(truncated), jax.tree.map(np.asarray, info)
-
-
-@pytest.mark.parametrize("world", WORLDS[:2], ids=named)
-def test_gymnasium_checker(world):
-    env_checker.check_env(NumpyGym(world), skip_render_check=True)
 
 
 def test_wind_under_one_shared_key():
