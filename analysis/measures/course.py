@@ -5,7 +5,7 @@ itself, so that a number of the course is the number of that measurement.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import xarray as xr
 from agents.runs import Run, stages
 from analysis import estimates, stretches
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import ends, measure, progress, variable
+from analysis.measure import Measurement, ends, measure, progress, variable
 from analysis.measures.attempts import attempts
 from analysis.measures.divergence import divergence
 from analysis.measures.ledger import ledger
@@ -41,16 +41,25 @@ def stretch(run: Run) -> list[str]:
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """Small multiples against what the course was asked to be drawn against; see `drawn`."""
+    return drawn(arms, json.loads(next(iter(arms.values())).attrs["options"])["against"])
+
+
+def drawn(arms: Mapping[str, xr.Dataset], against: str) -> list[Panel]:
     """Small multiples: a panel for each number, in it a line for each arm and point of the grid.
 
     What has several places, such as channels, is one panel with a line for each where there is one arm.
+
+    Args:
+        arms: datasets of numbers, with that of the horizontal axis among them.
+        against: one of `AXES`.
     """
-    axis, factor, across = AXES[json.loads(next(iter(arms.values())).attrs["options"])["against"]]
+    axis, factor, across = AXES[against]
     parts = estimates.columns(arms, followed=True)
     shown: dict[tuple[str, str], tuple[xr.DataArray, dict[str, Curve]]] = {}
     for label, dataset in parts.items():
         x = factor * dataset[axis].transpose("checkpoint", "member").values
-        for place, array in _numbers(dataset.drop_vars(axis)):
+        for place, array in numbers(dataset.drop_vars(axis)):
             values = array.transpose("checkpoint", "member").values
             steps = np.flatnonzero(np.isfinite(x).all(axis=1) & np.isfinite(values).any(axis=1))
             if not len(steps):
@@ -59,15 +68,15 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
             panel, line = ("", place or label) if len(parts) == 1 else (place, label)
             _, curves = shown.setdefault((str(array.name), panel), (array, {}))
             curves[line] = Curve(x[steps], values[steps], dataset["unit"].values[-1])
-    drawn = list[Panel]()
+    panels = list[Panel]()
     for (_, place), (array, curves) in shown.items():
         percent = array.attrs["units"].startswith("share")
         words = estimates.described(array.assign_attrs(units=array.attrs["units"].replace("share", "%", 1)))
-        drawn.append(Curves(curves, across, ", ".join(filter(None, [words, place])), percent=percent))
-    return drawn
+        panels.append(Curves(curves, across, ", ".join(filter(None, [words, place])), percent=percent))
+    return panels
 
 
-def _numbers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
+def numbers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
     """Each number that tables show, with its place, if it has several: an array over checkpoints and members."""
     for array in dataset.data_vars.values():
         (dimension, *_) = *(str(d) for d in array.dims if d not in ("checkpoint", "member")), ""
@@ -78,6 +87,46 @@ def _numbers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
             if dimension
             else [("", array)]
         )
+
+
+def sources(
+    run: Run, episodes: int, samples: int, mazes: int
+) -> tuple[tuple[Measurement, dict[str, Any], tuple[str, ...]], ...]:
+    """Where each number of a course comes from: a measurement, its options, the names of the numbers.
+
+    Args:
+        run: whose world says what there is.
+        episodes, samples, mazes: as in `course`.
+    """
+    parts: Any = (
+        (returns, {"episodes": episodes}, ("success", "return")),
+        (divergence, {"episodes": min(episodes, 512)}, ("kl", "kl_by_channel", "entropy")),
+        (updates, {}, ("paper", "norm")),
+        (spectra, {}, ("rank_share_above_rounding", "stable_rank")),
+        (attempts, {"samples": samples, "mazes": mazes}, ("sliced_pass_at_k", "ways")),
+    )
+    if run.world.badge != "null":
+        sizes = {"mazes": min(max(mazes, 2), 32), "episodes": min(max(samples, 8), 64)}
+        parts += ((ledger, sizes, ("survival", "told_success")),)
+    return parts
+
+
+def chosen(part: xr.Dataset, names: Iterable[str], samples: int) -> xr.Dataset:
+    """Those of a measurement's numbers that a course shows, where it shows them."""
+    part = part[[name for name in names if name in part]]
+    part = part.sel({name: place for name, place in _PLACES.items() if name in part.dims}, drop=True)
+    if "sliced_pass_at_k" in part:
+        named = part["sliced_pass_at_k"].sel(k=samples, drop=True).assign_attrs(long_name=f"pass@{samples}")
+        part = part.drop_dims("k").assign(sliced_pass_at_k=named)
+    return part
+
+
+def passed(run: Run, checkpoint: str) -> tuple[np.ndarray, np.ndarray]:
+    """Updates of the last stage that a checkpoint has behind it, and tokens of each member, float64[K]; NaN before."""
+    last = stages.make_stage(run.config, ends(run)[-1])
+    here = stretches.updates_behind(run, checkpoint, last.name) if checkpoint in stretch(run) else np.nan
+    seen = np.full(len(run.kept), here, np.float64)
+    return seen, last.tokens_per_update // last.members * seen
 
 
 @measure(checkpoints=stretch, panels=panels, made_of=(returns, divergence, updates, spectra, attempts, ledger))
@@ -107,31 +156,15 @@ def course(
     """
     if against not in AXES:
         raise ConfigError(f"--against={against}: use {', '.join(AXES)}")
-    parts: Any = (
-        (returns, {"episodes": episodes}, ("success", "return")),
-        (divergence, {"episodes": min(episodes, 512)}, ("kl", "kl_by_channel", "entropy")),
-        (updates, {}, ("paper", "norm")),
-        (spectra, {}, ("rank_share_above_rounding", "stable_rank")),
-        (attempts, {"samples": samples, "mazes": mazes}, ("sliced_pass_at_k", "ways")),
-    )
-    if run.world.badge != "null":
-        sizes = {"mazes": min(max(mazes, 2), 32), "episodes": min(max(samples, 8), 64)}
-        parts += ((ledger, sizes, ("survival", "told_success")),)
+    parts = sources(run, episodes, samples, mazes)
     told = xr.Dataset()
     for done, (measurement, options, names) in enumerate(parts):
         part = measurement(run, [checkpoint], **options).isel(checkpoint=0, drop=True)
-        part = part[[name for name in names if name in part]].reset_coords(drop=True)
-        part = part.sel({name: place for name, place in _PLACES.items() if name in part.dims}, drop=True)
+        part = chosen(part, names, samples).reset_coords(drop=True)
         told = told.assign(part.drop_vars("member").variables)
         progress((done + 1) / len(parts))
-    told["sliced_pass_at_k"] = (
-        told["sliced_pass_at_k"].sel(k=samples, drop=True).assign_attrs(long_name=f"pass@{samples}")
-    )
-    last = stages.make_stage(run.config, ends(run)[-1])
-    here = stretches.updates_behind(run, checkpoint, last.name) if checkpoint in stretch(run) else np.nan
-    seen = np.full(len(run.kept), here, np.float64)
-    per_update = last.tokens_per_update // last.members
+    seen, tokens = passed(run, checkpoint)
     return told.assign(
         updates=variable("member", seen, "updates of the last stage", table=0),
-        tokens=variable("member", per_update * seen, "tokens trained on in it", table=0),
+        tokens=variable("member", tokens, "tokens trained on in it", table=0),
     )

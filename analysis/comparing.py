@@ -1,0 +1,330 @@
+"""Runs beside each other: one number along training in all of them, and how it differs base by base.
+
+    uv run -m analysis compare RUN RUN … --measure return --against kl
+    uv run -m analysis compare runs/sweep/* --as-one
+
+Nothing is measured here that `course` does not measure; what it has measured is found again.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+import xarray as xr
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agents import runs
+from agents.runs import Run, reporting
+from agents.runs import config as configs
+from analysis import estimates, measure
+from analysis.figures import panels
+from analysis.measures.course import AXES, chosen, drawn, passed, sources, stretch
+from analysis.measures.course import numbers as places_of
+from ground import files, numbers, statistics
+from ground.estimates import Estimate
+from ground.files import RunError
+from ground.terminal import ConfigError
+
+_ASIDE = ("seed", "evaluation_episodes", *(f"population.{x}" for x in ("seeds", "sweep", "at_once", "microbatch")))
+"""What members of one population may differ in, or what changes no member."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Runs beside each other: one number along training, and how it differs base by base from the first run."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories of finished runs; the others are compared with the first."""
+    measure: str = "return"
+    """Which number of `course`: return, success, kl, entropy, …; a wrong one lists them."""
+    against: Literal["update", "tokens", "kl"] = "update"
+    """What it is drawn against; differences are also taken where all have come equally far in it."""
+    as_one: bool = False
+    """The runs are one population, such as jobs of a sweep: named by the options in which they differ, and joined
+    where those are their seeds alone."""
+    episodes: int = 1024
+    """Behind returns, and up to 512 of them behind KL and entropy; a multiple of 64."""
+    samples: int = 64
+    """Attempts at each maze, k of pass@k."""
+    mazes: int = 128
+    """That are attempted."""
+    json: Path | None = None
+    """Write all numbers to this file."""
+    figures: bool = True
+    """Draw the curves, into the first run's folder."""
+    width: float = 5.5
+    """Width of the figure in inches; 3.25 and 5.5 are usual columns."""
+    plain: bool = False
+    """No headline and footer in the figure; they go into a caption file beside it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """What sets an arm apart from the first one, in one number at one place."""
+
+    arm: str
+    place: str
+    """Such as a channel; empty where there is but one."""
+    end: Estimate
+    """The number itself, at the end of the arm's training."""
+    less: Estimate
+    """The arm less the first one at the end of both; of nothing for the first."""
+    equally_far: Estimate
+    """The same at `at`; of nothing for the first."""
+    at: float
+    """The furthest that every member of both has come, in units of the horizontal axis."""
+    pairs: int
+    """Bases that both have; 0 where they are not the same ones, and the difference is that of two samples."""
+
+
+_NOTHING = Estimate.of(())
+
+
+def measured(
+    run: Run,
+    name: str,
+    against: str = "update",
+    tell: Callable[[str], None] = lambda what: None,
+    *,
+    episodes: int = 1024,
+    samples: int = 64,
+    mazes: int = 128,
+) -> xr.Dataset:
+    """One number of a run at every checkpoint of its last stage, and what it is drawn against.
+
+    Raises:
+        RunError: the run has not finished that stage.
+        ConfigError: there is no such number of its world.
+    """
+    steps = stretch(run)
+    if steps[-1] != measure.ends(run)[-1]:
+        raise RunError(f"{run.path}: not finished; go on with uv run train.py --resume {run.path}")
+    told, known = xr.Dataset(), list[str]()
+    for measurement, options, names in sources(run, episodes, samples, mazes):
+        wanted = {name, *(["kl"] if against == "kl" else [])} & set(names)
+        known += [one for one in names if one != "success" or run.world.has_goal]
+        if wanted:
+            part = chosen(measurement(run, steps, tell, **options), wanted, samples)
+            told = told.assign(dict(part.data_vars))
+    if name not in told:
+        raise ConfigError(f"--measure={name}: {run.world.name} has no such number; choose one of {', '.join(known)}")
+    if "kl" in told and against == "kl":
+        told["kl"].attrs["table"] = 0
+    far = [passed(run, step) for step in steps]
+    for axis, values in zip(("updates", "tokens"), zip(*far, strict=True), strict=True):
+        told[axis] = (("checkpoint", "member"), np.stack(values), {"long_name": axis, "units": "", "table": 0})
+    return told
+
+
+def named(opened: Sequence[Run]) -> list[str]:
+    """What each run is called where they are one population: the options in which they differ.
+
+    What a scale, a world or an algorithm brings along is not named beside it. Runs that differ by their seeds alone
+    have one name, which is empty where all do.
+    """
+    documents = [_flat(configs.to_dict(run.config)) for run in opened]
+    starts = [
+        _flat(configs.to_dict(configs.start(run.config.scale, run.config.world.name, run.config.algorithm)))
+        for run in opened
+    ]
+    paths = ["scale", "world.name", "algorithm"]
+    for document, start in zip(documents, starts, strict=True):
+        paths += [path for path, x in document.items() if start.get(path) != x and path not in (*_ASIDE, *paths)]
+    differ = [path for path in paths if len({repr(one.get(path)) for one in documents}) > 1]
+    return [", ".join(f"{path}={_shown(document.get(path))}" for path in differ) for document in documents]
+
+
+def joined(names: Sequence[str], opened: Sequence[Run], datasets: Sequence[xr.Dataset]) -> dict[str, xr.Dataset]:
+    """Runs of one name as one population.
+
+    Raises:
+        RunError: two of them have a member in common.
+    """
+    arms: dict[str, xr.Dataset] = {}
+    for name in dict.fromkeys(names):
+        mine = [place for place, one in enumerate(names) if one == name]
+        seeds: dict[tuple, Path] = {}
+        for run in (opened[place] for place in mine):
+            for member in run.config.members:
+                who = (member.seed, member.label)
+                if who in seeds:
+                    raise RunError(
+                        f"{seeds[who]} and {run.path}: both have a member of seed {member.seed}; leave one out"
+                    )
+                seeds[who] = run.path
+        parts: list[xr.Dataset] = []
+        members = units = 0
+        for dataset in (datasets[place] for place in mine):
+            moved = {"member": dataset["member"] + members, "unit": dataset["unit"] + units}
+            parts.append(dataset.assign_coords(moved))
+            members, units = (int(parts[-1][label].max()) + 1 for label in ("member", "unit"))
+        arms[name or "all"] = xr.concat(
+            parts, "member", data_vars="minimal", coords="minimal", compat="override", join="inner",
+            combine_attrs="override",
+        )  # fmt: skip
+    return arms
+
+
+def differences(
+    arms: Mapping[str, xr.Dataset], against: str, same_bases: Callable[[str, str], bool] = lambda one, other: True
+) -> list[Difference]:
+    """Every arm and point of the grid, and how it differs from the first of them.
+
+    Args:
+        arms: from `measured` or `joined`.
+        against: one of `AXES`.
+        same_bases: whether two arms, by name, pretrain alike, so that equal seeds of bases are equal bases.
+    """
+    axis, _, _ = AXES[against]
+    told = list[Difference]()
+    first_arm, first = "", xr.Dataset()
+    for arm, one in arms.items():
+        for point, dataset in estimates.columns({arm: one}, followed=True).items():
+            words = [arm if len(arms) > 1 or point == "mean" else "", point if point != "mean" else ""]
+            label = ", ".join(filter(None, words))
+            if not told:
+                ends = [(place, array.isel(checkpoint=-1)) for place, array in places_of(dataset)]
+                told += [
+                    Difference(label, place, estimates.of(end), _NOTHING, _NOTHING, np.nan, 0) for place, end in ends
+                ]
+                first_arm, first = arm, dataset
+                continue
+            x, y = (part[axis].transpose("checkpoint", "member").values for part in (dataset, first))
+            at = float(min(np.nanmax(x, axis=0).min(), np.nanmax(y, axis=0).min()))
+            same = same_bases(arm, first_arm)
+            for (place, array), (_, reference) in zip(places_of(dataset), places_of(first), strict=True):
+                mine, its = (part.isel(checkpoint=-1) for part in (array, reference))
+                reached = [
+                    end.copy(data=first_reached(far, part.transpose("checkpoint", "member").values, at))
+                    for far, part, end in zip((x, y), (array, reference), (mine, its), strict=True)
+                ]
+                less, pairs = _less(mine, its, same)
+                equally_far, _ = _less(reached[0], reached[1], same)
+                told.append(Difference(label, place, estimates.of(mine), less, equally_far, at, pairs))
+    return told
+
+
+def first_reached(x: np.ndarray, values: np.ndarray, at: float) -> np.ndarray:
+    """What each member had when it first came to `at`, straight between checkpoints; float64[M].
+
+    Args:
+        x: how far it was at each checkpoint, float[C, M].
+        values: what it had there, float[C, M].
+        at: how far; a member that has never come there has NaN.
+    """
+    there = np.full(x.shape[1], np.nan)
+    for member, (place, value) in enumerate(zip(x.T, values.T, strict=True)):
+        reached = np.flatnonzero(place >= at)
+        if not len(reached):
+            continue
+        after = int(reached[0])
+        before = max(after - 1, 0)
+        share = 1.0 if after == before else (at - place[before]) / (place[after] - place[before])
+        there[member] = value[after] if share == 1.0 else (1 - share) * value[before] + share * value[after]
+    return there
+
+
+def _less(one: xr.DataArray, other: xr.DataArray, same_bases: bool) -> tuple[Estimate, int]:
+    """One mean less another, and the bases that both have: paired over them, or as two samples where there are none."""
+    bases = [("member", array["base"].values) for array in (one, other)]
+    bare = [array.reset_coords(drop=True) for array in (one, other)]
+    means = [estimates.by_base(array.assign_coords(base=base)) for array, base in zip(bare, bases, strict=True)]
+    shared = np.intersect1d(means[0]["member"], means[1]["member"]) if same_bases else []
+    if len(shared):
+        left, right = (mean.sel(member=shared) for mean in means)
+        return Estimate.of(left.values - right.values), len(shared)
+    a, b = (statistics.mean_of(mean.values) for mean in means)
+    with np.errstate(invalid="ignore", divide="ignore"):  # Welch and Satterthwaite
+        error = np.hypot(a.error, b.error)
+        degrees = error**4 / (a.error**4 / a.degrees + b.error**4 / b.degrees)
+    difference = statistics.Mean(a.mean - b.mean, error, degrees, 0.0 * error, np.minimum(a.units, b.units))
+    low, high = difference.interval()
+    return Estimate(float(difference.mean), float(low), float(high), int(difference.units)), 0
+
+
+def table(told: Sequence[Difference], against: str, what: str) -> Table:
+    """Differences for the terminal."""
+    _, factor, words = AXES[against]
+    shown = Table(box=box.SIMPLE_HEAD, title=f"{what}; the first is {told[0].arm}", title_justify="left")
+    places = any(one.place for one in told)
+    columns = ("at the end", "less the first", "paired over", "equally far less the first", f"at {words}")
+    for column in ("", *(["place"] if places else []), *columns):
+        shown.add_column(column, justify="left" if column in ("", "place") else "right", overflow="fold")
+    for one in told:
+        cells = [one.arm, *([one.place] if places else []), _text(one.end), _text(one.less)]
+        paired = (
+            "–" if one.less is _NOTHING else f"{one.pairs} base{'s' * (one.pairs != 1)}" if one.pairs else "not paired"
+        )
+        far = numbers.shown(factor * one.at)
+        shown.add_row(*cells, "–" if one is told[0] else paired, _text(one.equally_far), far)
+    return shown
+
+
+def _text(estimate: Estimate) -> str:
+    return numbers.shown(estimate.mean, estimate.low, estimate.high)
+
+
+def run(command: Command, console: Console) -> None:
+    """Measure, print, draw, write.
+
+    Raises:
+        RunError, ConfigError: in one line what is wrong.
+    """
+    if not command.runs:
+        raise ConfigError("which runs? give their directories: uv run -m analysis compare RUN RUN")
+    if not 2 <= command.width <= 40:
+        raise ConfigError(f"--width={command.width:g}: use 2 to 40 inches")
+    if command.measure == command.against:
+        raise ConfigError("--against=kl: KL against itself is a straight line; give another --measure")
+    opened = [runs.open(path) for path in command.runs]
+    names = named(opened) if command.as_one else [run.path.name for run in opened]
+    if not command.as_one and len(set(names)) < len(names):
+        raise ConfigError("two of the runs have the same name; rename one of their directories, or add --as-one")
+    sizes = {"episodes": command.episodes, "samples": command.samples, "mazes": command.mazes}
+    with console.status("reading") as status:
+        datasets = [measured(run, command.measure, command.against, status.update, **sizes) for run in opened]
+    arms = joined(names, opened, datasets)
+    pretraining = {name or "all": run.config.pretraining for name, run in zip(names, opened, strict=True)}
+    told = differences(arms, command.against, lambda one, other: pretraining[one] == pretraining[other])
+    what = estimates.described(next(iter(arms.values()))[command.measure])
+    console.print(table(told, command.against, what))
+    console.print(
+        "mean and 95 % interval; differences base by base where both start from the same", style="dim", highlight=False
+    )
+    written = list[Path]()
+    if command.json:
+        document = {"schema": 1, "measure": command.measure, "against": command.against}
+        rows = [dataclasses.asdict(one) for one in told]
+        files.write_json(command.json, document | {"differences": rows})
+        written.append(command.json)
+    caption = "; ".join(run.caption for run in opened)
+    if command.figures:
+        shown = drawn(arms, command.against)
+        words = {
+            "title": f"{what[:1].upper()}{what[1:]}",
+            "meaning": "Mean and 95 % interval over members, and the members; no interval below 4 independent ones.",
+            "footer": caption if len(opened) <= 4 else f"{len(opened)} runs, from {opened[0].path.name} on",
+            "plain": command.plain,
+        }
+        stem = opened[0].figure(f"compare-{command.measure}-{command.against}")
+        written += panels.save(panels.draw(shown, command.width, **words), stem, shown, **words)
+    reporting.written(console, written, caption)
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested dicts by their dotted names."""
+    told: dict[str, Any] = {}
+    for name, value in section.items():
+        told |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return told
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"\s+", " ", text)
