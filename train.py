@@ -20,6 +20,7 @@ What most people change first:
     --policy.width N                 size of the policy; so are --policy.layers and --policy.heads
     --run-dir DIR                    where the run is written; a fresh name under runs/ by default
     --base RUN                       take the pretrained base of this run
+    --track TOOL                     tensorboard, wandb or trackio: watch it there, too
 
 --help-all lists every option. So does --help beside other options, as their choice makes them: a world has options of
 its own, and a scale and an algorithm have defaults. Compiled programs are kept in ~/.cache/emojimaze, 1 GiB at most:
@@ -49,10 +50,11 @@ from rich.console import Console
 
 from agents import runs
 from agents.learning import algorithms
-from agents.runs import bases, evaluation, reporting, sessions, stages, worlds
+from agents.runs import bases, evaluation, memory, reporting, sessions, stages, watching, worlds
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
-from ground import processes, signals, terminal
+from agents.runs.memory import make_train as make_train
+from ground import files, processes, signals, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Command:
     """Go on with the run in this directory; its config is kept, so no other option may be given."""
     base: Path | None = None
     """Take the pretrained base of this run, whose world, policy and pretrain must be the same, and train from there."""
+    track: watching.Tool | None = None
+    """Show the run in this tool, too, offline if you like; it needs `uv run --extra tracking`, see docs/tracking.md."""
     config: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
@@ -76,16 +80,21 @@ def train(
     *,
     evaluate: bool = True,
     figures: bool = True,
+    track: watching.Tool | None = None,
 ) -> runs.Run:
     """Train a population and evaluate it: what the command, the studies and the benchmarks call.
 
+    `train(config)` alone touches no disk: parameters, metrics and summary are those that a run directory would hold.
+    `make_train(config)` gives a compiled function of a key instead.
+
     Args:
         config: what to train.
-        run_dir: the run directory to make; a fresh name under `runs/` by default.
+        run_dir: the run directory to make, such as `runs.fresh_name()`; None keeps the run in memory, without figures.
         console: where to report; silent by default.
         base: a run with the same pretrained base, which is taken from there instead of being trained again.
         evaluate: play the evaluation's mazes; without, the summary holds no returns and no badges.
         figures: draw the learning curve and the replay before and after RL, of what was evaluated.
+        track: a tool that shows the run, too.
 
     Returns:
         The run, with its summary written.
@@ -97,10 +106,13 @@ def train(
         processes.Ended: another process of the job failed, and says why.
     """
     configs.check(config)
-    directory = Path(run_dir) if run_dir else runs.fresh_name()
     source = bases.open(base, config) if base else None
-    run = runs.create(directory, configs.to_dict(config), members=len(config.members))
-    return _train(run, console or Console(quiet=True), source, evaluate, figures, fresh=True)
+    if run_dir is None:
+        if track or processes.count() > 1:
+            raise ConfigError("a run in memory is of one process, and nobody watches it; give a run_dir")
+        return _train(memory.Held.of(config), console or Console(quiet=True), source, evaluate, False, None)
+    run = runs.create(Path(run_dir), configs.to_dict(config), members=len(config.members))
+    return _train(run, console or Console(quiet=True), source, evaluate, figures, track, fresh=True)
 
 
 def resume(
@@ -110,21 +122,35 @@ def resume(
     *,
     evaluate: bool = True,
     figures: bool = True,
+    track: watching.Tool | None = None,
 ) -> runs.Run:
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = runs.open(run_dir)
     config = run.config  # checked here, before the run is touched
     source = bases.open(base, config) if base else None
-    return _train(run, console or Console(quiet=True), source, evaluate, figures)
+    return _train(run, console or Console(quiet=True), source, evaluate, figures, track)
 
 
 def _train(
-    run: runs.Run, console: Console, source: runs.Run | None, evaluate: bool, figures: bool, *, fresh: bool = False
+    run: runs.Run,
+    console: Console,
+    source: runs.Run | None,
+    evaluate: bool,
+    figures: bool,
+    track: watching.Tool | None,
+    *,
+    fresh: bool = False,
 ) -> runs.Run:
     with run.locked():
-        session = sessions.Session(run.path, begun=not fresh)
+        session = sessions.Session(run.path if run.on_disk else None, begun=not fresh)
         try:
-            _train_and_evaluate(run, session, console, source, evaluate, figures)
+            tool = track if processes.first() else None
+
+            def complain(what: str) -> None:
+                console.print(what, style="yellow", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+            with watching.watch(tool, run.path, run.document, watching.series_of(run.config), complain) as tracker:
+                _train_and_evaluate(run, session, console, source, evaluate, figures, tracker)
         except BaseException as error:
             if not (fresh and isinstance(error, Exception)) or session.trained:
                 with contextlib.suppress(runs.RunError):  # the error itself is what matters
@@ -135,7 +161,7 @@ def _train(
     return run
 
 
-def _train_and_evaluate(run, session, console, source, evaluate, figures) -> None:
+def _train_and_evaluate(run, session, console, source, evaluate, figures, tracker) -> None:
     config = run.config
     if source and bases.STAGE not in run.ended():
         bases.adopt(run, source)
@@ -147,8 +173,10 @@ def _train_and_evaluate(run, session, console, source, evaluate, figures) -> Non
         if changes:
             console.print(f"{what}: {', '.join(changes)}", style="yellow", markup=False, emoji=False, highlight=False)
     with signals.catch() as caught:
-        _run_stages(run, session, console, caught)
+        _run_stages(run, session, console, caught, tracker)
     begun = time.perf_counter()
+    if evaluate:
+        reporting.Lines(console).say("evaluating")
     with console.status("evaluating and drawing"):
         before = after = means = None
         with signals.catch(at_once=processes.count() == 1) as caught:
@@ -168,14 +196,22 @@ def _train_and_evaluate(run, session, console, source, evaluate, figures) -> Non
                 if evaluate and figures:
                     written = _draw(run, config, summary, before, after)
                 run.write_summary(summary)
+                tracker.keep("summary", written, files.plain(summary, "summary"))
             if evaluate:
                 reporting.results(console, summary)
-            reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
+            if run.on_disk:
+                reporting.written(console, [run.path / "summary.json", *written], f"config {run.config_hash}")
         with signals.catch():
             processes.meet()
 
 
-def _run_stages(run: runs.Run, session: sessions.Session, console: Console, caught: Callable[[], int]) -> None:
+def _run_stages(
+    run: runs.Run,
+    session: sessions.Session,
+    console: Console,
+    caught: Callable[[], int],
+    tracker: watching.Tracker,
+) -> None:
     """Bring every stage to its end, from wherever the run stands."""
     config = run.config
     stage_of = {name: stages.make_stage(config, name) for name in config.stages}
@@ -190,6 +226,7 @@ def _run_stages(run: runs.Run, session: sessions.Session, console: Console, caug
             run.check_metrics(name, stage_of[name].updates)
         if saved:
             run.check_metrics(saved.stage, saved.update)
+    lines = reporting.Lines(console)
     with reporting.progress(console) as bars:
         for name, stage in stage_of.items():
             session.timings[name] = timing = stages.Timing()
@@ -206,12 +243,17 @@ def _run_stages(run: runs.Run, session: sessions.Session, console: Console, caug
                 if name == "pretrain":
                     run.save_parameters("init", jax.tree.map(np.asarray, state.parameters))
 
-            def report(done, metrics, timing, bar=bar):
+            def report(done, metrics, timing, bar=bar, stage=stage, before=before):
                 reward = f"{metrics['return'][:, -1].mean():+.1f}"
                 speed = reporting.speed(timing.tokens, timing.run_seconds)
                 bars.update(bar, completed=done, reward=reward, speed=speed)
+                seconds = timing.run_seconds * (stage.updates - done) / (done - before)
+                lines.tell(stage.name, done, stage.updates, reward, speed, seconds)
+                everyone = {metric: values[stage.rows] for metric, values in metrics.items()}
+                tracker.update(stage.name, done - stage.chunk, everyone)
                 session.note(now_and_then=True)
 
+            lines.say(f"{name}: compiling")
             stages.run_stage(run, stage, state, caught, report, timing)
 
 
@@ -310,7 +352,8 @@ def parse(arguments: Sequence[str]) -> Command:
     worlds.check_arguments(start.world.name, arguments)
     board, default = worlds.read_board(arguments), Command(config=start)
     command = terminal.read(Command, board, default=default, synonyms=SYNONYMS)
-    if command.resume and len([a for a in arguments if a.startswith("--")]) > 1:
+    given = [name for a in arguments if (name := a.partition("=")[0]).startswith("--") and name != "--track"]
+    if command.resume and len(given) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
     return command
 
@@ -333,9 +376,10 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
                 raise ConfigError("the processes of this job were given different options; give all of them the same")
             with environment.enough_memory() if processes.count() == 1 else contextlib.nullcontext():
                 if command.resume:
-                    resume(command.resume, console)
+                    resume(command.resume, console, track=command.track)
                 else:
-                    train(command.config, command.run_dir, console, command.base)
+                    directory = command.run_dir or runs.fresh_name()
+                    train(command.config, directory, console, command.base, track=command.track)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
     except signals.Interrupted as error:

@@ -55,9 +55,12 @@ def stored(data: jax.Array) -> jax.Array:
 
 def training(seeds: Sequence[int], purpose: str, salt: int) -> jax.Array:
     """A key for each seed, key[len(seeds)]; other purposes (of `TRAINED`) and other salts give unrelated keys."""
-    of_seed = jax.vmap(key)(jnp.array(seeds, jnp.int32))
-    branch = TRAINED[purpose]
-    return jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(one, branch), salt))(of_seed)
+    return jax.vmap(lambda seed: branch(key(seed), purpose, salt))(jnp.array(seeds, jnp.int32))
+
+
+def branch(root: jax.Array, purpose: str, salt: int) -> jax.Array:
+    """The key, key[], that training has for a purpose where its seed has the key `root`, as `training` says."""
+    return jax.random.fold_in(jax.random.fold_in(root, TRAINED[purpose]), salt)
 
 
 def held_out(purpose: Held, seed: int = 0) -> jax.Array:

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.runs import reporting, stages
+from agents.runs import reporting, stages, watching
 from ground import signals, terminal
 from ground.files import RunError
 from ground.terminal import ConfigError
@@ -65,6 +65,8 @@ class Run:
     """Of the first member and base; another one replicates the claim on other seeds and bases."""
     out: Path = OUT
     """Where results lie."""
+    track: watching.Tool | None = None
+    """Show training and verdict in this tool, too; see docs/tracking.md."""
 
     def check(self) -> None:
         """Refuse what cannot be run.
@@ -158,7 +160,7 @@ def show_run(command: Run, console: Console) -> int:
 
 
 def _run(study: Study, command: Run, console: Console) -> None:
-    document = frame.run(study, command.scale, command.out, console, command.seed)
+    document = frame.run(study, command.scale, command.out, console, command.seed, command.track)
     console.print(f"\n{study.title}\n{study.claim} ({study.source})", highlight=False, markup=False)
     table = Table(show_lines=True)
     for column in ("question", "asked", "mean and 95 % interval", "verdict"):

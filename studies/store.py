@@ -13,7 +13,7 @@ import train
 from agents import runs
 from agents.learning import algorithms
 from agents.learning.imitation import SFTConfig
-from agents.runs import bases
+from agents.runs import bases, watching
 from agents.runs import config as configs
 from agents.runs.config import Config, PopulationConfig
 from ground import files
@@ -29,6 +29,8 @@ class Store:
     """Where training reports."""
     figures: bool = True
     """Whether runs draw."""
+    track: watching.Tool | None = None
+    """A tool that shows what is trained."""
 
     def path(self, config: Config) -> Path:
         """Where the run of a config lies."""
@@ -62,8 +64,10 @@ class Store:
         if only_bases(config) != config and config.pretrain.updates and not has_bases:
             source = self._bases(config)
         if started:
-            return train.resume(path, self.console, source, evaluate=evaluate, figures=self.figures)
-        return train.train(config, path, self.console, source, evaluate=evaluate, figures=self.figures)
+            return train.resume(path, self.console, source, evaluate=evaluate, figures=self.figures, track=self.track)
+        return train.train(
+            config, path, self.console, source, evaluate=evaluate, figures=self.figures, track=self.track
+        )
 
     def _bases(self, config: Config) -> Path:
         """A run that has the bases of a config: any in the folder, or one trained for them alone."""

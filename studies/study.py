@@ -15,7 +15,7 @@ import xarray as xr
 from rich.console import Console
 
 from agents import runs
-from agents.runs import Run, reporting, sessions
+from agents.runs import Run, reporting, sessions, watching
 from agents.runs import config as configs
 from agents.runs.config import Config
 from analysis import estimates, measure
@@ -132,7 +132,9 @@ def directory(out: Path, study: Study, scale: Scale, seed: int = 0) -> Path:
     return out / study.name / (f"{scale}-seed-{seed}" if seed else scale)
 
 
-def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) -> dict[str, Any]:
+def run(
+    study: Study, scale: Scale, out: Path, console: Console, seed: int = 0, track: watching.Tool | None = None
+) -> dict[str, Any]:
     """Run a study to its verdict; what was done before is found again.
 
     Args:
@@ -141,6 +143,7 @@ def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) 
         out: folder of all studies; runs lie in its `runs`.
         console: where to report.
         seed: of the first member and base of every arm.
+        track: a tool that shows what is trained, and the verdict.
 
     Returns:
         What `verdict.json` holds.
@@ -149,7 +152,8 @@ def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) 
         RunError, ConfigError, Diverged, Interrupted: as `train.train`; what is finished stays.
     """
     started = time.perf_counter()
-    shelf = Store(out / "runs", console, figures=scale != "smoke")
+    watching.check(track)
+    shelf = Store(out / "runs", console, figures=scale != "smoke", track=track)
     trained: dict[str, Run] = {}
     foreign: list[str] = []
     arms = study.configs(scale, seed)
@@ -192,6 +196,8 @@ def run(study: Study, scale: Scale, out: Path, console: Console, seed: int = 0) 
         **_judged([line.replace(f"{out}/", "") for line in foreign]),
     }
     files.write_json(folder / VERDICT, document)
+    with watching.watch(track, folder, {"study": study.name, "scale": scale}, name=f"{study.name}-{scale}") as tracker:
+        tracker.keep("verdict", paths, files.plain(document, VERDICT))
     return document
 
 

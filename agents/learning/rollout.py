@@ -33,6 +33,16 @@ class Episodes:
     written: jax.Array
     """bool[B, K], where the opening was still open and within its budget, so that there was a choice to make."""
 
+    def _repr_html_(self) -> str:
+        """The first few, as a notebook shows them: what was said and done, and what it earned."""
+        told = np.asarray(self.tokens).reshape(-1, self.tokens.shape[-1])[:8]
+        paid = np.asarray(self.rewards).reshape(-1, self.rewards.shape[-1])[:8].sum(axis=-1)
+        rows = (
+            f"<tr><td>{tokens.decode(row)}</td><td>{earned:+.1f}</td></tr>"
+            for row, earned in zip(told, paid, strict=True)
+        )
+        return f"<table><tr><th>episode</th><th>rewards</th></tr>{''.join(rows)}</table>"
+
     @property
     def played(self) -> jax.Array:
         """bool[B, T], whether the turn came before the episode's end or was it."""

@@ -45,21 +45,8 @@ def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any
         RunError: a metric has another shape, or a file cannot be written.
     """
     path = _path(folder, stage, first_update)
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
-    updates = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
-    for name, array in arrays.items():
-        if array.shape != (updates, members) or name in (*KEYS, SEED):
-            raise RunError(
-                f"{path}: metric {name!r} has shape {list(array.shape)}; give each metric as [updates, members] = "
-                f"[{updates}, {members}], under a name other than {', '.join((*KEYS, SEED))}"
-            )
-    rows = {
-        "stage": pa.repeat(stage, updates * members),
-        "update": np.repeat(np.arange(first_update, first_update + updates, dtype=np.int32), members),
-        "member": np.tile(np.arange(members, dtype=np.int32), updates),
-        **{name: _as_float(array).reshape(-1) for name, array in arrays.items()},
-    }
-    table = pa.table(rows)
+    table = rows(stage, first_update, columns, members, path)
+    updates = len(table) // members
     starts = _starts(folder, stage)
     with files.reporting(folder, "write"):
         for start in starts:
@@ -70,10 +57,33 @@ def write(folder: Path, stage: str, first_update: int, columns: Mapping[str, Any
         newest = _path(folder, stage, before[-1])
         with contextlib.suppress(RunError, OSError):  # it is for those who read the metrics to say; training goes on
             if before[-1] == first_update or newest.stat().st_size < FULL:
-                table, path = _once([table, _part(newest)], members), newest
+                table, path = once([table, _part(newest)], members), newest
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({SEAL: _digest(table)}), sink, write_page_checksum=True)
     files.write(path, sink.getvalue().to_pybytes())
+
+
+def rows(stage: str, first_update: int, columns: Mapping[str, Any], members: int, where: Any) -> pa.Table:
+    """The metrics of one chunk as rows by update and member; arguments and errors as those of `write`.
+
+    Args:
+        where: what messages call the place that they go to.
+    """
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    updates = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
+    for name, array in arrays.items():
+        if array.shape != (updates, members) or name in (*KEYS, SEED):
+            raise RunError(
+                f"{where}: metric {name!r} has shape {list(array.shape)}; give each metric as [updates, members] = "
+                f"[{updates}, {members}], under a name other than {', '.join((*KEYS, SEED))}"
+            )
+    told = {
+        "stage": pa.repeat(stage, updates * members),
+        "update": np.repeat(np.arange(first_update, first_update + updates, dtype=np.int32), members),
+        "member": np.tile(np.arange(members, dtype=np.int32), updates),
+        **{name: _as_float(array).reshape(-1) for name, array in arrays.items()},
+    }
+    return pa.table(told)
 
 
 def read(folder: Path, stage: str, members: int) -> pa.Table:
@@ -84,11 +94,11 @@ def read(folder: Path, stage: str, members: int) -> pa.Table:
     Raises:
         RunError: a part is damaged or cannot be read; the message names it.
     """
-    return _once([_part(_path(folder, stage, start)) for start in reversed(_starts(folder, stage))], members)
+    return once([_part(_path(folder, stage, start)) for start in reversed(_starts(folder, stage))], members)
 
 
-def _once(parts: list[pa.Table], members: int) -> pa.Table:
-    """Rows of all parts, sorted; the first of those that are there twice."""
+def once(parts: list[pa.Table], members: int) -> pa.Table:
+    """Rows of all parts, sorted by update and member; the first of those that are there twice."""
     columns = (pa.array([], pa.string()), pa.array([], pa.int32()), pa.array([], pa.int32()))
     table = pa.concat_tables([pa.table(dict(zip(KEYS, columns, strict=True))), *parts], promote_options="permissive")
     update, member = (table[key].to_numpy().astype(np.int64) for key in KEYS[1:])

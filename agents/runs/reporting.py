@@ -1,6 +1,8 @@
 """What a run tells the person at the terminal: what it will do, how far it is, what it found."""
 
 import functools
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from ground.estimates import Estimate
 
 # Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
 _SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
+
+SECONDS = 30.0
+"""Between two lines in a log."""
 
 
 def parameter_count(config: Config) -> int:
@@ -80,6 +85,41 @@ def progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+class Lines:
+    """What a log is told, of a job or of `nohup`, where a terminal has bars: at most a line every `SECONDS`."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._silent = console.is_terminal or console.is_jupyter
+        self._said = -math.inf
+
+    def say(self, text: str) -> None:
+        """Print now."""
+        if not self._silent:
+            self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def tell(self, stage: str, done: int, total: int, reward: str, speed: str, seconds: float) -> None:
+        """Print how far a stage is, unless the last line is too fresh.
+
+        Args:
+            stage: its name.
+            done, total: updates.
+            reward, speed: as the bar has them.
+            seconds: left in the stage.
+        """
+        now = time.monotonic()
+        if now - self._said >= SECONDS:
+            self._said = now
+            self.say(f"{stage}: update {done} of {total}, return {reward}, {speed}, {left(seconds)} left")
+
+
+def left(seconds: float) -> str:
+    """A time in words: seconds, minutes from 2 on, hours from 2 on."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def results(console: Console, summary: Mapping[str, Any]) -> None:

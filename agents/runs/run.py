@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from agents.policies import Parameters, Policy
 from agents.runs import config as configs
-from agents.runs import metrics, sessions
+from agents.runs import inline, metrics, sessions
 from agents.runs.config import Config, Member
 from envs import base
 from ground import checkpoints, files
@@ -53,7 +53,7 @@ class State(NamedTuple):
     """One line to show the user where a newer state was damaged, else None."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A run directory, made by `create` and `open`. Its methods raise RunError where the disk or a file is at fault.
 
@@ -68,6 +68,14 @@ class Run:
     """The whole resolved config, as plain JSON values."""
     members: int
     """Size of the population."""
+    on_disk = True
+    """Whether there is a directory; see `agents.runs.memory`."""
+
+    def __repr__(self) -> str:
+        return inline.words(self)
+
+    def _repr_html_(self) -> str:
+        return inline.html(self)
 
     @property
     def config_hash(self) -> str:
@@ -184,7 +192,7 @@ class Run:
 
     def checkpoints(self) -> list[str]:
         """Names of the stored parameters: init, then per stage the intermediate ones by update, then its end."""
-        return _in_order(entry.name for entry in files.entries(self.path / "checkpoints") if entry.is_dir())
+        return in_order(entry.name for entry in files.entries(self.path / "checkpoints") if entry.is_dir())
 
     @on_first
     def ended(self) -> list[str]:
@@ -200,7 +208,7 @@ class Run:
             tree: nested dict of arrays, leading axis M (members), or 1 for a base that all members share.
         """
         path = self.path / "checkpoints" / name
-        if not _in_order([name]):
+        if not in_order([name]):
             raise RunError(f"{path}: no name of a checkpoint; use init, a stage, or <stage>-<update>")
         self._check_members(path, tree)
         with files.reporting(path, "write"):
@@ -338,9 +346,14 @@ class Run:
         """Write `summary.json`: dicts, lists, text, numbers and arrays; NaN and infinities become null."""
         files.write_json(self.path / "summary.json", summary)
 
+    @property
+    def has_summary(self) -> bool:
+        """Whether it was trained to its end."""
+        return (self.path / "summary.json").exists()
+
     def summary(self) -> dict:
         """Read `summary.json`."""
-        if not (self.path / "summary.json").exists():
+        if not self.has_summary:
             raise RunError(
                 f"{self.path}: no summary.json yet; finish the run with --resume {shlex.quote(str(self.path))}"
             )
@@ -370,7 +383,7 @@ class Run:
     def _states(self) -> list[str]:
         """Names of the training states, oldest first."""
         entries = files.entries(self.path / "checkpoints" / "state")
-        return _in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
+        return in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
 
     def _check_members(self, path: Path, tree: Any) -> None:
         for key, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -475,7 +488,7 @@ def checkpoint_name(stage: str, update: int | None = None) -> str:
     return stage if update is None else f"{stage}-{update:06d}"
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
     """Those that name checkpoints, in the order of training."""
     order = {}
     for name in names:

@@ -100,7 +100,7 @@ class Session:
     """This process's part in a run, noted in `sessions.json` as it works.
 
     Args:
-        path: the run directory, locked.
+        path: the run directory, locked; None where there is none, and nothing is written.
         begun: whether another session has trained the run before.
 
     Raises:
@@ -108,14 +108,14 @@ class Session:
         RunError: the file is damaged, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, begun: bool):
+    def __init__(self, path: Path | None, *, begun: bool):
         self._path = path
         self._since = self._noted = time.perf_counter()
         self._mine = {"started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), **provenance()}
         code = {key: self._mine[key] for key in ("git", "packages", "python")}
         if processes.meet(len(differences(processes.by_first(lambda: code), code)))[:, 0].any():
             raise ConfigError("the processes of this job have different code or packages; give all of them the same")
-        self._earlier = read(path) if begun and processes.first() else []
+        self._earlier = read(path) if path and begun and processes.first() else []
         self.timings: dict[str, Any] = {}
         """Stage → its `stages.Timing` in this session."""
         self.evaluation = 0.0
@@ -144,7 +144,8 @@ class Session:
             "total": now - self._since,
         }
         self._mine["tokens"] = {name: timing.tokens for name, timing in self.timings.items()}
-        files.write_json(self._path / NAME, {"sessions": [*self._earlier, self._mine]})
+        if self._path:
+            files.write_json(self._path / NAME, {"sessions": [*self._earlier, self._mine]})
 
     def speed(self) -> dict[str, dict[str, float]]:
         """What `summary.json` says of time: `seconds` and `tokens_per_second`, of all sessions together."""

@@ -44,11 +44,17 @@ class Stage:
     """int[M], the policy that each member of the run gets from this stage; several get one where they share a base."""
     tokens_per_update: int
     """Tokens that one update reads, of all members."""
+    update: learner.Update
+    """What it does to one member."""
     program: population.Chunk
     arguments: tuple[Any, Any]
     """Config and world parameters per member."""
     initial: Callable[[Any], learner.TrainState]
     """Parameters before the stage, or None → state of all members before the first update."""
+    begin: Callable[[Any, jax.Array], learner.TrainState]
+    """Parameters of one member before the stage, and its key → its state before the first update."""
+    salt: int
+    """Of the keys that it draws; see `seeds.training`."""
 
     def of_members(self, trained: Any) -> Any:
         """What the stage has trained, laid out by the members of the run; a single policy stays one, for all."""
@@ -99,16 +105,19 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     drawn = [member.seed for member in trained]
     keys = seeds.training(drawn, name, salt)
 
-    def initial(parameters: Any) -> learner.TrainState:
-        if parameters is None:
-            parameters = jax.jit(jax.vmap(policy.init))(seeds.training(drawn, "init", config.pretrain.seed))
-        state = jax.vmap(learner.fresh)(jax.tree.map(jnp.asarray, parameters), keys)
+    def begin(parameters: Any, key: jax.Array) -> learner.TrainState:
+        state = learner.fresh(parameters, key)
         if keeps_start:
             state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.parameters))
         if stale:
-            versions = jax.tree.map(lambda x: jnp.repeat(x[:, None], stale + 1, axis=1), state.parameters)
+            versions = jax.tree.map(lambda x: jnp.repeat(x[None], stale + 1, axis=0), state.parameters)
             state = dataclasses.replace(state, versions=versions)
         return state
+
+    def initial(parameters: Any) -> learner.TrainState:
+        if parameters is None:
+            parameters = jax.jit(jax.vmap(policy.init))(seeds.training(drawn, "init", config.pretrain.seed))
+        return jax.vmap(begin)(jax.tree.map(jnp.asarray, parameters), keys)
 
     return Stage(
         name=name,
@@ -117,9 +126,12 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         members=len(trained),
         rows=rows,
         tokens_per_update=len(trained) * part.episodes * length,
+        update=update,
         program=program,
         arguments=arguments,
         initial=initial,
+        begin=begin,
+        salt=salt,
     )
 
 

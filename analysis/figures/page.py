@@ -32,6 +32,15 @@ _EDGE = 0.05
 """Of the page, inches."""
 
 
+class Page(Figure):
+    """A figure that notebooks show without being asked."""
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png", dpi=150)
+        return drawn.getvalue()
+
+
 @style.applied()
 def draw(
     panels: "Sequence[Panel]",
@@ -66,7 +75,7 @@ def draw(
 
     rows = heights + 2.0  # room for names, until it is known how much they need
     engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, hspace=0)
-    figure = Figure((width, 2.0 + rows.sum()), layout=engine)
+    figure = Page((width, 2.0 + rows.sum()), layout=engine)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(lines), 1)
     drawn: list[list[Axes]] = []

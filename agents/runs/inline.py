@@ -1,0 +1,55 @@
+"""A run in a few words, and as a notebook shows it."""
+
+import base64
+import html as markup
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ground import numbers
+from ground.estimates import Estimate
+
+if TYPE_CHECKING:
+    from agents.runs.run import Run
+
+
+def words(run: "Run") -> str:
+    """One line: where it is, who it is, how far it is."""
+    config = run.document
+    world, algorithm = (config.get("world") or {}).get("name", "?"), config.get("algorithm", "?")
+    ended = ", ".join(run.ended()) or "nothing"
+    return f"<Run {run.path}: {run.members} member{'s' * (run.members != 1)}, {world}, {algorithm}; trained: {ended}>"
+
+
+def html(run: "Run") -> str:
+    """What a notebook shows: the line, returns where they were evaluated, the learning curve where it was drawn."""
+    parts = [f"<p><code>{markup.escape(words(run)[1:-1])}</code></p>"]
+    if not run.has_summary:
+        return parts[0]
+    found = run.summary().get("return")
+    if found:
+        scores = {"random": [found["random"]], **{name: [x] for name, x in found["personas"].items()}}
+        scores |= {"before RL": found["before_rl"], "after RL": found["after_rl"]}
+        rows = "".join(f"<tr><td>{markup.escape(name)}</td><td>{_mean(x)}</td></tr>" for name, x in scores.items())
+        parts.append(f"<table><tr><th>policy</th><th>return per episode</th></tr>{rows}</table>")
+    curve = run.path / "figures" / "learning_curve.png"
+    if run.on_disk and curve.exists():
+        parts.append(picture(curve.read_bytes(), "png", "learning curve"))
+    return "".join(parts)
+
+
+def _mean(values: list) -> str:
+    estimate = Estimate.of(np.array([np.nan if value is None else value for value in values], np.float64))
+    return numbers.shown(estimate.mean, estimate.low, estimate.high)
+
+
+def picture(data: bytes, kind: str, alternative: str) -> str:
+    """An image inside of HTML.
+
+    Args:
+        data: the file.
+        kind: `png` or `gif`.
+        alternative: what it shows, for those who do not see it.
+    """
+    text = base64.b64encode(data).decode()
+    return f'<img alt="{markup.escape(alternative)}" style="max-width:100%" src="data:image/{kind};base64,{text}">'
