@@ -3,6 +3,7 @@
     uv run -m analysis list
     uv run -m analysis NAME RUN [options] [--checkpoints all|A,B] [--json FILE]
     uv run -m analysis compare RUN RUN … [--measure return|kl|…] [--against update|tokens|kl] [--as-one]
+    uv run -m analysis export RUN --to transformer-lens|safetensors|torch [--member N] [--checkpoint NAME]
 
 `uv run -m analysis NAME --help` lists the options of one.
 """
@@ -26,7 +27,7 @@ from rich.table import Table
 
 from agents import runs
 from agents.runs import Run, reporting
-from analysis import comparing, estimates, measures
+from analysis import comparing, estimates, interop, measures
 from analysis.figures import defaults, panels
 from analysis.measure import REGISTRY, Measurement
 from ground import files, signals, terminal
@@ -106,6 +107,7 @@ def listed() -> Table:
     """Every measurement, what it measures, and its other names."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("compare", comparing.Command.__doc__)
+    table.add_row("export", interop.Export.__doc__)
     for name, measurement in sorted(REGISTRY.items()):
         table.add_row(name, measurement.summary if name == measurement.name else f"the same as {measurement.name}")
     return table
@@ -120,19 +122,21 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     if name == "list":
         terminal.console().print(listed())
         return 0
-    if name not in (*REGISTRY, "compare"):
+    commands = {"compare": (comparing.Command, comparing.run), "export": (interop.Export, interop.command)}
+    if name in commands:
+        kind, carry_out = commands[name]
+    elif name in REGISTRY:
+        kind, carry_out = command(REGISTRY[name]), functools.partial(run, REGISTRY[name])
+    else:
         wrong = f"{name}: no such measurement" if name else "which measurement?"
-        terminal.complain("analysis", f"{wrong}; choose one of {', '.join(sorted(REGISTRY))}, compare, or list")
+        names = ", ".join(sorted([*REGISTRY, *commands]))
+        terminal.complain("analysis", f"{wrong}; choose one of {names}, or list")
         return 2
     try:
-        kind = comparing.Command if name == "compare" else command(REGISTRY[name])
         options = terminal.read(kind, arguments[1:], prog=f"analysis {name}")
         with signals.catch(at_once=True), environment.enough_memory():
             begin()
-            if isinstance(options, comparing.Command):
-                comparing.run(options, terminal.console())
-            else:
-                run(REGISTRY[name], options, terminal.console())
+            carry_out(options, terminal.console())
     except (ConfigError, RunError) as error:
         terminal.complain(f"analysis {name}", error)
         return 2

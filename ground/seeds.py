@@ -20,6 +20,7 @@ Held = Literal[
     "thoughts",
     "ledger",
     "tokens",
+    "inside",
     "replay",
     "report",
 ]
@@ -36,6 +37,7 @@ HELD: dict[Held, int] = {
     "thoughts": 0x7406,
     "ledger": 0x1ED6E4,
     "tokens": 0x70CE,
+    "inside": 0x1451DE,
     "replay": 0x4E91,
     "report": 0x4E90,
 }
