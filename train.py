@@ -254,7 +254,11 @@ def _run_stages(
                 session.note(now_and_then=True)
 
             lines.say(f"{name}: compiling")
-            stages.run_stage(run, stage, state, caught, report, timing)
+
+            def tell(line):
+                bars.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+            stages.run_stage(run, stage, state, caught, report, timing, tell)
 
 
 def _identity(run: runs.Run, config: Config) -> dict:

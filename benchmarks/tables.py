@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ def sections(by_word: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {
         "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['devices']} JAX device(s) of kind "
         f"{machine['device']}, Python {machine['python']}, JAX {machine['jax']}, commit {', '.join(commits)}",
-        "ceilings": _table(("ceiling", *(f"run of `{what}`" for what in by_word)), ceilings),
-        **{what: _table(HEADINGS, map(row, document["results"])) for what, document in by_word.items()},
-        **({"ratios": _table(("compared", "ratio"), ratios)} if ratios else {}),
+        "ceilings": table(("ceiling", *(f"run of `{what}`" for what in by_word)), ceilings),
+        **{what: table(HEADINGS, map(row, document["results"])) for what, document in by_word.items()},
+        **({"ratios": table(("compared", "ratio"), ratios)} if ratios else {}),
     }
 
 
@@ -77,11 +77,16 @@ def write(path: Path, by_word: dict[str, dict[str, Any]]) -> None:
     Raises:
         ConfigError: the file cannot be read or has no marker for a section; nothing is written.
     """
+    put(path, sections(by_word))
+
+
+def put(path: Path, named: Mapping[str, str]) -> None:
+    """Put sections between the markers of their names; errors as of `write`."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--into={path}: {error.strerror or error}; give a Markdown file with markers") from None
-    for name, section in sections(by_word).items():
+    for name, section in named.items():
         start, end = f"<!-- benchmarks: {name} -->", "<!-- benchmarks: end -->"
         parts = re.split(f"(?<={start}\n).*?(?={end})", text, maxsplit=1, flags=re.DOTALL)
         if len(parts) != 2 or start in parts[1]:
@@ -126,5 +131,6 @@ def _ceiling(name: str, runs: Sequence[dict[str, float]]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _table(headings: Sequence[str], rows: Any) -> str:
+def table(headings: Sequence[str], rows: Any) -> str:
+    """A table in Markdown."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))

@@ -15,6 +15,10 @@ def attention(positions, query, key, value):
     return kernels.causal_attention(positions, query, key, value, HIGHEST)
 
 
+def sparing(positions, query, key, value):
+    return kernels.causal_attention(positions, query, key, value, HIGHEST, sparing=True)
+
+
 def dense(kernel, x):
     return kernels.dense(kernel, x, HIGHEST)
 
@@ -48,9 +52,24 @@ def test_attention_and_its_gradients_are_the_textbooks(key, length, positions):
         program = jax.jit(jax.value_and_grad(lambda *xs: jnp.sum(function(positions, *xs) * weight), argnums=(0, 1, 2)))
         return program(*operands)
 
-    found, expected = run(attention), run(textbook)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4)
+    expected = run(textbook)
+    for function in (attention, sparing):
+        for a, b in zip(jax.tree.leaves(run(function)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4)
+
+
+@pytest.mark.parametrize("function", [attention, sparing])
+def test_sparing_attention_keeps_no_weights_for_its_backward_pass(key, function):
+    length, heads = 256, 4
+    query, value, slope = (jax.random.normal(part, (2, heads, WIDTH, length)) for part in jax.random.split(key, 3))
+    positions = tuple(range(length))
+
+    def kept(query, key, value):
+        return jax.vjp(lambda *xs: function(positions, *xs), query, key, value)[1]
+
+    saved = jax.eval_shape(kept, query, value, slope)
+    largest = max(leaf.size for leaf in jax.tree.leaves(saved))
+    assert (largest >= 2 * heads * 64 * length) == (function is attention)
 
 
 def test_attention_survives_scores_that_overflow_an_exponential(key):

@@ -70,7 +70,7 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
     Args:
         function: of one member's arrays; it may use the collectives of `Shards`.
         mesh: from `mesh`.
-        at_once: members that a device computes at the same time; 0 chooses 1 on a CPU, where smaller working sets
+        at_once: members that a device computes at the same time; 0 means 1 on a CPU, where smaller working sets
             are faster, and all elsewhere. On a CPU each has operations of its own, of a single member's shapes, so
             that the bits do not depend on it; elsewhere they are one vmapped program.
     """
@@ -89,6 +89,35 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
 
     spec = PartitionSpec("member")
     return jax.shard_map(members, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+def memory(mesh: Mesh) -> int | None:
+    """Bytes that programs may fill of one device of the mesh; None where it does not tell, as CPUs do not.
+
+    A tenth is left for what is not part of the program.
+    """
+    statistics = mesh.local_devices[0].memory_stats() if mesh.local_devices else None
+    limit = (statistics or {}).get("bytes_limit", 0)
+    return int(0.9 * limit) or None
+
+
+def footprint(program: Any) -> int:
+    """Bytes of one device that a compiled program takes while it runs, by the compiler's own count."""
+    plan = program.memory_analysis()
+    took = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    return took - plan.alias_size_in_bytes
+
+
+def fewer(count: int, at_once: int, took: int | None, limit: int | None) -> int:
+    """How many members to try at once after so many have turned out too many.
+
+    Args:
+        count: members of one device; the answer divides them, so that no last block is a program of its own.
+        at_once: how many did not fit.
+        took, limit: bytes that they would have taken, and that there are; None where nothing is known of them.
+    """
+    most = at_once // 2 if took is None or limit is None else min(at_once - 1, at_once * limit // took)
+    return max(size for size in range(1, max(most, 1) + 1) if count % size == 0)
 
 
 def unless_diverged(before: TrainState, after: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
@@ -112,10 +141,13 @@ class Chunk:
         update: the stage, for one member.
         mesh: from `mesh`.
         updates: updates of one call.
-        at_once: as in `over_members`.
+        at_once: as in `over_members`; but where 0 would mean more members than fit into a device's memory,
+            `compile` makes it fewer.
+        large: bytes of a member's largest array, if known: no more members are tried at once than fill half of a
+            device's memory with it. Each attempt is a compilation.
     """
 
-    def __init__(self, update: Update, mesh: Mesh, updates: int, at_once: int = 0):
+    def __init__(self, update: Update, mesh: Mesh, updates: int, at_once: int = 0, large: int = 0):
         shards = Shards(mesh.shape["episode"])
 
         def member(state, config, params):
@@ -124,8 +156,16 @@ class Chunk:
 
             return jax.lax.scan(step, state, length=updates)
 
-        self.program: Any = jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
+        def program(at_once: int) -> Any:
+            return jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
+
+        self._make, self._chooses, self._large = program, at_once == 0 and not on_cpu(mesh), large
+        self.program: Any = program(at_once)
         self.mesh = mesh
+        self.at_once = at_once
+        """Members that a device computes at the same time, or 0, as in `over_members`."""
+        self.choice = ""
+        """What `compile` has chosen, in words; empty where there was nothing to choose."""
         self.takes_part = bool(mesh.local_devices)
         """Whether this process has a device in the mesh; one without must not call the program."""
 
@@ -133,9 +173,39 @@ class Chunk:
         """Arrays with the member as axis 0, the same on every process, laid out over the mesh."""
         return place(tree, self.mesh)
 
-    def compile(self, state: TrainState, config: Any, params: Any) -> None:
-        """Compile for these shapes ahead of the first call, so that compiling can be timed by itself."""
-        self.program = self.program.lower(state, config, params).compile()
+    def compile(self, state: TrainState, config: Any, params: Any, limit: int | None = None) -> None:
+        """Compile for these shapes ahead of the first call, so that compiling can be timed by itself.
+
+        On an accelerator, and where nobody has said how many members to compute at once, those are as many as fit: all,
+        or fewer until the compiler's own count says so.
+
+        Args:
+            state, config, params: as of a call; or their shapes, with shardings.
+            limit: bytes of a device that the program may take; those of `memory` by default.
+        """
+        if not self._chooses:
+            self.program = self.program.lower(state, config, params).compile()
+            return
+        count = len(jax.tree.leaves(state)[0]) // self.mesh.shape["member"]
+        limit = memory(self.mesh) if limit is None else limit
+        if limit and 2 * self._large * count > limit:
+            self.at_once = fewer(count, count, 2 * self._large * count, limit)
+            self.program = self._make(self.at_once)
+        while True:
+            try:
+                program = self.program.lower(state, config, params).compile()
+                took = footprint(program)
+            except jax.errors.JaxRuntimeError as error:
+                if self.at_once == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                program = took = None
+            if took is not None and (self.at_once == 1 or limit is None or took <= limit):
+                break
+            self.at_once = fewer(count, self.at_once or count, took, limit)
+            self.program = self._make(self.at_once)
+        self.program = program
+        there = f" of {limit / 2**30:.1f}" if limit else ""
+        self.choice = f"{self.at_once or count} of {count} members at a time, {took / 2**30:.1f}{there} GiB"
 
     def __call__(self, state: TrainState, config: Any, params: Any) -> tuple[TrainState, Metrics]:
         """Run the chunk.

@@ -146,6 +146,8 @@ class Positions:
     """Tokens."""
     wanted: np.ndarray | None = None
     """int[C], increasing: the tokens, counted from the first, whose new stream is wanted; None for all."""
+    sparing: bool = False
+    """As in `Policy`."""
 
     @property
     def static(self) -> tuple[int, ...]:
@@ -192,6 +194,9 @@ class Policy(abc.ABC):
     """Family and size."""
     vocabulary: int = tokens.FIRST
     """Tokens that it knows; see `envs.base.World.vocabulary`."""
+    sparing: bool = False
+    """Whether a backward pass computes again what is large and quickly made, the weights of attention, so that many
+    members fit into an accelerator's memory; a CPU would only be slower."""
 
     @abc.abstractmethod
     def block(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -214,7 +219,7 @@ class Policy(abc.ABC):
 
     def positions(self, start: jax.Array | int, length: int) -> Positions:
         """The positions of `length` tokens that begin at `start`, with what the family needs to know of them."""
-        return Positions(start, length)
+        return Positions(start, length, sparing=self.sparing)
 
     def init(self, key: jax.Array) -> Parameters:
         """Fresh parameters: a nested dict of arrays of `config.parameter_dtype`."""

@@ -136,12 +136,18 @@ def _spans(positions: tuple[int, ...]) -> list[tuple[int, int, int]]:
 
 
 def causal_attention(
-    positions: tuple[int, ...], query: jax.Array, key: jax.Array, value: jax.Array, precision: PrecisionLike
+    positions: tuple[int, ...],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    precision: PrecisionLike,
+    *,
+    sparing: bool = False,
 ) -> jax.Array:
     """Attention of positions of whole sequences, each to itself and those before it.
 
-    Blocks of queries meet only the keys that they may see. Weights are kept unnormalised for the backward pass, and
-    the normaliser is applied to what they mix, which is smaller. Products accumulate in float32.
+    Blocks of queries meet only the keys that they may see. Weights are unnormalised, and the normaliser is applied to
+    what they mix, which is smaller. Products accumulate in float32.
 
     Args:
         positions: of the queries, increasing.
@@ -149,39 +155,48 @@ def causal_attention(
         key: [B, heads, D, S].
         value: [B, heads, D, S].
         precision: of products of float32.
+        sparing: keep no weights [B, heads, positions, S] for the backward pass, which makes them again, block by block.
 
     Returns:
         [B, heads, D, positions], of the dtype of `value`.
     """
-    return _attention(positions, precision, query, key, value)
+    return _attention(positions, precision, sparing, query, key, value)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(positions, precision, query, key, value):
-    return _attention_forward(positions, precision, query, key, value)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attention(positions, precision, sparing, query, key, value):
+    return _attention_forward(positions, precision, sparing, query, key, value)[0]
 
 
-def _attention_forward(positions, precision, query, key, value):
+def _scores(positions, precision, turned, key, first, last, keys):
+    """What the queries of a block give to the keys that they meet, before the softmax: float32[B, heads, Q, keys]."""
+    scores = _einsum("bhqd,bhdk->bhqk", turned[:, :, first:last], key[..., :keys], precision=precision)
+    visible = np.arange(keys)[None] <= np.array(positions[first:last])[:, None]
+    return jnp.where(visible[None, None], scores, -1e30)
+
+
+def _attention_forward(positions, precision, sparing, query, key, value):
     product = functools.partial(_einsum, precision=precision)
     turned = jnp.swapaxes(query, 2, 3)
     mixed, weights, shares = [], [], []
     for first, last, keys in _spans(positions):
-        scores = product("bhqd,bhdk->bhqk", turned[:, :, first:last], key[..., :keys])
-        visible = np.arange(keys)[None] <= np.array(positions[first:last])[:, None]
-        scores = jnp.where(visible[None, None], scores, -1e30)
-        block = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores = _scores(positions, precision, turned, key, first, last, keys)
+        most = scores.max(axis=-1, keepdims=True)
+        block = jnp.exp(scores - most)
         share = 1 / block.sum(axis=-1)
         block = block.astype(value.dtype)
         mixed.append(product("bhdk,bhqk->bhdq", value[..., :keys], block) * share[:, :, None])
-        weights.append(block)
+        weights.append(most if sparing else block)
         shares.append(share)
     result = jnp.concatenate(mixed, axis=3).astype(value.dtype)
     return result, (turned, key, value, result, tuple(weights), jnp.concatenate(shares, axis=2))
 
 
-def _attention_backward(positions, precision, saved, gradient):
+def _attention_backward(positions, precision, sparing, saved, gradient):
     product = functools.partial(_einsum, precision=precision)
     turned, key, value, result, weights, share = saved
+    if sparing:  # or the compiler would find them the same as in the forward pass, and keep them after all
+        turned, key = jax.lax.optimization_barrier((turned, key))
     dtype, length = value.dtype, key.shape[3]
     gradient = gradient.astype(jnp.float32) * share[:, :, None]
     inner = (gradient * result.astype(jnp.float32)).sum(axis=2)[..., None]
@@ -193,6 +208,9 @@ def _attention_backward(positions, precision, saved, gradient):
     by_key: list[Any] = [0.0] * len(spans)
     by_value: list[Any] = [0.0] * len(spans)
     for number, ((first, last, keys), block) in enumerate(zip(spans, weights, strict=True)):
+        if sparing:
+            scores = _scores(positions, precision, turned, key, first, last, keys)
+            block = jnp.exp(scores - block).astype(dtype)
         by_weight = product("bhqd,bhdk->bhqk", gradient_turned[:, :, first:last], value[..., :keys])
         by_score = (block.astype(jnp.float32) * (by_weight - inner[:, :, first:last])).astype(dtype)
         by_query.append(product("bhdk,bhqk->bhdq", key[..., :keys], by_score))

@@ -50,7 +50,9 @@ class Attention(nnx.Module):
         query = positions.rotate(query, positions.wanted) * (width // self.heads) ** -0.5
         query, key, value = (jnp.moveaxis(part, 2, 0) for part in (query, positions.rotate(key), value))
         if cache is None:
-            mixed = kernels.causal_attention(positions.static, query, key, value, self.precision)
+            mixed = kernels.causal_attention(
+                positions.static, query, key, value, self.precision, sparing=positions.sparing
+            )
         else:
             new = (key, jnp.swapaxes(value, 2, 3))
             starts = ((0, 0, 0, positions.start), (0, 0, positions.start, 0))
@@ -102,7 +104,7 @@ class Transformer(base.Policy):
 
     def positions(self, start: jax.Array | int, length: int) -> Positions:
         angles = _angles(start + jnp.arange(length), self.config.width // self.config.heads)
-        return Positions(start, length, angles=angles)
+        return Positions(start, length, sparing=self.sparing, angles=angles)
 
 
 def _angles(positions: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:

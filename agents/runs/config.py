@@ -40,11 +40,12 @@ class PopulationConfig:
     emoji in turn, so that what members share cannot be an emoji's own; it needs a base that knows no emoji's role, so
     add `--pretrain.tile-maps balanced`."""
     at_once: int = 0
-    """Members that one device trains at the same time; bounds memory. 0 chooses: 1 on a CPU, all elsewhere. On a CPU
-    the results do not depend on it, and each one more takes longer to compile."""
+    """Members that one device trains at the same time; bounds memory. 0 chooses: 1 on a CPU, elsewhere as many as fit
+    into the device's memory by the compiler's own count, which a line tells. On a CPU the results do not depend on it,
+    and each one more takes longer to compile."""
     microbatch: int = 0
-    """Episodes in one forward and backward pass. 0 chooses: 16 on a CPU, where they stay in the cache, 512
-    elsewhere."""
+    """Episodes of a member in one forward and backward pass. 0 chooses: 16 on a CPU, where they stay in the cache,
+    elsewhere up to 512, so that all members' are 262,144 tokens at most."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,9 @@ from agents.learning import imitation, learner, population, rl
 from agents.runs.config import Config
 from ground import processes, seeds, signals
 
+PASS = 2**18
+"""Tokens of one forward and backward pass of all members of an accelerator, at most."""
+
 
 class Diverged(Exception):
     """Training has no finite member left."""
@@ -42,6 +45,8 @@ class Stage:
     """Policies that it trains; as many as there are bases where it makes those."""
     rows: np.ndarray
     """int[M], the policy that each member of the run gets from this stage; several get one where they share a base."""
+    microbatch: int
+    """Episodes of a member in one forward and backward pass, at most."""
     tokens_per_update: int
     """Tokens that one update reads, of all members."""
     update: learner.Update
@@ -92,12 +97,18 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     mesh = mesh or population.mesh(len(everyone), episodes)
     if mesh.shape["member"] > 1:
         mesh = Mesh(mesh.devices[: math.gcd(len(trained), mesh.shape["member"])], mesh.axis_names)
-    microbatch = microbatch or (16 if population.on_cpu(mesh) else 512)
+    accelerated = not population.on_cpu(mesh)
+    policy = dataclasses.replace(policy, sparing=accelerated)
+    microbatch = microbatch or (side_by_side(len(trained) // mesh.shape["member"], length) if accelerated else 16)
     if name == "rl":
         update = rl.update_function(policy, world, microbatch, config.sft)
     else:
         update = imitation.update_function(policy, world, microbatch)
-    program = population.Chunk(update, mesh, part.chunk, config.population.at_once)
+    large = 0
+    if name == "rl":  # what those who play remember
+        cache = jax.eval_shape(lambda: policy.empty_cache(part.episodes // mesh.shape["episode"], length - 1))
+        large = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+    program = population.Chunk(update, mesh, part.chunk, config.population.at_once, large)
     if name == "pretrain":
         arguments = (config.per_member(name, trained), config.world_params(trained))
     else:
@@ -125,6 +136,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         chunk=part.chunk,
         members=len(trained),
         rows=rows,
+        microbatch=microbatch,
         tokens_per_update=len(trained) * part.episodes * length,
         update=update,
         program=program,
@@ -135,6 +147,14 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     )
 
 
+def side_by_side(members: int, length: int) -> int:
+    """Episodes of so many tokens that each of a device's members reads in one forward and backward pass.
+
+    Enough for an accelerator to be busy, few enough for what the backward pass needs to fit into its memory.
+    """
+    return 2 ** max(3, min(9, (PASS // (members * length)).bit_length() - 1))
+
+
 def run_stage(
     run: runs.Run,
     stage: Stage,
@@ -142,6 +162,7 @@ def run_stage(
     caught: Callable[[], int],
     report: Callable[[int, dict[str, np.ndarray], Timing], None],
     timing: Timing | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[learner.TrainState, Timing]:
     """Train from `state` to the end of the stage.
 
@@ -157,6 +178,7 @@ def run_stage(
             signal ends a single process at once.
         report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.
         timing: where to keep the time taken, also where the stage is interrupted.
+        tell: called with one line on what was chosen to fit an accelerator's memory, where there is one.
 
     Raises:
         signals.Interrupted: after a signal, with the state saved.
@@ -181,6 +203,8 @@ def run_stage(
         with signals.catch(at_once=True) if processes.count() == 1 else contextlib.nullcontext():
             program.compile(state, *arguments)
         timing.compile_seconds = time.perf_counter() - start
+        if program.choice:
+            tell(f"{stage.name}: {program.choice}, {stage.microbatch} episodes of each in one pass")
     saved_at, save_seconds = time.perf_counter(), 0.05
     end_if_asked()
     while done < stage.updates:
