@@ -3,7 +3,7 @@
     uv run -m analysis list
     uv run -m analysis NAME RUN [options] [--checkpoints all|A,B] [--json FILE]
     uv run -m analysis compare RUN RUN … [--measure return|kl|…] [--against update|tokens|kl] [--as-one]
-    uv run -m analysis export RUN --to transformer-lens|safetensors|torch [--member N] [--checkpoint NAME]
+    uv run -m analysis export RUN --to transformer-lens|safetensors|torch|run [--member N] [--checkpoint NAME]
 
 `uv run -m analysis NAME --help` lists the options of one.
 """

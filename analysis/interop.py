@@ -1,4 +1,4 @@
-"""A policy for other tools: one member's weights as TransformerLens, safetensors or PyTorch read them.
+"""A policy for other tools: one member's weights as TransformerLens, safetensors or PyTorch read them, or a small run.
 
     uv run -m analysis export RUN --to transformer-lens [--member N] [--checkpoint NAME] [--into FOLDER]
 
@@ -23,13 +23,13 @@ from rich.console import Console
 from agents import runs
 from agents.learning import rollout
 from agents.policies import Parameters, Policy
-from agents.runs import Run, reporting
+from agents.runs import Run, excerpt, reporting
 from analysis.measure import LIMIT, ends
 from envs import base, tokens
 from ground import files, seeds
 from ground.terminal import ConfigError
 
-Format = Literal["transformer-lens", "safetensors", "torch"]
+Format = Literal["transformer-lens", "safetensors", "torch", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Export:
     """The run's directory."""
     to: Format = "transformer-lens"
     """`transformer-lens`: a folder that loads as a HookedTransformer. `safetensors`, `torch`: the weights under our own
-    names, the second as a state dict that `torch.load` reads with `weights_only=True`."""
+    names, the second as a state dict that `torch.load` reads with `weights_only=True`. `run`: a run directory of this
+    member and checkpoint alone, small enough to give to others."""
     member: int | None = None
     """Which member; by default the first that has not diverged."""
     checkpoint: str | None = None
@@ -83,6 +84,9 @@ def export(
             f"--to={to}: it knows transformers alone, and the run's policy is a {run.policy.config.family}; "
             "use --to safetensors or torch"
         )
+    folder = into or run.path / "exports" / f"{to}-{checkpoint}-{member}"
+    if to == "run":
+        return [excerpt.write(run, member, checkpoint, folder).path]
     place = int(np.flatnonzero(run.kept == member)[0])
     parameters = jax.tree.map(lambda x: np.asarray(x[place], np.float32), run.kept_parameters(checkpoint))
     about: dict[str, Any] = {
@@ -103,7 +107,6 @@ def export(
             "episodes.safetensors": _safetensors(jax.tree.map(np.asarray, played)),
             "load.py": Path(__file__).with_name("hooked.py").read_bytes(),
         }
-    folder = into or run.path / "exports" / f"{to}-{checkpoint}-{member}"
     with files.reporting(folder, "make"):
         folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(files.plain(about, "config"), indent=1, ensure_ascii=False) + "\n"

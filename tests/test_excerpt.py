@@ -1,0 +1,97 @@
+"""A run of one member: it is that member, and says so."""
+
+import jax
+import numpy as np
+import pytest
+
+from agents import runs
+from agents.runs import config as configs
+from agents.runs import excerpt
+from analysis import __main__ as command
+from analysis import measures
+from ground.files import RunError
+from ground.terminal import ConfigError
+from tests import tiny, untrained
+
+SWEPT = tiny.changed(
+    pretrain={"shared": False}, population={"seeds": 2, "sweep": ("rl.learning_rate=1e-4,1e-3",)}, seed=5
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return untrained.write(tmp_path_factory.mktemp("runs") / "run", tiny.changed(pretrain={"shared": False}))
+
+
+@pytest.fixture(scope="module")
+def own(run, tmp_path_factory):
+    return runs.open(excerpt.write(run, 1, "rl", tmp_path_factory.mktemp("own") / "one").path)
+
+
+def test_parameters_are_the_members_to_the_bit(run, own):
+    theirs, its = run.kept_parameters("rl"), own.kept_parameters("rl")
+    assert jax.tree.structure(theirs) == jax.tree.structure(its)
+    for whole, one in zip(jax.tree.leaves(theirs), jax.tree.leaves(its), strict=True):
+        np.testing.assert_array_equal(one, whole[1:])
+        assert not np.array_equal(one, whole[:1]) or not np.ptp(whole)
+    assert own.checkpoints() == ["rl"]
+
+
+def test_it_knows_who_it_is(run, own):
+    assert own.members == 1
+    assert own.labels["seed"].tolist() == [1]
+    assert own.labels["base"].tolist() == [1]
+    assert own.config.bases[0] == run.config.base(run.config.members[1])
+    assert own.config.pretraining == run.config.pretraining
+    assert own.sessions() == run.sessions()
+
+
+def test_what_it_earned_and_its_metrics(run, own):
+    told, its = run.summary()["return"], own.summary()["return"]
+    assert its == {
+        "random": told["random"], "personas": told["personas"], "greedy": told["greedy"],
+        "before_rl": [told["before_rl"][1]], "after_rl": [told["after_rl"][1]],
+    }  # fmt: skip
+    assert own.summary()["config_hash"] == own.config_hash != run.config_hash
+    np.testing.assert_array_equal(own.metric("rl", "learning_rate"), run.metric("rl", "learning_rate")[:, 1:])
+    assert own.diverged() == {}
+
+
+def test_a_point_of_a_grid_becomes_the_config():
+    config = excerpt.alone(SWEPT, 3)
+    assert config == tiny.changed(
+        pretrain={"shared": False}, population={"seeds": 1}, seed=6, rl={"learning_rate": 1e-3}
+    )
+    assert configs.from_dict(configs.to_dict(config)) == config
+
+
+def test_permuted_emoji_are_refused():
+    config = tiny.changed(population={"tile_maps": "permuted"}, pretrain={"tile_maps": "balanced"})
+    assert excerpt.alone(config, 0).members[0].seed == 0
+    with pytest.raises(ConfigError, match="emoji are permuted"):
+        excerpt.alone(config, 1)
+
+
+def test_what_is_not_there_is_refused(run, own, tmp_path):
+    with pytest.raises(ConfigError, match="--member=2: the run has 0, 1"):
+        excerpt.write(run, 2, "rl", tmp_path / "new")
+    with pytest.raises(RunError, match="no checkpoint 'sft'"):
+        excerpt.write(run, 0, "sft", tmp_path / "new")
+    with pytest.raises(RunError, match="exists"):
+        excerpt.write(run, 0, "rl", own.path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command(run, tmp_path, capsys):
+    into = tmp_path / "models" / "maze"
+    assert command.main(["export", str(run.path), "--to", "run", "--member", "1", "--into", str(into)]) == 0
+    assert str(into) in capsys.readouterr().out.replace("\n", "")
+    assert runs.open(into).labels["seed"].tolist() == [1]
+
+
+@pytest.mark.slow
+def test_it_is_measured_like_any_run(run, own):
+    whole = measures.returns(run, ["rl"], episodes=256)["return"].isel(checkpoint=0)
+    alone = measures.returns(own, ["rl"], episodes=256)["return"].isel(checkpoint=0)
+    assert whole[1] != whole[0]
+    np.testing.assert_allclose(alone[0], whole[1], rtol=1e-6)
