@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 import xarray as xr
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from agents import runs
@@ -248,22 +248,29 @@ def _less(one: xr.DataArray, other: xr.DataArray, same_bases: bool) -> tuple[Est
     return Estimate(float(difference.mean), float(low), float(high), int(difference.units)), 0
 
 
-def table(told: Sequence[Difference], against: str, what: str) -> Table:
-    """Differences for the terminal."""
+def table(told: Sequence[Difference], against: str, what: str) -> Group:
+    """What a person reads at the terminal: the arms at their ends, and what they differ where all have come as far."""
     _, factor, words = AXES[against]
-    shown = Table(box=box.SIMPLE_HEAD, title=f"{what}; the first is {told[0].arm}", title_justify="left")
     places = any(one.place for one in told)
-    columns = ("at the end", "less the first", "paired over", "equally far less the first", f"at {words}")
-    for column in ("", *(["place"] if places else []), *columns):
-        shown.add_column(column, justify="left" if column in ("", "place") else "right", overflow="fold")
+
+    def begun(title: str, *columns: str) -> Table:
+        shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        for column in ("", *(["place"] if places else [])):
+            shown.add_column(column, overflow="fold")
+        for column in columns:
+            shown.add_column(column, justify="right", no_wrap=True)
+        return shown
+
+    ends = begun(what, "at the end", "less the first", "paired over")
+    far = begun(f"less the first at equal {words}", "less the first", "at")
     for one in told:
-        cells = [one.arm, *([one.place] if places else []), _text(one.end), _text(one.less)]
-        paired = (
-            "–" if one.less is _NOTHING else f"{one.pairs} base{'s' * (one.pairs != 1)}" if one.pairs else "not paired"
-        )
-        far = numbers.shown(factor * one.at)
-        shown.add_row(*cells, "–" if one is told[0] else paired, _text(one.equally_far), far)
-    return shown
+        name = [one.arm, *([one.place] if places else [])]
+        paired = f"{one.pairs} base{'s' * (one.pairs != 1)}" if one.pairs else "not paired"
+        first = one.arm == told[0].arm
+        ends.add_row(*name, _text(one.end), *(("–", "–") if first else (_text(one.less), paired)))
+        if not first:
+            far.add_row(*name, _text(one.equally_far), numbers.shown(factor * one.at))
+    return Group(ends, *([far] if far.row_count else []))
 
 
 def _text(estimate: Estimate) -> str:

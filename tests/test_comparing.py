@@ -160,8 +160,9 @@ def test_the_command_prints_draws_and_writes(jobs, capsys, tmp_path):
     paths = [str(run.path) for run in jobs]
     assert command.main(["compare", *paths, "--as-one", "--measure", "norm", "--json", str(tmp_path / "x.json")]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    for part in ("the first is rl.learning_rate=0.001", "8 bases", "compare-norm-update.png", "job-3, config"):
+    for part in ("rl.learning_rate=0.003", "8 bases", "less the first at equal update", "compare-norm-update.png"):
         assert part in words
+    assert "job-3, config" in words
     (_, row) = json.loads((tmp_path / "x.json").read_text())["differences"]
     assert (row["pairs"], row["arm"]) == (8, "rl.learning_rate=0.003")
     assert row["less"]["low"] < row["less"]["mean"] < row["less"]["high"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ class Held(Run):
 def make_train(config: Config) -> Callable[..., dict[str, Any]]:
     """Training of one member as a function of its key, compiled: `vmap` it over keys or values as you like.
 
-    It does what a run does, without evaluation: with `jax.random.key(seed)` it draws what the member of that seed
-    draws. Compiled as one program, and under `vmap`, sums may round otherwise than in the programs of a run.
+    It does what a run does, without evaluation: with `jax.random.key(seed)` it gives the bits of a run of that seed
+    alone on one device. Under `vmap`, and beside other members, sums may round otherwise.
 
     Args:
         config: of the run; who is in its population does not matter.
@@ -117,31 +118,38 @@ def make_train(config: Config) -> Callable[..., dict[str, Any]]:
     policy = alone.make_policy()
     known = [path for path in configs.sweepable(alone) if not path.startswith("world.")]
 
-    apart = jax.lax.optimization_barrier  # programs of a run are compiled by themselves
+    def programs(stage: stages.Stage) -> Callable[..., Any]:
+        """A stage as a run compiles it, all of its updates; of arrays with one member on axis 0."""
 
-    def train(key: jax.Array, values: Values = {}) -> dict[str, Any]:  # noqa: B006 (never changed)
+        def member(state, stage_config, params):
+            def step(before, _):
+                after = stage.update(before, stage_config, params, learner.Shards())
+                return population.unless_diverged(before, *after)
+
+            return jax.lax.scan(step, state, length=stage.updates)
+
+        return population.over_members(member, mesh)
+
+    compiled = [programs(stage) for stage in parts]
+
+    def train(arguments: Any, key: jax.Array, values: Values = {}) -> dict[str, Any]:  # noqa: B006 (never changed)
         for path in values:
             if path not in known:
                 raise ConfigError(f"{path}: no number that may be given; there are {', '.join(known)}")
         own = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else seeds.stored(key)
         base = seeds.key(0) if config.pretrain.shared else own
-        drawn = jax.vmap(policy.init)(seeds.branch(base, "init", config.pretrain.seed)[None])
-        parameters = apart(jax.tree.map(lambda x: x[0], drawn))  # as the run of a single member draws them
-        told: dict[str, Any] = {"parameters": {"init": parameters}, "metrics": {}}
-        for stage in parts:
-            stage_config, params = jax.tree.map(lambda x: x[0], stage.arguments)
+        parameters = jax.vmap(policy.init)(seeds.branch(base, "init", config.pretrain.seed)[None])
+        trained, metrics = {"init": parameters}, {}
+        for stage, program, (stage_config, params) in zip(parts, compiled, arguments, strict=True):
             given = {path.partition(".")[2]: x for path, x in values.items() if path.startswith(f"{stage.name}.")}
-            given = {field: jnp.asarray(x, jnp.float32) for field, x in given.items()}
-            stage_config, params = apart((dataclasses.replace(stage_config, **given), params))
-
-            def step(before, _, update=stage.update, stage_config=stage_config, params=params):
-                after = update(before, stage_config, params, learner.Shards())
-                return population.unless_diverged(before, *after)
-
+            given = {field: jnp.asarray(x, jnp.float32)[None] for field, x in given.items()}
             root = base if stage.name == "pretrain" else own
-            state = apart(stage.begin(parameters, seeds.branch(root, stage.name, stage.salt)))
-            state, told["metrics"][stage.name] = jax.lax.scan(step, state, length=stage.updates)
-            parameters = told["parameters"][stage.name] = apart(state.parameters)
-        return told
+            state = jax.vmap(stage.begin)(parameters, seeds.branch(root, stage.name, stage.salt)[None])
+            # As in the programs of a run, nothing of what is before and after is fused with them.
+            given = jax.lax.optimization_barrier((state, dataclasses.replace(stage_config, **given), params))
+            state, metrics[stage.name] = jax.lax.optimization_barrier(program(*given))
+            parameters = trained[stage.name] = state.parameters
+        return jax.tree.map(lambda x: x[0], {"parameters": trained, "metrics": metrics})
 
-    return jax.jit(train)
+    # Arguments, as in the programs of a run: what is constant is folded, and rounds otherwise.
+    return functools.partial(jax.jit(train), [stage.arguments for stage in parts])
