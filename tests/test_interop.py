@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from analysis import __main__ as command
-from analysis import interop
+from analysis import inside, interop
 from tests import reference_transformer, tiny, untrained
 
 
 def make(folder, **policy):
     policy = {"layers": 2, "width": 24, "heads": 3, "hidden": 40} | policy
     config = tiny.changed(policy=policy, pretrain={"shared": False}, population={"seeds": 2})
-    return untrained.write(folder, config, scale=1.5)
+    run = untrained.write(folder, config, scale=1.5)
+    tree = run.parameters("rl")
+    kernel = np.random.default_rng(0).normal(size=tree["value"]["kernel"].shape)  # zeros where nothing was learnt
+    run.save_parameters("rl", tree | {"value": {"kernel": kernel.astype(np.float32)}})
+    return run
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["plain", "looking back"])
@@ -56,6 +60,7 @@ def test_the_folder_holds_the_policy_and_what_it_says(run, tmp_path):
     logits, _ = run.policy.heads(parameters, run.policy.forward(parameters, told["tokens"]).hidden)
     np.testing.assert_allclose(told["logits"], logits, rtol=0, atol=1e-5)
     assert np.std(told["logits"]) > 0.3
+    assert np.std(told["values"]) > 0.3
 
 
 @pytest.mark.parametrize("family", ["transformer", "gru"])
@@ -142,3 +147,12 @@ def test_transformer_lens_says_the_same(run):
         logits, cache = model.run_with_cache(tokens)
         stream = model(cache["hook_embed"], start_at_layer=0)
     torch.testing.assert_close(stream, logits)
+    parameters = jax.tree.map(lambda x: x[1], run.kept_parameters("rl"))
+    told = jax.vmap(lambda sequence: inside.read(run.policy, parameters, sequence))(tokens.numpy().astype(np.int32))
+    for name, hook in (("pattern", "attn.hook_pattern"), ("hidden", "mlp.hook_post"), ("mlp", "hook_mlp_out")):
+        theirs = np.stack([cache[f"blocks.{layer}.{hook}"].numpy() for layer in range(2)], axis=1)
+        np.testing.assert_allclose(told[name], theirs, rtol=1e-4, atol=1e-4, err_msg=name)
+    mixed = np.stack([cache[f"blocks.{layer}.attn.hook_z"].numpy() for layer in range(2)], axis=1)
+    np.testing.assert_allclose(np.swapaxes(told["mixed"], 2, 3), mixed, rtol=1e-4, atol=1e-4)
+    stream = [cache["blocks.0.hook_resid_pre"], *(cache[f"blocks.{layer}.hook_resid_post"] for layer in range(2))]
+    np.testing.assert_allclose(told["stream"], np.stack(stream, axis=1), rtol=1e-4, atol=1e-4)

@@ -337,10 +337,15 @@ def test_twins_are_those_of_the_stage(tmp_path):
 
 SMALLEST = {
     "attempts": {"samples": 3, "mazes": 2},
+    "attention": {"episodes": 4},
+    "attribution": {"episodes": 4},
     "beliefs": {"episodes": 4},
     "concepts": {"episodes": 120, "permutations": 3},
     "course": {"episodes": 64, "samples": 3, "mazes": 4},
     "divergence": {"episodes": 4},
+    "lens": {"episodes": 4},
+    "patching": {"episodes": 4},
+    "probes": {"episodes": 8},
     "returns": {"episodes": 64},
     "thoughts": {"episodes": 8, "shuffled": True},
     "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 4, "strengths": (-1.0, 0.0, 1.0)},

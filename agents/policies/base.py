@@ -310,7 +310,7 @@ class Policy(abc.ABC):
         scale = jnp.asarray(self.config.width**0.5, self.config.compute_dtype)
         table, dtype = model.embedding.embedding[...], self.config.compute_dtype
         x = kernels.embed(table, sequence, dtype, self.config.precision)
-        x, recent = self._looking_back(x, None if cache is None else cache.recent, start)
+        x, recent = self.looking_back(x, None if cache is None else cache.recent, start)
         x = jnp.moveaxis(x, 2, 0) * scale
         if changes is not None:
             x = jax.tree.map(lambda array: array[0], changes).change(x)
@@ -332,8 +332,14 @@ class Policy(abc.ABC):
         hidden = hidden[:, np.asarray(at)] if at is not None and few is every else hidden
         return Outputs(hidden, residual), None if cache is None else Cache(tuple(memories), recent)
 
-    def _looking_back(self, x: jax.Array, recent: jax.Array | None, start) -> tuple[jax.Array, jax.Array | None]:
-        """Embeddings [B, S, width] that tell of the tokens before them, and the last `lookback` as they were."""
+    def looking_back(self, x: jax.Array, recent: jax.Array | None, start) -> tuple[jax.Array, jax.Array | None]:
+        """Embeddings [B, S, width] that tell of the tokens before them, and the last `lookback` as they were.
+
+        Args:
+            x: embeddings of the tokens alone.
+            recent: those of the `lookback` tokens before them, [B, lookback, width], as they were; None for none.
+            start: int32[], position of the first token; at 0 there is nothing before it.
+        """
         count, (batch, length, width) = self.config.lookback, x.shape
         if not count:
             return x, recent

@@ -1,0 +1,121 @@
+"""Direct logit attribution: how much the embedding, each head and each MLP speak for what a policy chooses."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from agents.learning import population
+from agents.policies import Parameters, Policy
+from agents.runs import Run
+from analysis import estimates, inside
+from analysis.figures.panels import Map, Panel
+from analysis.measure import measure, once, variable
+from analysis.measures.lens import PLACES
+from envs import base
+
+
+def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
+    """What each part of each member adds to the logit of its choice, a map for each arm, checkpoint and place."""
+    shown = list[Panel]()
+    for label, part in estimates.columns(arms).items():
+        for place in part["place"].values:
+            values = part["contribution"].sel(place=place).transpose("component", "member")
+            members = tuple(str(number) for number in part["member"].values)
+            words = f"{label}, {place}: part of the logit (by member)"
+            shown.append(Map(values.values, tuple(part["component"].values.tolist()), members, words, diverging=True))
+    return shown
+
+
+@measure(panels=panels)
+def attribution(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset:
+    """How much the embedding, each head and each MLP speak for a policy's choices: direct logit attribution.
+
+    The logit of what the policy likes best, less the mean of all that may be said, is a sum over what is written to the
+    stream, each by its own direct way through the last norm, whose scale is taken as it is. What a part does by way of
+    later ones is theirs. Heads have no order: those of two members with one number have nothing in common.
+
+    Args:
+        episodes: of each member, the same held-out mazes for all; a multiple of 64 if more.
+
+    Returns:
+        Means over a member's choices, by `place`: `contribution` float32[member, place, component], logits; they add up
+        to `logit` float32[member, place]; `size` float32[member, place, component], the mean of their absolute values.
+    """
+    inside.check(run, episodes)
+    first, again = once(run, checkpoint)
+    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
+    told = [np.asarray(x)[again] for x in _told(run.policy, parameters, run.world, params, episodes)]
+    places = PLACES if run.world.opening_length else PLACES[1:]
+    contribution, size, logit = (x[:, -len(places) :] for x in told)
+    dims = "member place component"
+    return xr.Dataset(
+        {
+            "logit": variable("member place", logit, "logit of the choice above the mean of all"),
+            "contribution": variable(dims, contribution, "its part"),
+            "size": variable(dims, size, "absolute value of its part", table=0),
+        },
+        {"place": list(places), "component": components(run)},
+    )
+
+
+def components(run: Run) -> list[str]:
+    """What writes to a run's residual stream, in the order of `parts`."""
+    layers = range(run.policy.config.layers)
+    return ["embedding", *inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in layers)]
+
+
+def parts(
+    policy: Policy, parameters: Parameters, sequence: jax.Array, decisions: np.ndarray, allowed: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Parts float32[D, C] of the logits float32[D] of what is liked best at choices, less the mean of what may be said.
+
+    Args:
+        policy, parameters: of one member.
+        sequence: tokens int32[S].
+        decisions: positions before the choices, int[D].
+        allowed: bool[D, V], what may be said.
+    """
+    names = ("stream", "heads", "mlp", "logits")
+    told = inside.read(policy, parameters, sequence, names=names)
+    stream, logits = told["stream"][:, decisions], told["logits"][decisions]
+    heads = told["heads"][:, :, decisions]
+    written = jnp.concatenate([stream[:1], heads.reshape(-1, *heads.shape[2:]), told["mlp"][:, decisions]])
+    table = parameters["embedding"]["embedding"].astype(jnp.float32)
+    best = jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
+    among = allowed.astype(jnp.float32) / allowed.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    direction = table[best] - inside.product("dv,vw->dw", among, table)
+    root = jnp.sqrt(jnp.mean(jnp.square(stream[-1]), axis=-1, keepdims=True) + 1e-6)
+    through = direction * parameters["norm"]["scale"].astype(jnp.float32)[None] / root
+    logit = jnp.take_along_axis(logits, best[:, None], axis=1)[:, 0] - jnp.sum(among * logits, axis=-1)
+    return inside.product("cdw,dw->dc", written, through), logit
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
+def _told(
+    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parts and their sizes float32[M, 2, C], and the logits float32[M, 2]; NaN where no such choice is made."""
+    decisions, allowed = world.decision_positions() - 1, jnp.asarray(inside.choices(policy, world))
+
+    def member(parameters, params):
+        seen = inside.played(policy, parameters, world, params, episodes)
+
+        def episode(sequence, decided):
+            part, logit = parts(policy, parameters, sequence, decisions, allowed)
+            opening = jnp.arange(len(decisions)) < world.opening_length
+            weight = jnp.stack([opening & decided, ~opening & decided]).astype(jnp.float32)
+            return weight @ part, weight @ jnp.abs(part), weight @ logit, weight.sum(axis=1)
+
+        totals = inside.by_parts(
+            lambda *part: jax.tree.map(lambda x: x.sum(axis=0), jax.vmap(episode)(*part)),
+            seen.tokens[:, :-1], seen.decided,
+        )  # fmt: skip
+        *totals, count = jax.tree.map(lambda x: x.sum(axis=0), totals)
+        count = jnp.where(count > 0, count, jnp.nan)
+        return tuple(total / count.reshape(-1, *(1 for _ in total.shape[1:])) for total in totals)
+
+    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
