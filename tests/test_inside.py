@@ -28,9 +28,9 @@ def make(folder, **policy):
     return untrained.write(folder, config, scale=1.5)
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["plain", "looking back"])
-def run(request, tmp_path_factory):
-    return make(tmp_path_factory.mktemp("runs") / "run", lookback=request.param)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("runs") / "run", lookback=2)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def reference(run, parameters, sequences):
     return {name: np.moveaxis(x, 1, 0) if name not in ("logits", "values") else x for name, x in told.items()}
 
 
-def reading(run, parameters, sequences, patch=inside.NOTHING, names=()):
-    return jax.jit(
-        lambda parameters, patch, sequences: jax.vmap(
-            lambda sequence: inside.read(run.policy, parameters, sequence, patch, names)
-        )(sequences)
-    )(parameters, patch, sequences)
+def reading(run, parameters, sequences, names=()):
+    policy = run.policy
+    read = jax.vmap(lambda parameters, x: inside.read(policy, parameters, x, names=names), in_axes=(None, 0))
+    return jax.jit(read)(parameters, sequences)
 
 
-def test_everything_is_as_in_numpy(run, one):
+@pytest.mark.parametrize("lookback", [0, 2])
+def test_everything_is_as_in_numpy(run, one, lookback, tmp_path):
     parameters, _, seen = one
+    run = run if lookback else make(tmp_path / "plain")
     told, wanted = reading(run, parameters, seen.tokens), reference(run, parameters, seen.tokens)
     assert {*told} == {*inside.AXES}
     assert {*told} == {*wanted}
@@ -168,6 +168,7 @@ def test_every_token_has_a_kind(run):
     assert {*kinds.tolist()} == {0, len(GROUPS), 2 * len(GROUPS)}
 
 
+@pytest.mark.slow
 def test_attention_is_that_of_the_patterns(run, one):
     parameters, _, seen = one
     told = measures.attention(run, ["rl"], episodes=EPISODES).isel(checkpoint=0, member=0)
@@ -192,6 +193,7 @@ def test_attention_is_that_of_the_patterns(run, one):
     assert len(measures.attention.panels({"run": measures.attention(run, episodes=EPISODES)})) >= 5
 
 
+@pytest.mark.slow
 def test_the_lens_at_the_last_block_is_the_policy(run):
     told = measures.lens(run, episodes=EPISODES)
     assert told["place"].values.tolist() == ["opening", "move"]
@@ -202,6 +204,7 @@ def test_the_lens_at_the_last_block_is_the_policy(run):
     assert (told["probability"] > 0).all()
 
 
+@pytest.mark.slow
 def test_the_lens_in_numpy(run, one):
     parameters, _, seen = one
     sequences, at = np.asarray(seen.tokens[:, :-1]), run.world.decision_positions() - 1
@@ -216,6 +219,7 @@ def test_the_lens_in_numpy(run, one):
     np.testing.assert_allclose(told["kl"].sel(place="move"), wanted, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_attributions_add_up_to_the_logit(run, one):
     parameters, _, seen = one
     told = measures.attribution(run, episodes=EPISODES)
@@ -236,6 +240,7 @@ def test_attributions_add_up_to_the_logit(run, one):
         np.testing.assert_allclose(parts[row, -1], whole["mlp"][0, 1, place] @ way / scale, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_patching_carries_all_or_nothing_where_it_must(run):
     told = measures.patching(run, ["rl"], episodes=32).isel(checkpoint=0)
     assert (told["pairs"] > 0).all()
@@ -249,6 +254,7 @@ def test_patching_carries_all_or_nothing_where_it_must(run):
     assert np.abs(told["written"]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_patching_from_what_training_set_out_from(run):
     told = measures.patching(run, source="checkpoint", episodes=32)
     assert told["checkpoint"].values.tolist() == ["pretrain", "rl"]
@@ -295,6 +301,7 @@ def test_a_planted_direction_is_found_by_the_probe(key):
     assert np.isnan(errors(features, jnp.ones((rows, 1)), counted, fitted, 1e-3)[0]).all()
 
 
+@pytest.mark.slow
 def test_probes_of_a_policy(run):
     told = measures.probes(run, ["rl"], episodes=64).isel(checkpoint=0)
     assert told["target"].values.tolist() == ["planner", "walls", "return", "distance", "place"]
