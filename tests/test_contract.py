@@ -19,8 +19,14 @@ from envs import base, contract, labyrinth
             {"size": 2, "turns": 5, "view": "compass", "distance_range": (1, 1)},
             marks=pytest.mark.slow,
         ),
-        ("EmojiLabyrinth-v0", {"size": 3, "turns": 6, "view": "signpost", "plan_length": 2}),
-        ("EmojiMaze-v0", {"board": "MMMMM/M..$M/M$S.M/M.M.M/MMMMM", "turns": 4, "wind_probability": 0.5}),
+        pytest.param(
+            "EmojiLabyrinth-v0", {"size": 3, "turns": 6, "view": "signpost", "plan_length": 2}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "EmojiMaze-v0",
+            {"board": "MMMMM/M..$M/M$S.M/M.M.M/MMMMM", "turns": 4, "wind_probability": 0.5},
+            marks=pytest.mark.slow,
+        ),
         ("EmojiLabyrinth-v0", {"board": "#####/#S$.#/#.#.#/#..G#/#####", "turns": 5}),
         ("EmojiLabyrinth-v0", {"size": 3, "turns": 4, "view": "bump", "mold": 0.5, "exploits": 2, "narration": True}),
     ],

@@ -31,6 +31,7 @@ def course(run):
     return measures.course(run, **SMALL)
 
 
+@pytest.mark.slow
 def test_it_follows_the_last_stage_from_where_it_set_out(course):
     assert course["checkpoint"].values.tolist() == CHECKPOINTS
     assert course["updates"].values.tolist() == [[0.0] * 4, [1.0] * 4, [4.0] * 4]
@@ -38,6 +39,7 @@ def test_it_follows_the_last_stage_from_where_it_set_out(course):
     np.testing.assert_array_equal(course["tokens"], per_update * course["updates"])
 
 
+@pytest.mark.slow
 def test_its_numbers_are_those_of_the_single_measurements(run, course):
     names = CHECKPOINTS
     returns = measures.returns(run, names, episodes=64)
@@ -68,6 +70,7 @@ def test_its_numbers_are_those_of_the_single_measurements(run, course):
     assert kept.count("divergence-rl") == 1  # found again, not measured twice
 
 
+@pytest.mark.slow
 def test_nothing_has_moved_where_training_set_out(course):
     start = course.sel(checkpoint="pretrain")
     for name in ("kl", "survival", "paper", "norm", "rank_share_above_rounding"):
@@ -81,6 +84,7 @@ def test_tokens_of_a_thought_count_as_used(run):
     assert not {tokens.VOCABULARY[token] for token in tokens.BADGES[1:]} & set(used)  # nobody names itself here
 
 
+@pytest.mark.slow
 def test_pass_at_k_of_a_slice_is_that_of_its_mazes(run):
     attempts = measures.attempts(run, "rl", samples=4, mazes=6).isel(checkpoint=0)
     each = per_maze(attempts, 2)
@@ -113,6 +117,7 @@ def test_lengths_of_an_update_by_hand():
     assert (found["norm"].tolist(), found["relative_norm"].tolist()) == ([3.0], [0.6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("against", AXES)
 def test_small_multiples_against_updates_tokens_and_kl(run, course, against, tmp_path):
     measured = measures.course(run, against=against, **SMALL)
@@ -135,6 +140,7 @@ def test_small_multiples_against_updates_tokens_and_kl(run, course, against, tmp
     assert all(part.exists() for part in path)
 
 
+@pytest.mark.slow
 def test_one_arm_has_a_line_for_each_place(run, course):
     alone = course.isel(member=slice(0, 2))
     shown = {panel.y: list(panel.curves) for panel in small_multiples({"run": alone})}
@@ -157,6 +163,7 @@ def test_what_a_part_does_otherwise_is_not_found(run):
         assert dataclasses.replace(measures.course, made_of=other).code != measures.course.code
 
 
+@pytest.mark.slow
 def test_wrong_requests_and_what_came_before(run):
     with pytest.raises(ConfigError, match="--against=step: use update, tokens, kl"):
         measures.course(run, against="step", **SMALL)

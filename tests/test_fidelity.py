@@ -54,10 +54,10 @@ def test_nats_per_token_count_thoughts():
     nothing = jax.tree.map(jnp.zeros_like, parameters)  # speaks and acts at random
     shown = np.asarray(fidelity.nats_per_token(policy, nothing, world, params, TRAITS))
     played, exact = scripts.script_episodes(world, params, TRAITS, fidelity.EPISODES)
-    _, first = jax.vmap(world.reset_env, in_axes=(0, None))(scripts.mazes(fidelity.EPISODES)[0], params)
+    _, first = jax.jit(jax.vmap(world.reset_env, in_axes=(0, None)))(scripts.mazes(fidelity.EPISODES)[0], params)
+    chances = jax.jit(jax.vmap(lambda plan, state: world.plan_log_probabilities(plan, state, params, TRAITS)))
     for persona in range(3):
         own = jax.tree.map(lambda x, persona=persona: np.asarray(x[persona + 2]), (played, exact))
-        chances = jax.vmap(lambda plan, state: world.plan_log_probabilities(plan, state, params, TRAITS))
         thoughts = np.asarray(chances(world.plan(own[0].tokens), first))[:, persona].sum()
         turns, written = np.asarray(own[0].played), own[0].written[:, 1:]
         thoughts += written.sum() * np.log(len(world.plan_sayings))

@@ -168,6 +168,7 @@ def told(rooms):
     return {name: measured.sel(checkpoint=at) for name, at in {"base": "pretrain", "alien": "rl", **names}.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", "alien", *PLANTS])
 def test_the_accounts_add_up(told, name):
     """Whatever the policy: one that was never trained is "alien"."""
@@ -188,6 +189,7 @@ def test_the_accounts_add_up(told, name):
     assert (mine["law"].sel(bound="at least") < mine["law"].sel(bound="at most")).all()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_its_base_has_spent_nothing(told):
     mine = told["base"]
     assert float(abs(mine["kl"]).max()) == 0
@@ -199,6 +201,7 @@ def test_a_model_that_is_its_base_has_spent_nothing(told):
     assert float(abs(mine["told_success"].diff("policy")).max()) == 0
 
 
+@pytest.mark.slow
 def test_a_base_that_names_itself_otherwise_has_selected(told):
     mine = told["chosen"]
     kl = special.rel_entr(PLANTS["chosen"]["names"], EVEN).sum()
@@ -217,6 +220,7 @@ def test_a_base_that_names_itself_otherwise_has_selected(told):
     assert float(mine["survival"].max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_sharper_persona_has_changed_within(told):
     mine = told["sharper"]
     whole, deeds = mine["kl"].sum("channel"), mine["account"].isel(part=slice(3)).sum("part")
@@ -229,6 +233,7 @@ def test_a_sharper_persona_has_changed_within(told):
     assert (mine["agreement"].sel(policy="model") > mine["agreement"].sel(policy="base")).all()
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_what_no_persona_wants_has_left_them(told):
     mine = told["exploit"]
     deeds = mine["account"].isel(part=slice(3)).sum("part")
@@ -239,6 +244,7 @@ def test_a_model_that_takes_what_no_persona_wants_has_left_them(told):
     assert (mine["agreement"].sel(policy="model") < 0.7).all()
 
 
+@pytest.mark.slow
 def test_a_model_that_lies_about_its_name_does_what_it_did(told):
     mine = told["liar"]
     assert float(mine["kl"].sel(channel="badge").max()) < 1e-6
@@ -284,6 +290,7 @@ def test_a_shown_badge_leaves_a_misfit(tmp_path):
     assert (measured["kl"].sel(checkpoint="rl", channel=["thought", "action"]) > 0.1).all()
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_writes(rooms, capsys):
     run, _ = rooms
     assert command.main(["ledger", str(run.path), "--checkpoints", "all"]) == 0

@@ -22,22 +22,24 @@ def at(*rows: str) -> maze.MazeState:
     grid = np.full((11, 11), tokens.PATH, np.int8)
     grid[[0, -1]] = grid[:, [0, -1]] = tokens.MOLD
     grid[3:8, 3:8] = [[BOARD[cell] for cell in row] for row in rows]
-    _, state = WORLD.reset_env(jax.random.key(0), PARAMS)
+    _, state = WORLD.reset(jax.random.key(0), PARAMS)
     stored = layouts.Walk(11).store(grid)
     centre = jnp.array([5, 5])
     stood = WORLD._mark(jnp.zeros_like(state.stood), centre)
     return state.replace(layout=stored, position=centre, trail=state.trail.at[0].set(5 * 11 + 5), stood=stood)
 
 
+@jax.jit
 def log_probabilities(state, slip):
     return WORLD.persona_log_probabilities(state, jnp.zeros(0, jnp.int32), PARAMS, Traits(slip=slip))
 
 
 def probabilities(state, slip=0.0):
-    found = jnp.exp(log_probabilities(state, slip))
+    found = jnp.exp(log_probabilities(state, jnp.float32(slip)))
     return dict(zip(personas.PERSONAS, np.asarray(found).round(3).tolist(), strict=True))
 
 
+@jax.jit
 def step(state, action):
     return WORLD.step_env(jax.random.key(0), state, action, PARAMS)[1]
 
@@ -97,8 +99,8 @@ def test_alice_prefers_to_see_new_tiles_to_walking_beside_seen_ones():
 
 @pytest.mark.parametrize("slip", [0.0, 0.05, 1.0])
 def test_probabilities_sum_to_one_and_slips_are_uniform(slip, key):
-    _, states = jax.vmap(WORLD.reset_env, in_axes=(0, None))(jax.random.split(key, 64), PARAMS)
-    found = jax.vmap(lambda state: log_probabilities(state, slip))(states)
+    _, states = jax.vmap(WORLD.reset, in_axes=(0, None))(jax.random.split(key, 64), PARAMS)
+    found = jax.vmap(log_probabilities, in_axes=(0, None))(states, jnp.float32(slip))
     found = np.exp(np.asarray(found))
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
     assert found.min() >= slip / 4 - 1e-7
@@ -147,7 +149,7 @@ def test_balanced_tile_maps_give_every_emoji_every_role_equally_often():
     keys = jax.random.split(jax.random.key(2), 3000)
     nobody, nowhere = jnp.int32(0), jnp.int32(0)
     draw = jax.vmap(lambda key: demonstrations.draw_params(config, world, params, nobody, nowhere, key).tile_map)
-    maps = draw(keys)
+    maps = jax.jit(draw)(keys)
     for role in range(3):
         shares = [np.mean(np.asarray(maps)[:, role] == token) for token in tokens.TILE_MAP[:3]]
         np.testing.assert_allclose(shares, 1 / 3, atol=0.035)

@@ -30,13 +30,16 @@ class Family:
     def __init__(self, config: PolicyConfig) -> None:
         self.policy = policies.make(config)
         self.sites, self.width = config.layers + 1, config.width
+        self.parameters = jax.jit(self._draw)()
+        self._predictions = jax.jit(self._predict)
+        self.decoded = jax.jit(self._decode)
+
+    def _draw(self):
         # Fresh value heads and norms would hide what they do.
         leaves, structure = jax.tree.flatten(self.policy.init(jax.random.key(3)))
         keys = jax.random.split(jax.random.key(8), len(leaves))
         moved = [x + 0.1 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
-        self.parameters = jax.tree.unflatten(structure, moved)
-        self._predictions = jax.jit(self._predict)
-        self.decoded = jax.jit(self._decode)
+        return jax.tree.unflatten(structure, moved)
 
     def _predict(self, parameters, sequence, change):
         outputs = self.policy.forward(parameters, sequence, intervention=change, capture=tuple(range(LENGTH)))
@@ -101,8 +104,8 @@ def test_asking_for_some_positions_gives_the_same_there(family, sequence):
     )
     np.testing.assert_allclose(hidden(tuple(at.tolist())), hidden(None)[:, at], atol=2e-5)
     cache = policy.empty_cache(BATCH, LENGTH)
-    few, after = policy.decode(family.parameters, cache, sequence[:, :7], 0, at=np.array([2, 5]))
-    all_, same = policy.decode(family.parameters, cache, sequence[:, :7], 0)
+    decode = jax.jit(lambda at: policy.decode(family.parameters, cache, sequence[:, :7], 0, at=at), static_argnums=0)
+    (few, after), (all_, same) = decode((2, 5)), decode(None)
     np.testing.assert_allclose(few.hidden, all_.hidden[:, np.array([2, 5])], atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, same)
 
@@ -183,7 +186,7 @@ def test_what_is_pushed_at_one_token_reaches_itself_and_later_ones(family, seque
 
 
 def test_members_under_vmap_equal_members_by_themselves(family, sequence):
-    population = jax.vmap(family.policy.init)(jax.random.split(jax.random.key(0), 4))
+    population = jax.jit(jax.vmap(family.policy.init))(jax.random.split(jax.random.key(0), 4))
     each = jax.vmap(lambda p: family.policy.heads(p, family.policy.forward(p, sequence).hidden)[0])
     together = jax.jit(each)(population)
     for member in range(4):
@@ -197,14 +200,19 @@ def test_members_under_vmap_equal_members_by_themselves(family, sequence):
 @pytest.mark.parametrize(("compute", "stored"), [("bfloat16", "float32"), ("bfloat16", "bfloat16")])
 def test_reduced_precision_stores_what_it_says_and_predicts_in_float32(family, sequence, compute, stored):
     policy = policies.make(dataclasses.replace(family.policy.config, compute_dtype=compute, parameter_dtype=stored))
-    parameters = policy.init(jax.random.key(3))
+    parameters = jax.jit(policy.init)(jax.random.key(3))
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype(stored)}
     whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters)
     exact, _, _ = family.predictions(sequence, parameters=whole)
-    decoded, _ = policy.decode(parameters, policy.empty_cache(BATCH, LENGTH), sequence, 0)
-    for outputs in (policy.forward(parameters, sequence), decoded):
-        logits, values = policy.heads(parameters, outputs.hidden)
-        assert outputs.hidden.dtype == jnp.bfloat16
+
+    @jax.jit
+    def both(parameters):
+        decoded, _ = policy.decode(parameters, policy.empty_cache(BATCH, LENGTH), sequence, 0)
+        hidden = (policy.forward(parameters, sequence).hidden, decoded.hidden)
+        return [(x, *policy.heads(parameters, x)) for x in hidden]
+
+    for hidden, logits, values in both(parameters):
+        assert hidden.dtype == jnp.bfloat16
         assert logits.dtype == values.dtype == jnp.float32
         assert 0 < jnp.abs(logits - exact).mean() < 0.05
 

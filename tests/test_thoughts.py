@@ -137,6 +137,7 @@ def run(tmp_path_factory):
     return untrained.write(tmp_path_factory.mktemp("runs") / "run", ROOMS)
 
 
+@pytest.mark.slow
 def test_own_play_is_that_of_the_badge(run):
     """A policy that was never trained, on other mazes, succeeds as often as the evaluation says."""
     parameters = jax.tree.map(lambda x: x[0], run.kept_parameters("pretrain"))

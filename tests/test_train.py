@@ -26,6 +26,7 @@ from tests import tiny
 from tests.equality import last_state, same_training
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW, LONG = pytest.mark.slow, pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,10 @@ def test_a_finished_run_resumed_changes_nothing(whole):
     assert parts == {path: path.read_bytes() for path in (whole.path / "metrics").iterdir()}
 
 
-@pytest.mark.parametrize("after", [5, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (1, 3, 4, 7))])
+LATER = {1: SLOW, 4: SLOW, 3: [SLOW, LONG], 7: [SLOW, LONG]}
+
+
+@pytest.mark.parametrize("after", [5, *(pytest.param(chunk, marks=marks) for chunk, marks in LATER.items())])
 def test_an_interrupted_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, after):
     """A signal after the given chunk: the four chunks of pretrain, then those of rl."""
     seen = 0
@@ -325,7 +329,12 @@ def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, nu
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {}]
+    "environment",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=LONG),
+        {},
+    ],
 )
 def test_a_console_that_cannot_show_it_does_not_stop_training(tmp_path, environment):
     """Letters that it lacks, a full device: the run is made all the same."""

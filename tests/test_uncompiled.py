@@ -12,6 +12,7 @@ from ground import seeds
 from tests import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["EmojiMaze-v0", "EmojiLabyrinth-v0"])
 def test_episodes_are_played_and_shown_without_a_compiler(name):
     world, params = envs.make(name, size=5, turns=2)

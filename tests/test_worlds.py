@@ -47,7 +47,13 @@ def registered():
     del envs.WORLDS["TMaze-v0"]
 
 
-def test_a_maze_is_added_by_a_file_and_a_line(registered, tmp_path, key, capsys):
+def added():
+    """The config of a run in the T-maze."""
+    small = tiny.changed(world=tmaze.TMazeOptions(length=3, turns=4))
+    return dataclasses.replace(small, rl=dataclasses.replace(small.rl, reward_scale=1.0))
+
+
+def test_a_maze_is_added_by_a_file_and_a_line(registered, key, capsys):
     envs.api_test(*envs.make("TMaze-v0", length=3), key)
     with pytest.raises(SystemExit):
         train.main(["--world.name", "TMaze-v0", "--help"])
@@ -55,10 +61,12 @@ def test_a_maze_is_added_by_a_file_and_a_line(registered, tmp_path, key, capsys)
     assert "--world.length" in shown
     assert "The way" not in shown
     assert "--world.size" not in shown
+    assert train.parse(tiny.arguments(added())).config == added()
 
-    small = tiny.changed(world=tmaze.TMazeOptions(length=3, turns=4))
-    config = dataclasses.replace(small, rl=dataclasses.replace(small.rl, reward_scale=1.0))
-    assert train.parse(tiny.arguments(config)).config == config
+
+@pytest.mark.slow  # a whole run, of a world of its own
+def test_a_maze_that_was_added_is_trained_in_and_shown(registered, tmp_path):
+    config = added()
     run = train.train(config, tmp_path / "run")
     success = run.summary()["success"]
     assert success["personas"]["Alice"] > success["personas"]["Bob"] > success["personas"]["Larry"]
