@@ -101,7 +101,7 @@ def read(
         raise ValueError(f"a {policy.config.family} has no attention to look into; use a transformer")
     if wrong := [*{*names} - {*AXES}, *{*patch.values} - {*PATCHABLE}]:
         raise ValueError(f"{wrong[0]}: no such name; use {', '.join(AXES)}, and replace {', '.join(PATCHABLE)}")
-    parameters = jax.tree.map(lambda x: x.astype(jnp.float32), parameters)
+    parameters = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters)
     config, length = policy.config, len(sequence)
     positions = policy.positions(0, length)
     causal = jnp.tril(jnp.ones((length, length), bool))[None]

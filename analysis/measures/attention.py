@@ -52,8 +52,10 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
         words = [_word(token) for token in one["said"].values]
         rows = np.flatnonzero(one["query_chooses"].values)
         pattern = one["after"].isel(head=seeker).values[rows]
-        names = tuple(words[row] for row in rows)
-        shown.append(Map(pattern, names, tuple(words), f"{who}: one opening, {heads[seeker]}, query by key"))
+        keys = np.flatnonzero(pattern.max(axis=0) > 0.2)
+        pairs = tuple(" ".join(words[max(key - 1, 0) : key + 1]) for key in keys)
+        about = f"{who}: one opening, {heads[seeker]}, query by key after the token before it"
+        shown.append(Map(pattern[:, keys], tuple(words[row] for row in rows), pairs, about))
     for relation in RELATIONS[3:]:
         rows = {name: estimates.of(one["strongest"].sel(relation=relation)) for name, one in parts.items()}
         chance = estimates.of(part["uniform"].sel(relation=relation)).mean

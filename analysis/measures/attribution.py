@@ -43,7 +43,8 @@ def attribution(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset
 
     Returns:
         Means over a member's choices, by `place`: `contribution` float32[member, place, component], logits; they add up
-        to `logit` float32[member, place]; `size` float32[member, place, component], the mean of their absolute values.
+        to `logit` float32[member, place]; `summed` float32[member, place, part], the heads of a block as one; `size`
+        float32[member, place, component], the mean of their absolute values.
     """
     inside.check(run, episodes)
     first, again = once(run, checkpoint)
@@ -52,13 +53,22 @@ def attribution(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset
     places = PLACES if run.world.opening_length else PLACES[1:]
     contribution, size, logit = (x[:, -len(places) :] for x in told)
     dims = "member place component"
+    layers, heads = run.policy.config.layers, run.policy.config.heads
+    of_block = np.split(contribution, np.cumsum([1, *[heads] * layers]), axis=-1)
+    summed = np.concatenate([*(x.sum(axis=-1, keepdims=True) for x in of_block[:-1]), of_block[-1]], axis=-1)
+    blocks = [f"block {layer + 1}" for layer in range(layers)]
     return xr.Dataset(
         {
             "logit": variable("member place", logit, "logit of the choice above the mean of all"),
-            "contribution": variable(dims, contribution, "its part"),
+            "summed": variable("member place part", summed, "what its parts add to it"),
+            "contribution": variable(dims, contribution, "its part", table=0),
             "size": variable(dims, size, "absolute value of its part", table=0),
         },
-        {"place": list(places), "component": components(run)},
+        {
+            "place": list(places),
+            "component": components(run),
+            "part": ["embedding", *(f"{name} heads" for name in blocks), *(f"{name} MLP" for name in blocks)],
+        },
     )
 
 
