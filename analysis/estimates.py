@@ -97,7 +97,7 @@ def _label(array: xr.DataArray, dimension: str, index: int) -> str:
     if dimension not in array.coords:
         return f"{dimension} {index}"
     value = array.coords[dimension].values[index]
-    return str(value) if isinstance(value, str) else f"{dimension} {value:g}"
+    return str(value) if isinstance(value, str) else f"{dimension} {numbers.signed(value, 'g')}"
 
 
 def table(arms: Mapping[str, xr.Dataset], title: str = "", width: int = 80) -> Group:

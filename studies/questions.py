@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ground import statistics
+from ground import numbers, statistics
 from ground.estimates import INDEPENDENT, Estimate
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
@@ -80,7 +80,7 @@ class Criterion:
         """For people to read."""
         side = "above" if self.side == ">" else "below"
         effect = f", by {self.smallest:g} at least" if self.smallest else ""
-        return f"{self.estimate} {side} {self.bound:g}{effect}"
+        return f"{self.estimate} {side} {numbers.signed(self.bound, 'g')}{effect}"
 
 
 @dataclasses.dataclass(frozen=True)

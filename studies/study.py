@@ -22,7 +22,7 @@ from analysis import estimates, measure
 from analysis.estimates import by_base as by_base
 from analysis.figures import panels
 from analysis.figures.panels import Panel
-from ground import files
+from ground import files, numbers
 from ground.estimates import Estimate
 from studies import populations, questions, store
 from studies.populations import SCALES as SCALES
@@ -247,7 +247,7 @@ def stated(study: Study) -> dict[str, Any]:
 
 def alternative(results: Results) -> str:
     """What the figure shows, for those who do not see it."""
-    shown = [f"{name}: {estimate.mean:.3g}" for name, estimate in results.estimates.items()]
+    shown = [f"{name}: {numbers.shown(estimate.mean)}" for name, estimate in results.estimates.items()]
     labels = [getattr(panel, "label", None) or getattr(panel, "y", None) or "" for panel in results.panels]
     return f"{len(results.panels)} panels: {'; '.join(filter(None, labels))}. {'; '.join(shown[:12])}."
 

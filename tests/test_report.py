@@ -19,7 +19,7 @@ from envs.replay import Replay
 from ground import seeds
 from ground.files import RunError
 from studies import __main__ as command
-from studies.report import results, site
+from studies.report import pictures, results, site
 from tests import tiny, verdicts
 
 HOSTILE = "</script></title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
@@ -155,7 +155,7 @@ def test_everything_on_the_pages_is_there_and_can_be_used_by_all(studied):
         assert all(button["type"] == "button" and button["aria-label"] for button in page.all("button"))
         assert [len(page.all(name)) for name in ("main", "h1", "title", "html")] == [1, 1, 1, 1]
         assert page.all("html")[0]["lang"] == "en"
-    for name in ("style.css", "board.js", "player.js"):
+    for name in ("style.css", "numbers.js", "board.js", "player.js", "explorer.js"):
         told = (folder / "assets" / name).read_text()
         assert "fetch(" not in told
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", told)
@@ -218,9 +218,70 @@ def test_what_is_missing_is_said(studied):
 def test_a_figure_that_is_missing_is_told_in_words(tmp_path):
     path = verdicts.write(tmp_path)
     (path.parent / "gains.png").unlink()
-    for page in build(tmp_path).values():
-        assert not page.all("img")
-        assert verdicts.document()["alt"] in page.text
+    page = build(tmp_path)["gains-smoke.html"]
+    assert not page.all("img")
+    assert verdicts.document()["alt"] in page.text
+
+
+def test_every_form_of_a_figure_can_be_reached(tmp_path):
+    verdicts.write(tmp_path)
+    (tmp_path / "gains" / "smoke" / "gains.pdf").write_bytes(b"%PDF")
+    path = tmp_path / "gains" / "smoke" / "verdict.json"
+    told = json.loads(path.read_text())
+    del told["crc32"]
+    told["files"].append("gains.pdf")
+    path.write_text(json.dumps(told))
+    page = build(tmp_path)["gains-smoke.html"]
+    links = {anchor["href"] for anchor in page.all("a")}
+    assert links >= {"figures/gains-smoke.png", "data/gains-smoke/gains.pdf", "data/gains-smoke/gains.csv"}
+    caption = (tmp_path / "report" / "figures" / "gains-smoke.txt").read_text()
+    assert told["meaning"] in caption
+    assert told["title"] in caption
+
+
+def test_questions_that_the_verdict_does_not_rest_on_are_folded(tmp_path):
+    verdicts.write(tmp_path)
+    build(tmp_path)
+    text = (tmp_path / "report" / "gains-smoke.html").read_text()
+    folded = re.findall(r"<details.*?</details>", text, re.DOTALL)
+    assert any("Is it small?" in part for part in folded)
+    assert not any("Is there a gain?" in part for part in folded)
+    assert any("All estimates" in part for part in folded)
+    assert text.count("<details") == text.count('<details class="fold"')
+
+
+@pytest.mark.parametrize(
+    ("bar", "side", "smallest", "interval", "words"),
+    [
+        (0.0, ">", 0.0, [0.1, 0.3], "The interval lies wholly above 0, as predicted."),
+        (-0.5, "<", None, [-0.9, -0.6], "The interval lies wholly below −0.5, as predicted."),
+        (0.0, ">", 0.0, [-0.3, -0.1], "The interval lies wholly below 0, against the prediction."),
+        (0.0, ">", None, [-0.3, -0.1], "The interval lies wholly below 0, where it is not shown, nor refuted."),
+        (0.0, ">", 0.0, [-0.3, 0.1], "The interval contains 0."),
+        (0.0, ">", 0.0, None, "Fewer than 4 bases have no interval, and decide nothing."),
+    ],
+)
+def test_what_became_of_a_criterion_is_a_sentence(bar, side, smallest, interval, words):
+    criterion = {"bar": bar, "side": side, "smallest": smallest}
+    assert results.outcome(criterion, {"mean": 0.0, "interval": interval}) == words
+
+
+def test_the_small_figure_keeps_order_and_sides():
+    estimate = {"mean": 0.2, "interval": [0.1, 0.3], "values": [0.05, None, 0.35, float("nan")]}
+    plot = pictures.interval_plot(estimate, {"bar": -0.1, "side": ">"})
+    assert plot is not None
+    assert plot.interval is not None
+    places = [0, plot.bar, plot.members[0], plot.interval[0], plot.mean, plot.interval[1], plot.members[1]]
+    assert places == sorted(places)
+    assert plot.predicted == (plot.bar, pytest.approx(pictures.WIDTH - plot.bar))
+    assert "−0.1" in plot.words
+    below = pictures.interval_plot(estimate, {"bar": -0.1, "side": "<"})
+    assert below is not None
+    assert below.predicted == (0, below.bar)
+    assert pictures.interval_plot(None, {"bar": 0, "side": ">"}) is None
+    for place, text in plot.ticks:  # ticks stand where their numbers are
+        share = (place - plot.bar) / (plot.mean - plot.bar)
+        assert float(text.replace("−", "-")) == pytest.approx(-0.1 + 0.3 * share, abs=2e-3)
 
 
 def test_a_verdict_reaches_no_file_outside_its_folder(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ground import files, numbers
+from ground.estimates import INDEPENDENT
 from ground.files import RunError
 from ground.terminal import ConfigError
 from studies.study import SCALES, SCHEMA, VERDICT, Study
@@ -174,6 +175,28 @@ def shown(estimate: dict[str, Any]) -> str:
     """The mean of an estimate and its interval."""
     mean, ends = estimate["mean"], estimate["interval"] or (None, None)
     return numbers.shown(*(float("nan") if value is None else float(value) for value in (mean, *ends)))
+
+
+def outcome(criterion: dict[str, Any], estimate: dict[str, Any] | None) -> str:
+    """What became of a criterion, as a sentence."""
+    if estimate is None or estimate["mean"] is None:
+        return "It was not measured at this scale."
+    if not estimate["interval"]:
+        return f"Fewer than {INDEPENDENT} bases have no interval, and decide nothing."
+    bar, (low, high) = criterion["bar"], estimate["interval"]
+    side = "above" if low > bar else "below" if high < bar else ""
+    if not side:
+        return f"The interval contains {numbers.signed(bar, 'g')}."
+    said = f"The interval lies wholly {side} {numbers.signed(bar, 'g')}"
+    if (side == "above") == (criterion["side"] == ">"):
+        return f"{said}, as predicted."
+    against = "against the prediction" if criterion["smallest"] is not None else "where it is not shown, nor refuted"
+    return f"{said}, {against}."
+
+
+def probability(value: float) -> str:
+    """A p value."""
+    return "below 0.001" if value < 0.001 else numbers.number(value, 3)
 
 
 def _cell(text: Any) -> str:

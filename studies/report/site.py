@@ -16,11 +16,11 @@ import markupsafe
 from rich.console import Console
 
 from envs import sprites
-from ground import files, numbers
+from ground import files
 from ground.files import RunError
 from ground.terminal import ConfigError
 from studies import questions
-from studies.report import recordings, results
+from studies.report import explorer, pictures, recordings, results
 from studies.report.results import Result
 from studies.study import Study
 
@@ -97,11 +97,12 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
     shelf.write(_OURS, recordings.vocabulary())
     shelf.write("assets/emoji.png", sprites.ATLAS.read_bytes())
 
-    # What matters most comes first: figures, then replays of the largest scales, then data.
+    # What matters most comes first: figures, then courses, then replays of the largest scales, then data.
     figures = {
         result.stem: shelf.offer(f"figures/{result.stem}.png", result.inside(str(result.document.get("figure"))))
         for result in found
     }
+    courses = {result.stem: _courses(shelf, result) for result in found}
     played: dict[Path, recordings.Recording | str] = {}
     replays = {result.stem: _replays(shelf, result, episodes, played, console) for result in found}
     groups = results.by_study(found)
@@ -111,9 +112,15 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
             for path in map(result.inside, map(str, result.document["files"]))
             if path is not None
         }
-        arms, notes = replays[result.stem]
-        others = [other for other in groups[result.name] if other is not result]
-        page = {"figure": figures[result.stem], "data": held, "arms": arms, "notes": notes, "others": others}
+        caption = shelf.offer(f"figures/{result.stem}.txt", data=_caption(result).encode())
+        page = {
+            "figure": figures[result.stem],
+            "links": _links(result, held) | ({"caption": caption} if caption else {}),
+            "data": held,
+            "course": courses[result.stem],
+            "replay": replays[result.stem],
+            "others": [other for other in groups[result.name] if other is not result],
+        }
         shelf.write(f"{result.stem}.html", _page("study.html", result, **page))
     waiting = [study for study in studies if study.name not in groups]
     shelf.write("index.html", _page("index.html", None, groups=groups, figures=figures, waiting=waiting))
@@ -127,8 +134,8 @@ def _page(template: str, result: Result | None, **content: Any) -> bytes:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "shown": results.shown, "source": _source, "number": lambda value: numbers.number(value, 3), "link": quote,
-        "duration": _duration, "commit": _commit,
+        "shown": results.shown, "source": _source, "probability": results.probability, "link": quote,
+        "duration": _duration, "commit": _commit, "outcome": results.outcome, "plot": pictures.interval_plot,
     }  # fmt: skip
     try:
         text = environment.get_template(template).render(
@@ -159,9 +166,35 @@ def _commit(git: dict[str, Any] | None) -> str:
     return f"{str(git['commit'])[:12]}{', files changed' if git.get('dirty') else ''}"
 
 
+def _caption(result: Result) -> str:
+    """The caption of a study's figure, as a text of its own."""
+    told = result.document
+    identity = f"{result.name}, scale {result.variant}, {told.get('bases')} bases, configs {told.get('config_hash')}"
+    return "\n\n".join(map(str, (f"{told.get('title')}: {told.get('words')}", told.get("meaning"), identity))) + "\n"
+
+
+def _links(result: Result, held: dict[str, str | None]) -> dict[str, str]:
+    """The figure in other forms: its PDF and the CSV of what is drawn, where they are in the site."""
+    stem = Path(str(result.document.get("figure"))).stem
+    forms = {ending.upper(): held.get(f"{stem}.{ending}") for ending in ("pdf", "csv")}
+    return {name: path for name, path in forms.items() if path}
+
+
+def _courses(shelf: Shelf, result: Result) -> dict[str, Any]:
+    """The script of a study's courses, and what is missing."""
+    paths = {label: path for label in result.document["runs"] if (path := result.run_path(label))}
+    document, notes = explorer.gather(paths)
+    if document is None:
+        nothing = f"No run kept a measurement of {explorer.FEWEST} checkpoints or more."
+        return {"script": None, "notes": [*notes, nothing]}
+    written = shelf.offer(f"courses/{result.stem}.js", data=explorer.script(document))
+    left_out = [] if written else ["The courses are left out, so that the report stays below its size."]
+    return {"script": written, "notes": notes + left_out}
+
+
 def _replays(
     shelf: Shelf, result: Result, episodes: int, played: dict[Path, recordings.Recording | str], console: Console
-) -> tuple[list[dict[str, str]], list[str]]:
+) -> dict[str, Any]:
     """Recordings of the arms of a study, and why some are not there."""
     arms: list[dict[str, str]] = []
     notes: list[str] = []
@@ -185,4 +218,4 @@ def _replays(
             arms.append({"key": key, "label": label, "path": name})
         else:
             notes.append(f"{label}: its replay is left out, so that the report stays below its size.")
-    return arms, notes
+    return {"arms": arms, "notes": notes}

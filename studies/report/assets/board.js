@@ -1,7 +1,8 @@
 "use strict";
 // Draws one side of a replay: board, what the policy reads, its probabilities, how it has fared, charts.
 (function () {
-  var words = window.emojimazeVocabulary;
+  var words = window.emojimazeVocabulary, signed = window.emojimazeNumbers.signed;
+  var MET = { gold: "took Gold", mold: "met Mold", goal: "reached the Goal" };
   var STEPS = [[-1, 0], [0, 1], [1, 0], [0, -1]];
   var SVG = "http://www.w3.org/2000/svg";
 
@@ -16,12 +17,6 @@
     var element = document.createElementNS(SVG, name);
     Object.keys(attributes).forEach(function (key) { element.setAttribute(key, attributes[key]); });
     return element;
-  }
-
-  function signed(value, digits) {
-    if (Math.abs(value) < 0.005) return "0";
-    var size = Math.abs(value).toFixed(digits === undefined ? (Math.abs(value) < 0.095 ? 2 : 1) : digits);
-    return (value > 0 ? "+" : "−") + size;
   }
 
   function place(element, token) {
@@ -103,6 +98,23 @@
       (index === this.advised(turn) ? ", which the thought names now" : "");
   };
 
+  // What a turn met on its way, in words: in the cell ahead, where the move ended, and where the wind left it.
+  Side.prototype.met = function (turn) {
+    var from = this.position(turn), step = STEPS[+this.side.actions[turn]], width = this.episode.width, passed = [];
+    var stops = [[from[0] + step[0], from[1] + step[1]], this.midpoint(turn), this.position(turn + 1)];
+    var cells = stops.map(function (stop) { return stop[0] * width + stop[1]; });
+    cells.forEach(function (cell, leg) {
+      var inside = stops[leg][0] >= 0 && stops[leg][1] >= 0 && stops[leg][0] < this.episode.height && stops[leg][1] < width;
+      if (!inside || (leg && cell === cells[leg - 1]) || (leg === 1 && cell === this.cell(turn))) return;
+      // Blown back to where it stood, it meets what that tile has become since.
+      var board = leg === 2 && cell === this.cell(turn) ? this.boards[turn + 1] : this.boards[turn];
+      if (leg === 2 && cell === this.cell(turn) && !+this.side.winds[turn]) return;
+      var deed = MET[words.roles[board[cell]]];
+      if (deed) passed.push(deed);
+    }, this);
+    return passed;
+  };
+
   // What turn `turn` − 1 has brought, or what the policy is about to do, in words.
   Side.prototype.story = function (turn) {
     var advice = this.names[this.advised(Math.min(turn, this.turns))];
@@ -114,12 +126,12 @@
     var text = (stood ? "bumped " : "went ") + words.directions[+this.side.actions[last]];
     var wind = +this.side.winds[last];
     if (wind) text += ", blown " + words.directions[wind - 1];
-    var landed = this.boards[turn][this.cell(turn)];
-    if (!this.episode.places) text += ", now on " + words.roles[landed];
-    else if (stood) text += ", a closed door";
-    else text += ", to the " + this.names[this.cell(turn)] + (landed ? ", " + words.roles[landed] : "");
-    text += ", reward " + signed(this.side.rewards[last]) +
-      ", return so far " + signed(this.returns[turn]);
+    var met = this.met(last), paid = signed(this.side.rewards[last]);
+    if (this.episode.places) text += stood ? ", a closed door" : ", to the " + this.names[this.cell(turn)];
+    else if (stood && !wind) text += ", a wall";
+    text += met.length > 1 ? ", " + met.join(" and ") + ", " + paid + " together" :
+      met.length ? ", " + met[0] + " " + paid : ", reward " + paid;
+    text += ", return so far " + signed(this.returns[turn]);
     return turn === this.turns ? text + ", the end" : text + advice;
   };
 
@@ -196,6 +208,34 @@
     return svg;
   }
 
+  // What the pictures on the boards of an episode mean, of its sides and turns together.
+  function legend(list, sides) {
+    var episode = sides[0].episode, roles = {}, places = {};
+    sides.forEach(function (side) {
+      side.boards.forEach(function (board) { board.forEach(function (role) { roles[role] = true; }); });
+      Object.keys(side.labels).forEach(function (cell) { places[side.labels[cell]] = true; });
+    });
+    function item(token, name, className) {
+      var element = make("li");
+      element.appendChild(sprite(token, ""));
+      element.firstChild.classList.add("tile");
+      if (className) element.firstChild.classList.add(className);
+      element.appendChild(document.createTextNode(name));
+      return element;
+    }
+    var items = [item(words.agent, "the agent, " + words.names[words.agent])];
+    Object.keys(roles).map(Number).forEach(function (role) {
+      var name = words.roles[role], token = episode.tileMap[role];
+      if (episode.places && !MET[name]) return; // a map names its tiles instead
+      items.push(item(token, name.charAt(0).toUpperCase() + name.slice(1) + ", " + words.names[token], name));
+    });
+    Object.keys(places).map(Number).forEach(function (token) {
+      var door = token - words.moves;
+      items.push(item(token, door >= 0 && door < 4 ? words.directions[door] + " door" : words.names[token]));
+    });
+    list.replaceChildren.apply(list, items);
+  }
+
   function row(label, sprites) {
     var element = make("span");
     element.appendChild(make("span", "label", label));
@@ -258,7 +298,7 @@
 
   // A small line chart with a mark at the turn. Every side has the same range, so that they can be compared.
   function chart(label, values, range, turns, turn, note) {
-    var width = 320, height = 84, left = 6, right = 6, top = 10, bottom = 10;
+    var width = 320, height = 84, left = 44, right = 8, top = 12, bottom = 12;
     var low = Math.min(0, range[0]), high = Math.max(0, range[1]), span = high - low || 1;
     function x(index) { return left + index / Math.max(turns, 1) * (width - left - right); }
     function y(value) { return top + (high - value) / span * (height - top - bottom); }
@@ -270,6 +310,14 @@
     svg.setAttribute("aria-label", label + ", turn by turn: " +
       values.map(function (value) { return signed(value); }).join(", "));
     svg.appendChild(draw("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), "class": "zero" }));
+    // Its scale: the least, the most, and 0 where there is room between.
+    [low, high, 0].forEach(function (value, index) {
+      if (index === 2 && (Math.abs(y(0) - y(low)) < 14 || Math.abs(y(0) - y(high)) < 14)) return;
+      if (index === 1 && high === low) return;
+      var tick = draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", "class": "tick" });
+      tick.textContent = signed(value);
+      svg.appendChild(tick);
+    });
     svg.appendChild(draw("line", { x1: x(at), x2: x(at), y1: 2, y2: height - 2, "class": "now" }));
     svg.appendChild(draw("polyline", { points: points.join(" "), "class": "whole" }));
     svg.appendChild(draw("polyline", { points: points.slice(0, at + 1).join(" "), "class": "line" }));
@@ -281,6 +329,6 @@
 
   window.emojimazeBoard = {
     Side: Side, build: build, board: board, reads: reads, chances: chances, fortune: fortune, chart: chart,
-    signed: signed
+    legend: legend, signed: signed
   };
 })();

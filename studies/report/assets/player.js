@@ -70,6 +70,7 @@
         draw.signed(member.returns[index], Math.abs(member.returns[index]) < 10 ? 2 : 1);
       cells[index] = draw.build(part("board", panel), sides[index]);
     });
+    draw.legend(part("legend"), sides);
     show();
   }
 
