@@ -52,7 +52,7 @@ def made_up():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of six bases with checkpoints along RL that hold nothing worth reading."""
-    config = tiny.changed(population={"seeds": SEEDS})
+    config = tiny.changed(population={"seeds": SEEDS}, pretrain={"shared": False})
     run = runs.create(tmp_path_factory.mktemp("runs") / "one", configs.to_dict(config), members=SEEDS)
     for name in ("init", "pretrain", *(f"rl-{update:06d}" for update in UPDATES), "rl"):
         run.save_parameters(name, {"nothing": np.zeros((SEEDS, 1), np.float32)})

@@ -106,10 +106,10 @@ def test_index_and_page_fit_a_narrow_screen(page, folder):
 def test_recordings_load_only_when_the_replay_comes_near(page, folder):
     page.goto((folder / "gains-smoke.html").as_uri())
     assert page.evaluate("window.emojimazeReplays === undefined || scrollY === 0")
-    assert page.locator("head script").count() == 3
+    assert page.locator("head script").count() == 4
     page.locator("#replay").scroll_into_view_if_needed()
     line(page, "Turn 1 of 4")
-    assert page.locator("head script").count() == 4
+    assert page.locator("head script").count() == 5
 
 
 def test_buttons_step_and_play(replay):
@@ -120,7 +120,7 @@ def test_buttons_step_and_play(replay):
     told = line(replay, "Turn 2 of 4")
     assert "Before RL:" in told
     assert "After RL:" in told
-    assert "reward" in told
+    assert "return so far" in told
     replay.get_by_role("button", name="One turn back").click()
     line(replay, "Turn 1 of 4")
     assert boards(replay) == first
