@@ -144,21 +144,17 @@ CHARGES: dict[Scale, tuple[float, ...]] = {
 """What a nat from the base costs, in points, where that is the question."""
 
 
-def _followed(
-    scale: Scale, world: str, /, algorithm: str = "ppo", *, few: bool = False, rl: Any = None, **sections: Any
-):
+def _followed(scale: Scale, world: str, /, algorithm: str = "ppo", *, rl: Any = None, **sections: Any):
     """RL for twice as long as usual, at a lower rate, without a bonus of entropy; checkpoints from the first update on.
 
     Args:
         scale, world, algorithm: to start from.
-        few: half as many bases, for arms that need bases of their own.
         rl, **sections: fields that differ.
     """
     usual = configs.start(scale, world, algorithm).rl
     steps = {"learning_rate": 3e-4, "entropy_weight": 0.0, "equalized_entropy_weight": 0.0, "chunk": 1}
     steps["updates"] = 8 if scale == "smoke" else 2 * usual.updates
-    seeds = max(BASES[scale] // 2, 2) if few else None
-    return recipe(scale, world, algorithm=algorithm, seeds=seeds, rl=steps | (rl or {}), **sections)
+    return recipe(scale, world, algorithm=algorithm, rl=steps | (rl or {}), **sections)
 
 
 def _rooms(
@@ -172,9 +168,7 @@ def _rooms(
 def _dull(scale: Scale, rate: float) -> Config:
     """From bases whose Alice seldom thinks, so that personas explain less of the reward."""
     shown = {"prior": TOWNS, "thinking_alice": 0.3}
-    return _followed(
-        scale, "EmojiRooms-v0", few=True, world={"towns": 3, "town": 1}, pretrain=shown, rl={"learning_rate": rate}
-    )
+    return _followed(scale, "EmojiRooms-v0", world={"towns": 3, "town": 1}, pretrain=shown, rl={"learning_rate": rate})
 
 
 def _rooms_sft(scale: Scale, **sft: Any) -> Config:
@@ -203,7 +197,7 @@ for _name in ("spoken", "shown"):
     add(
         f"maze/{_name}", f"PPO, slow, EmojiMaze, badge {_name}",
         lambda scale, badge=_name: _followed(
-            scale, "EmojiMaze-v0", few=True, world={"badge": badge}, rl={"learning_rate": 1e-4}
+            scale, "EmojiMaze-v0", world={"badge": badge}, rl={"learning_rate": 1e-4}
         ),
     )  # fmt: skip
 add("rooms/charged", "REINFORCE, KL in the reward", _charged)
