@@ -379,11 +379,12 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
             if not processes.same(" ".join(arguments)):
                 raise ConfigError("the processes of this job were given different options; give all of them the same")
             with environment.enough_memory() if processes.count() == 1 else contextlib.nullcontext():
+                directory = command.resume or command.run_dir or runs.fresh_name()
                 if command.resume:
-                    resume(command.resume, console, track=command.track)
+                    resume(directory, console, track=command.track)
                 else:
-                    directory = command.run_dir or runs.fresh_name()
                     train(command.config, directory, console, command.base, track=command.track)
+            reporting.next_steps(console, directory)
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
     except signals.Interrupted as error:

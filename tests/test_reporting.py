@@ -8,6 +8,8 @@ from rich.console import Console
 
 from agents.runs import reporting
 from agents.runs.config import SCALES
+from analysis import measures as measures
+from analysis.measure import REGISTRY
 from ground import terminal
 from ground.estimates import Estimate
 from tests import tiny
@@ -86,3 +88,11 @@ def test_the_forecast_grows_with_the_work_and_shrinks_with_devices():
     smoke, laptop = (reporting.expected_minutes(SCALES[scale], 2, "cpu") for scale in ("smoke", "laptop"))
     assert smoke < 1 < laptop
     assert reporting.expected_minutes(SCALES["laptop"], 4, "cpu") < laptop
+
+
+def test_the_end_says_what_to_do_next():
+    """Every word is a measurement, or the command's own, and the run's name is as it is."""
+    text = told(reporting.next_steps, Path("runs/[x]"))
+    words = [line.split("  ")[1].split() for line in text.splitlines() if line.startswith("  uv")]
+    assert [word[:4] for word in words] == [["uv", "run", "-m", "analysis"]] * 3
+    assert all(word[4] == "list" or (word[4] in REGISTRY and word[5] == "runs/[x]") for word in words)

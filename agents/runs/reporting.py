@@ -202,6 +202,19 @@ def written(console: Console, paths: Iterable[Path], about: str = "") -> None:
         console.print(f"  {path}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+NEXT = {"course RUN": "what training did along the way", "concepts RUN": "what it represents", "list": "what else"}
+"""What one may ask of a finished run, as words of `analysis`."""
+
+
+def next_steps(console: Console, path: Path) -> None:
+    """Say what to do with a finished run."""
+    console.print("next:", style="dim")
+    commands = {f"uv run -m analysis {words}".replace("RUN", str(path)): what for words, what in NEXT.items()}
+    width = max(map(len, commands))
+    for command, what in commands.items():
+        console.print(f"  {command:{width}}  {what}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def speed(tokens: int, seconds: float) -> str:
     """Tokens per second for a progress bar."""
     return f"{tokens / max(seconds, 1e-9) / 1000:,.0f} k tok/s"
