@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import inside, interop, measures
+from analysis.figures import defaults, panels
 from analysis.inside import Patch
 from analysis.measures.attention import GROUPS, RELATIONS, kind_of, relations
 from analysis.measures.attribution import parts as attributed
@@ -308,3 +309,16 @@ def test_probes_of_a_policy(run):
     assert (told["hits"] >= 0).all()
     own = told["error"].sel(labels="own")
     assert (own.sel(target="walls").isel(entry=-1) < told["error"].sel(target="walls", labels="another's").max()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attention", "lens", "attribution", "patching", "probes"])
+def test_figures_draw_in_a_world_whose_first_decision_is_a_move(name, tmp_path):
+    """Nothing is said before the first observation there."""
+    config = tiny.changed(policy={"layers": 2, "width": 24, "heads": 3, "hidden": 40}, population={"seeds": 1})
+    measurement = getattr(measures, name)
+    assert not config.world.make()[0].opening_length
+    told = measurement(untrained.write(tmp_path / "run", config, scale=1.5), episodes=EPISODES)
+    shown = list((measurement.panels or defaults.panels)({"run": told}))
+    assert shown
+    panels.draw(shown, width=5.5, title="", meaning="", footer="", plain=True)

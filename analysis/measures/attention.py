@@ -33,7 +33,7 @@ RELATIONS = ("itself", "previous", "first", "same token", "after same token", "a
 same; it follows a token that says the same as the query, as induction heads look for (arXiv 2209.11895); it follows two
 that say the same as the query and the token before it."""
 LONGEST = 64
-"""Tokens of prompt and opening up to which the figure shows one episode."""
+"""Tokens before the first move up to which the figure shows one episode."""
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
@@ -52,9 +52,9 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
         words = [_word(token) for token in one["said"].values]
         rows = np.flatnonzero(one["query_chooses"].values)
         pattern = one["after"].isel(head=seeker).values[rows]
-        keys = np.flatnonzero(pattern.max(axis=0) > 0.2)
+        keys = np.flatnonzero(pattern.max(axis=0) >= min(0.2, pattern.max()))
         pairs = tuple(" ".join(words[max(key - 1, 0) : key + 1]) for key in keys)
-        about = f"{who}: one opening, {heads[seeker]}, query by key after the token before it"
+        about = f"{who}: up to the first move, {heads[seeker]}, query by key after the token before it"
         shown.append(Map(pattern[:, keys], tuple(words[row] for row in rows), pairs, about))
     for relation in RELATIONS[3:]:
         rows = {name: estimates.of(one["strongest"].sel(relation=relation)) for name, one in parts.items()}
@@ -79,7 +79,7 @@ def attention(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset:
         [member, head, kind], and `at_choices` [member, head, relation], over those of them that have such a key, see
         `RELATIONS`; NaN where none has; `uniform` [member, relation], what attention that is the same for every token
         so far has; `strongest` [member, relation], the head that has most. Of one episode `said` int32[member, key] up
-        to the end of the opening, `after` [member, head, query, key] and `query_chooses` bool[member, query].
+        to the first move, `after` [member, head, query, key] and `query_chooses` bool[member, query].
     """
     inside.check(run, episodes)
     first, again = once(run, checkpoint)
@@ -135,7 +135,7 @@ def _shares(
     policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
 ) -> dict[str, jax.Array]:
     decisions = world.decision_positions() - 1
-    opened = world.prompt_length + world.opening_length
+    opened = int(world.action_positions()[0])
     count = len(SEGMENTS) * len(GROUPS)
 
     def member(parameters, params):
