@@ -40,6 +40,7 @@ def made_up():
                 "kl": (("member", "channel"), two * 0 + 0.25 * at, {"long_name": "KL"}),
                 "half": (("member", "channel"), two, {"long_name": "half", "units": "share"}),
                 "many": (("member", "maze"), many),
+                "bounded": ("member", np.where(run.kept, 1.0, 0.1), {"long_name": "bounded", "units": "share"}),
                 "hidden": ("member", values, {"table": 0}),
             },
             {"channel": ["move", "badge"]},
@@ -100,7 +101,12 @@ def test_tokens_are_those_of_each_member(document):
 
 def test_places_are_entries_and_what_says_nothing_is_left_out(document):
     labels = entries(document)
-    assert set(labels) == {"what it gains", "KL, move", "half, move"}  # badges are NaN, mazes many, the rest hidden
+    assert set(labels) == {
+        "what it gains",
+        "KL, move",
+        "half, move",
+        "bounded",
+    }  # badges are NaN, mazes many, the rest hidden
     assert labels["half, move"]["unit"] == "share"
     assert document["measures"][document["first"]]["label"] == "KL, move"
 
@@ -119,6 +125,18 @@ def test_options_tell_courses_of_one_name_apart(run, made_up, document):
     assert len(doubled["lines"]) == 2
     once = entries(document)["what it gains"]["lines"][0][3]
     np.testing.assert_allclose(doubled["lines"][0][3], 2 * np.array(once[:3]), rtol=1e-4)
+
+
+def test_intervals_of_shares_end_where_shares_do(document):
+    told = entries(document)
+    (_, _, _, mean, low, high), values = told["bounded"]["lines"][0], np.array([0.1, *[1.0] * (SEEDS - 1)])
+    short, long = stats.t.interval(0.95, SEEDS - 1, values.mean(), stats.sem(values))
+    assert mean == pytest.approx([values.mean()] * 4)
+    assert long > 1
+    assert high == [1] * 4
+    assert 0 <= low[0] <= short
+    # Beyond 0 to 1 there are differences of shares, which keep their intervals.
+    assert min(told["half, move"]["lines"][0][4]) < 0
 
 
 def test_the_script_assigns_one_object(document):

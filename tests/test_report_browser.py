@@ -1,14 +1,22 @@
-"""The report in a real browser, opened from disk: it loads without a complaint, plays, steps and obeys the keyboard."""
+"""The report in a real browser, opened from disk: it loads without a complaint, draws, plays and obeys the keyboard."""
 
 import io
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
+import xarray as xr
 from rich.console import Console
+from scipy import stats
 
+from agents import runs
+from agents.runs import config as configs
+from analysis.measure import REGISTRY, measure
 from envs.rooms import RoomsOptions
+from ground import numbers
 from studies.report import site
 from tests import tiny, verdicts
 
@@ -19,11 +27,49 @@ ARGUMENTS = (
 )  # fmt: skip
 PATIENCE = 120_000
 """Milliseconds that a loaded machine may need."""
+UPDATES = np.array([0, 1, 2, tiny.CONFIG.rl.updates])
+EVEN = np.array([[0.3], [0.5], [0.6], [0.9]]) + np.linspace(-0.1, 0.1, 5)
+"""Success, float[checkpoint, base], without skewness: intervals are Student's t alone."""
+ARMS = {
+    "one": EVEN,
+    "two": np.array([[0.2, 0.3, 0.2, 0.3, 0.2], [0.4, 0.3, 0.5, 0.2, 0.3], [0.8, 1, 1, 1, 1], [0.1, 1, 1, 1, 1]]),
+}
+"""Success of two arms; the intervals of the second would leave 0 to 100 %."""
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not BROWSER.exists(), reason=f"{BROWSER} is missing: apt-get install chromium"),
 ]
+
+
+def nats(name):
+    """KL from the base of an arm, float[checkpoint, base]."""
+    return (1 + len(name) % 2) * 0.01 * UPDATES[:, None] ** (2 if name == "one" else 3) * np.arange(1.0, 6)
+
+
+def planted(out, name):
+    """A run that nobody trained, and that keeps what `ARMS` says of its checkpoints."""
+    config = tiny.changed(population={"seeds": EVEN.shape[1]}, pretrain={"shared": False})
+    run = runs.create(out / "runs" / name, configs.to_dict(config), members=EVEN.shape[1])
+    between = [f"rl-{update:06d}" for update in UPDATES[1:-1]]
+    for checkpoint in ("init", "pretrain", *between, "rl"):
+        run.save_parameters(checkpoint, {"nothing": np.zeros((EVEN.shape[1], 1), np.float32)})
+    run.write_summary({"schema": 1, "members": EVEN.shape[1]})
+
+    def divergence(run: runs.Run, checkpoint: str) -> xr.Dataset:
+        """Numbers that are known."""
+        at = ["pretrain", *between, "rl"].index(checkpoint)
+        told = {
+            "success": ("member", ARMS[name][at], {"long_name": "success", "units": "share"}),
+            "kl": ("member", nats(name)[at], {"long_name": "KL from the base", "units": "nats"}),
+        }
+        alone = {"drop": ("member", -2000.0 * EVEN[at], {"long_name": "drop"})}
+        return xr.Dataset(told | (alone if name == "one" else {}))
+
+    with mock.patch.dict(REGISTRY):  # the explorer takes KL from measurements of this name
+        del REGISTRY["divergence"]
+        measure(version=1)(divergence)(run, ["pretrain", *between, "rl"])
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +81,14 @@ def folder(tmp_path_factory):
         arms[name] = verdicts.arm(out, run)
     verdicts.write(out, runs=arms)
     return site.build(out, 2, Console(file=io.StringIO())).parent
+
+
+@pytest.fixture(scope="module")
+def courses(tmp_path_factory):
+    """The page of courses of known numbers, whose runs cannot be replayed."""
+    out = tmp_path_factory.mktemp("courses")
+    verdicts.write(out, name="courses", runs={name: verdicts.arm(out, planted(out, name)) for name in ARMS})
+    return site.build(out, 2, Console(file=io.StringIO())).with_name("courses-smoke.html")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +124,39 @@ def replay(page, folder):
     return page
 
 
+@pytest.fixture
+def explorer(page, courses):
+    """The page of courses, its table unfolded."""
+    page.goto(courses.as_uri())
+    page.get_by_text("The numbers as a table").click()
+    return page
+
+
+def rows(page):
+    """Cells of the table of numbers."""
+    script = "all => all.map(row => Array.from(row.cells).map(cell => cell.textContent))"
+    return page.eval_on_selector_all("[data-part=numbers] tbody tr", script)
+
+
+def plain(text):
+    """The numbers of a text, each with how far it may be from what it shows."""
+    for shown in re.findall(r"−?[\d,]+(?:\.\d+)?", text):
+        value = shown.replace("−", "-").replace(",", "")
+        yield pytest.approx(float(value), abs=0.5 * 10.0 ** -len(value.partition(".")[2]) + 2e-5 * abs(float(value)))
+
+
+def curves(page):
+    """Places of the points of every curve, float[curve][checkpoint, 2]."""
+    lines = page.eval_on_selector_all(".course polyline", "all => all.map(x => x.getAttribute('points'))")
+    return [np.array([point.split(",") for point in line.split()], float) for line in lines]
+
+
+def affine(places, values):
+    """Whether places are values on a scale: in a straight line, and not all one."""
+    slope, start = np.polyfit(values, places, 1)
+    return abs(slope) > 0 and np.allclose(slope * values + start, places, atol=0.05)
+
+
 def line(page, words):
     """Wait until the line that tells the turn begins with some words; returns all of it."""
     told = page.locator("[data-part=turn]")
@@ -94,13 +181,111 @@ def chances(page):
     return [list(side) for side in zip(*told, strict=True)]
 
 
-def test_index_and_page_fit_a_narrow_screen(page, folder):
-    for name in ("index.html", "gains-smoke.html"):
-        page.goto((folder / name).as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_wide_and_narrow_screens(page, folder, courses, scheme):
+    page.emulate_media(color_scheme=scheme)
+    for path in (folder / "index.html", folder / "gains-smoke.html", courses):
+        page.goto(path.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
+            # What is drawn for one width is drawn anew for another.
+            page.wait_for_function("width => Array.from(document.querySelectorAll('.course svg')).every("
+                                   "x => x.getAttribute('width') <= x.parentNode.clientWidth)", arg=width)  # fmt: skip
         pictures = page.eval_on_selector_all("img", "all => all.every(x => x.complete && x.naturalWidth || x.loading)")
         assert pictures
-    assert "Is there a gain?" in page.content()
+        assert "Is there a gain?" in page.content()
+    strokes = page.eval_on_selector_all(".course polyline", "all => all.map(x => getComputedStyle(x).stroke)")
+    assert len(set(strokes)) == len(ARMS)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper))) > 384) == (scheme == "light")
+
+
+def test_the_table_tells_what_numpy_does(explorer):
+    world, _ = tiny.CONFIG.world.make()
+    tokens = UPDATES * tiny.CONFIG.rl.episodes * world.episode_length() / 1e6
+    told = rows(explorer)
+    assert [row[0] for row in told] == ["one"] * 4 + ["two"] * 4
+    for index, (name, *cells) in enumerate(told):
+        at, success = index % 4, 100 * ARMS[name][index % 4]
+        position = [UPDATES[at], tokens[at], nats(name)[at].mean()]
+        assert position == [number for cell in cells[:3] for number in plain(cell)]
+        mean, low, high = plain(cells[3])
+        assert success.mean() == mean
+        short, long = stats.t.interval(0.95, 4, success.mean(), stats.sem(success))
+        if name == "one":
+            assert [short, long] == [low, high]
+        else:
+            assert 0 <= low.expected <= max(short, 0) + 0.5
+            assert min(long, 100) - 0.5 <= high.expected <= 100
+        assert cells[4] == "5"
+    assert "[16, 100]" not in told[-1][4]
+    assert told[-1][4].endswith(", 100]")
+
+
+def test_arm_measure_and_axis_change_curves_and_table(explorer):
+    measures, along = (explorer.get_by_role("combobox", name=name) for name in ("Measure", "Along"))
+    assert measures.locator("option:checked").text_content() == "success (share)"
+    tokens = None
+    for axis in ("update", "tokens", "kl"):
+        along.select_option(axis)
+        for name, places in zip(ARMS, curves(explorer), strict=True):
+            assert affine(places[:, 0], nats(name).mean(axis=1) if axis == "kl" else UPDATES)
+            assert affine(places[:, 1], ARMS[name].mean(axis=1))
+        named = explorer.locator(".course .title").text_content()
+        assert {"update": "updates", "tokens": "tokens", "kl": "KL"}[axis] in named
+        tokens = curves(explorer) if axis == "tokens" else tokens
+    assert not np.allclose(curves(explorer)[0], tokens[0])
+    explorer.get_by_role("checkbox", name="one").uncheck()
+    assert len(curves(explorer)) == 1
+    assert {row[0] for row in rows(explorer)} == {"two"}
+    explorer.get_by_role("checkbox", name="one").check()
+    measures.select_option(label="drop")
+    assert len(curves(explorer)) == 1
+    assert explorer.get_by_role("checkbox", name="two").is_disabled()
+    assert [next(plain(row[4])) for row in rows(explorer)] == (-2000 * EVEN.mean(axis=1)).tolist()
+    assert rows(explorer)[-1][4] == "−1,800 [−1,996, −1,604]"
+    explorer.get_by_role("combobox", name="Axis below").select_option("log")
+    assert not affine(curves(explorer)[0][:, 0], nats("one").mean(axis=1))
+
+
+def test_the_keyboard_alone_reaches_the_explorer(page, courses):
+    page.goto(courses.as_uri())
+    reached = []
+    while len(reached) < 40 and (not reached or "The numbers as a table" not in reached[-1]):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("(x => x.getAttribute('aria-label') || x.labels && x.labels[0].textContent || "
+                                     "x.textContent)(document.activeElement)"))  # fmt: skip
+        keys = {"Measure": ("ArrowDown", "ArrowUp"), "Along": ("End",), "two": ("Space",)}.get(reached[-1], ())
+        for key in keys:
+            page.keyboard.press(key)
+        if reached[-1].startswith("success along"):
+            told = page.locator("[data-part=told]")
+            last = told.text_content()
+            page.keyboard.press("Home")
+            assert told.text_content() == "KL 0: one 30 [20, 40] %."
+            page.keyboard.press("ArrowRight")
+            assert re.fullmatch(r"KL 0\.0\d+: one 50 \[\d+, \d+\] %\.", told.text_content())
+            page.keyboard.press("End")
+            assert told.text_content() == last
+    assert reached[-7:-1] == ["Measure", "Along", "Axis below", "one", "two", reached[-2]]
+    assert reached[-2].startswith("success along KL")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Numbers of the curves"
+    assert {row[0] for row in rows(page)} == {"one"}
+
+
+def test_numbers_are_written_as_elsewhere(explorer):
+    random = np.random.default_rng(0)
+    middle = random.normal(size=100) * 10.0 ** random.integers(-4, 6, 100)
+    width = np.abs(middle) * 10.0 ** -random.integers(0, 3, 100)
+    values = [[float(x), float(x - w), float(x + w)] for x, w in zip(middle, width, strict=True)]
+    told = explorer.evaluate("all => all.map(x => emojimazeNumbers.shown(x[0], x[1], x[2]))", values)
+    assert told == [numbers.shown(*value) for value in values]
+    told = explorer.evaluate("all => all.map(x => emojimazeNumbers.shown(x[0], null, null))", values)
+    assert told == [numbers.shown(value[0]) for value in values]
 
 
 def test_recordings_load_only_when_the_replay_comes_near(page, folder):

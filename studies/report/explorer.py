@@ -34,6 +34,8 @@ DIGITS = 5
 """Significant ones of every number on the page."""
 _KL = ("course", "divergence", "ledger")
 """Measurements whose `kl` is KL from the base, nats per episode, over what other axes it has."""
+_SHARES = ("share", "share of mazes", "share of the parameters")
+"""Units of numbers that lie between 0 and 1, and so do the ends of their intervals."""
 _FIRST = ("success", "return", "kl")
 """What is shown first, if it is there."""
 
@@ -142,7 +144,7 @@ def _document(opened: Mapping[str, Run], kept: Mapping[str, Kept]) -> dict[str, 
                 at = arms.setdefault(label, len(arms))
                 courses.append(_course(positions, np.isin(dataset["member"].values, part["member"].values)))
                 for entry, values in _entries(titles[key], part):
-                    if line := _line(values, bases):
+                    if line := _line(values, bases, entry.unit):
                         lines.setdefault(entry, []).append([at, len(courses) - 1, *line])
     if not lines:
         return None
@@ -229,12 +231,18 @@ def _word(array: xr.DataArray, dimension: str, index: int) -> str:
     return str(value) if isinstance(value, str) else f"{dimension} {numbers.signed(float(value), 'g')}"
 
 
-def _line(values: np.ndarray, bases: np.ndarray) -> list[Any] | None:
-    """Bases, means and ends of the 95 % intervals over bases at every checkpoint; None without three numbers."""
+def _line(values: np.ndarray, bases: np.ndarray, unit: str) -> list[Any] | None:
+    """Bases, means and ends of the 95 % intervals over bases at every checkpoint; None without three numbers.
+
+    Intervals of shares end at 0 and 1. Differences of shares, which may be negative, keep theirs.
+    """
     mean = statistics.mean_of(values, axis=1, units=bases)
     if np.isfinite(mean.mean).sum() < FEWEST:
         return None
-    return [int(mean.units.max()), _short(mean.mean), *map(_short, mean.interval())]
+    interval = mean.interval()
+    if unit in _SHARES and np.nanmin(values) >= 0 and np.nanmax(values) <= 1:
+        interval = np.clip(interval, 0, 1)
+    return [int(mean.units.max()), _short(mean.mean), *map(_short, interval)]
 
 
 def _short(values: np.ndarray) -> list[float | int | None]:

@@ -233,6 +233,13 @@
       var door = token - words.moves;
       items.push(item(token, door >= 0 && door < 4 ? words.directions[door] + " door" : words.names[token]));
     });
+    [["thought", "the thought names it"], ["thought advised", "the door that it names now"]].forEach(function (sign) {
+      if (!sides.some(function (side) { return side.side.thought.length; })) return;
+      var element = make("li");
+      element.appendChild(make("span", "tile " + sign[0]));
+      element.appendChild(document.createTextNode(sign[1]));
+      items.push(element);
+    });
     list.replaceChildren.apply(list, items);
   }
 

@@ -60,6 +60,11 @@
       groups[measure.group].appendChild(option);
     });
     select.value = String(data.first);
+    Array.prototype.forEach.call(choice("along").options, function (option) {
+      option.disabled = data.courses.every(function (course) {
+        return course[option.value].every(function (x) { return x === null; });
+      });
+    });
     Array.prototype.forEach.call(root.querySelectorAll("[data-choice]"), function (field) { field.disabled = false; });
   }
 
@@ -131,14 +136,14 @@
     return list;
   }
 
-  var state = { curves: [], at: null, place: null, xs: [] };
+  var state = { curves: [], at: 0, place: null, xs: [] };
 
   function show() {
     var frame = part("course"), shown = curves(), width = Math.max(frame.clientWidth, 260);
     var height = Math.round(Math.min(Math.max(width * 0.5, 230), 400)), left = 58, right = 14, top = 14, bottom = 46;
     var all = [].concat.apply([], shown.map(function (curve) { return curve.points; }));
     frame.setAttribute("aria-label", name());
-    state = { curves: shown, at: null, place: null, xs: [] };
+    state = { curves: shown, at: 0, place: null, xs: [] };
     table(shown);
     if (!all.length) {
       frame.replaceChildren(make("p", "missing", "Nothing to draw: choose another arm, or another axis."));
@@ -185,16 +190,18 @@
       }));
       curve.points.forEach(function (point) { svg.appendChild(mark(curve.arm, px(point.x), py(point.mean))); });
     });
-    svg.appendChild(draw("line", { x1: 0, x2: 0, y1: top, y2: height - bottom, "class": "cursor", visibility: "hidden" }));
+    svg.appendChild(draw("line", { y1: top, y2: height - bottom, "class": "cursor" }));
     frame.replaceChildren(make("p", "axis-name", measure().label + (unit() ? " (" + unit() + ")" : "")), svg);
-    part("told").textContent = "";
+    part("told").setAttribute("aria-live", "polite");
+    tell(state.xs.length - 1);
   }
 
   function name() { return measure().label + " along " + AXES[choice("along").value]; }
 
   function table(shown) {
     var head = make("tr"), body = make("tbody"), top = make("thead");
-    ["Arm", "Updates", "Tokens (millions)", "KL (nats)", "Mean and 95 % interval", "Bases"].forEach(function (text, at) {
+    var what = "Mean and 95 % interval" + (unit() ? " (" + unit() + ")" : "");
+    ["Arm", "Updates", "Tokens (millions)", "KL (nats)", what, "Bases"].forEach(function (text, at) {
       var cell = make("th", at ? "number" : "", text);
       cell.scope = "col";
       head.appendChild(cell);
@@ -205,7 +212,7 @@
         first.scope = "row";
         row.appendChild(first);
         [point.update, point.tokens, point.kl].forEach(function (value, at) {
-          row.appendChild(make("td", "number", at ? say.shown(value, null, null) : String(value)));
+          row.appendChild(make("td", "number", at ? say.shown(value, null, null) : say.fixed(value, 0)));
         });
         row.appendChild(make("td", "number", say.shown(point.mean, point.low, point.high)));
         row.appendChild(make("td", "number", String(curve.bases)));
@@ -223,21 +230,20 @@
     var x = state.xs[state.at], cursor = root.querySelector(".cursor"), along = choice("along").value;
     cursor.setAttribute("x1", state.place(x));
     cursor.setAttribute("x2", state.place(x));
-    cursor.setAttribute("visibility", "visible");
+    function place(x) { return along === "update" ? say.fixed(x, 0) : say.shown(x, null, null); }
     var told = state.curves.map(function (curve) {
       var near = curve.points.reduce(function (best, point) { return Math.abs(point.x - x) < Math.abs(best.x - x) ? point : best; });
-      var text = data.arms[curve.arm] + " " + say.shown(near.mean, near.low, near.high);
-      return near.x === x ? text : text + " at " + say.shown(near.x, null, null);
+      var text = data.arms[curve.arm] + " " + say.shown(near.mean, near.low, near.high) + (percent() ? " %" : "");
+      return near.x === x ? text : text + " at " + place(near.x);
     });
-    var place = along === "update" ? String(x) : say.shown(x, null, null);
-    part("told").textContent = { update: "Update ", tokens: "Million tokens: ", kl: "KL " }[along] + place + ": " + told.join("; ") + ".";
+    part("told").textContent = { update: "Update ", tokens: "Million tokens: ", kl: "KL " }[along] + place(x) + ": " + told.join("; ") + ".";
   }
 
   root.addEventListener("change", show);
   part("course").addEventListener("keydown", function (event) {
     var last = state.xs.length - 1, here = state.at;
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    var to = { ArrowLeft: here === null ? last : here - 1, ArrowRight: here === null ? 0 : here + 1, Home: 0, End: last }[event.key];
+    var to = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: last }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     part("told").setAttribute("aria-live", "polite");

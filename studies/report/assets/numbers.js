@@ -2,8 +2,9 @@
 // Numbers as people read them: one minus sign, and as many digits as an interval deserves, as in ground/numbers.py.
 (function () {
   function fixed(value, digits) {
-    var text = Math.abs(value).toFixed(digits);
-    return (value < 0 && Number(text) ? "−" : "") + text;
+    var text = Math.abs(value).toFixed(digits), parts = text.split(".");
+    parts[0] = parts[0].replace(/\B(?=(\d{3})+$)/g, ",");
+    return (value < 0 && Number(text) ? "−" : "") + parts.join(".");
   }
 
   // How many digits after the point show a number of this size with so many significant ones.
