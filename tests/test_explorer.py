@@ -101,12 +101,8 @@ def test_tokens_are_those_of_each_member(document):
 
 def test_places_are_entries_and_what_says_nothing_is_left_out(document):
     labels = entries(document)
-    assert set(labels) == {
-        "what it gains",
-        "KL, move",
-        "half, move",
-        "bounded",
-    }  # badges are NaN, mazes many, the rest hidden
+    # Badges are NaN, mazes many, the rest hidden.
+    assert set(labels) == {"what it gains", "KL, move", "half, move", "bounded"}
     assert labels["half, move"]["unit"] == "share"
     assert document["measures"][document["first"]]["label"] == "KL, move"
 
