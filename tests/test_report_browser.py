@@ -227,7 +227,7 @@ def test_the_table_tells_what_numpy_does(explorer):
 def test_arm_measure_and_axis_change_curves_and_table(explorer):
     measures, along = (explorer.get_by_role("combobox", name=name) for name in ("Measure", "Along"))
     assert measures.locator("option:checked").text_content() == "success (share)"
-    tokens = None
+    tokens = curves(explorer)
     for axis in ("update", "tokens", "kl"):
         along.select_option(axis)
         for name, places in zip(ARMS, curves(explorer), strict=True):
