@@ -1,6 +1,7 @@
 """Settings and fixtures of every test."""
 
 import functools
+import gc
 import os
 import tempfile
 import zlib
@@ -34,6 +35,8 @@ import jax
 import optax
 import pytest
 
+from agents.learning import population
+
 jax.config.update("jax_num_cpu_devices", 4)  # simulated, so that sharding is tested; costs no time
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # int32 + float32 is an error; write the cast down
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [3] + [2, 3] is an error; write the axis down
@@ -53,6 +56,12 @@ def _promote(owner: object, name: str) -> None:
 
 
 _promote(optax.tree, "bias_correction")  # Adam's decay**count, a float to the power of an int32
+
+# Programs that play long are optimised whatever the flags say; in tests they play too little to earn it.
+population.OPTIMISED.clear()
+
+# Tracing makes much and leaves little: a collector that looks less often saves a tenth of a worker's time.
+gc.set_threshold(200_000, 50, 100)
 
 # No deadline: the first example compiles. In CI the examples are the same in every run.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents import policies
-from agents.learning import algorithms, demonstrations, learner, objectives, population, rl
+from agents.learning import algorithms, demonstrations, learner, objectives, rl
 from agents.policies import Intervention, PolicyConfig, kernels
 from agents.runs import stages
 from agents.runs.config import Config
@@ -19,6 +19,8 @@ FAMILIES = {
     "transformer": PolicyConfig(width=16, layers=2, heads=2, hidden=32),
     "gru": PolicyConfig(family="gru", width=16, layers=2, heads=2, hidden=32),
 }
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+"""Long passes, which take longer to run than to compile with the optimisation of the other tests."""
 BOUND = 0.012
 """Of the relative error of a parameter's gradient in bfloat16; products of rounded numbers alone give .002 to .006."""
 
@@ -66,7 +68,7 @@ def gradient_of_one(policy, parameters, tokens, targets):
     return learner.accumulate(loss, parameters, (tokens, targets), len(tokens), learner.Shards())[0]
 
 
-gradient = jax.jit(gradient_of_one, static_argnums=0, compiler_options=population.OPTIMISED)
+gradient = jax.jit(gradient_of_one, static_argnums=0, compiler_options=OPTIMISED)
 
 
 def errors(found, expected) -> dict[str, float]:
@@ -121,7 +123,7 @@ def test_the_gradient_of_rl_in_bfloat16_is_that_of_float32(family, key):
     batch, _ = jax.jit(lambda: rl.collect(exact, world, config, params, parameters, key, 128, learner.Shards()))()
     share, norm = algorithms.shares(config, batch.decided)
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=population.OPTIMISED)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=OPTIMISED)
     def of(policy):
         loss = rl.loss_function(policy, world, config, norm, norm)
         return learner.accumulate(loss, parameters, (batch, share), 128, learner.Shards())[0]

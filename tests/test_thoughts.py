@@ -64,11 +64,11 @@ def test_ones_own_thought_given_back_changes_nothing(badge, speaker, parameters,
 
 def test_actions_after_a_given_opening_are_those_of_the_whole_forward(parameters, key):
     said = SPOKEN.sayings[3:]
-    plans = np.random.default_rng(0).choice(said, (32, SPOKEN.plan_length))
-    opening = jnp.asarray(np.concatenate([np.full((32, 1), tokens.BADGES[2]), plans], axis=1), jnp.int32)
-    played, scores = play(SPOKEN, PARAMS, parameters, jax.random.split(key, 32), opening)
+    plans = np.random.default_rng(0).choice(said, (64, SPOKEN.plan_length))
+    opening = jnp.asarray(np.concatenate([np.full((64, 1), tokens.BADGES[2]), plans], axis=1), jnp.int32)
+    played, scores = play(SPOKEN, PARAMS, parameters, jax.random.split(key, 64), opening)
     np.testing.assert_array_equal(SPOKEN.opening(played.tokens), opening)
-    read = rl.read_decisions(POLICY, parameters, SPOKEN, played.tokens).actions
+    read = jax.jit(lambda: rl.read_decisions(POLICY, parameters, SPOKEN, played.tokens).actions)()
     # Weights this large make rounding large in the logarithm of what is improbable.
     np.testing.assert_allclose(np.exp(jnp.moveaxis(scores, 0, 1)), np.exp(read), atol=1e-4)
     assert np.ptp(read, axis=0).max() > 0.1
@@ -76,10 +76,13 @@ def test_actions_after_a_given_opening_are_those_of_the_whole_forward(parameters
 
 def test_thoughts_of_every_kind(key):
     keys = jax.random.split(key, 16)
-    _, states = jax.vmap(SPOKEN.reset_env, in_axes=(0, None))(keys, PARAMS)
     noisy = SURELY.replace(plan_slip=0.5)
-    thought = jax.vmap(lambda key, state: SPOKEN.write_plan(key, jnp.int32(personas.ALICE), state, PARAMS, noisy))
-    plans = np.asarray(thought(keys, states))  # of any length
+
+    def thought(key):
+        _, state = SPOKEN.reset_env(key, PARAMS)
+        return state, SPOKEN.write_plan(key, jnp.int32(personas.ALICE), state, PARAMS, noisy)
+
+    states, plans = jax.tree.map(np.asarray, jax.jit(jax.vmap(thought))(keys))  # of any length
     another, none, right, shuffled = np.asarray(jax.jit(others, static_argnums=0)(SPOKEN, PARAMS, keys, plans, key))
     np.testing.assert_array_equal(another, [*plans[1:], plans[0]])
     assert (none == tokens.PLAN_END).all()
@@ -99,9 +102,9 @@ def test_thoughts_of_every_kind(key):
 
 def test_moves_are_the_doors_from_start_to_goal(key):
     keys = jax.random.split(key, 128)
-    _, states = jax.vmap(SPOKEN.reset_env, in_axes=(0, None))(keys, PARAMS)
+    _, states = jax.jit(jax.vmap(SPOKEN.reset_env, in_axes=(0, None)))(keys, PARAMS)
     doors = states.below[jnp.arange(128), states.start, states.goal]
-    np.testing.assert_array_equal(passes.moves(SPOKEN, PARAMS, keys, key), doors)
+    np.testing.assert_array_equal(jax.jit(lambda: passes.moves(SPOKEN, PARAMS, keys, key))(), doors)
 
 
 def test_one_who_follows_thoughts_needs_right_ones(tmp_path, monkeypatch):
