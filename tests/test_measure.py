@@ -336,13 +336,14 @@ def test_twins_are_those_of_the_stage(tmp_path):
 # Every measurement
 
 SMALLEST = {
-    "attempts": {"samples": 3, "mazes": 2},
+    "attempts": {"samples": 3, "mazes": 4},
     "attention": {"episodes": 4},
     "attribution": {"episodes": 4},
     "beliefs": {"episodes": 4},
     "concepts": {"episodes": 120, "permutations": 3},
     "course": {"episodes": 64, "samples": 3, "mazes": 4},
-    "divergence": {"episodes": 4},
+    "divergence": {"episodes": 64},
+    "ledger": {"mazes": 4, "episodes": 8},
     "lens": {"episodes": 4},
     "patching": {"episodes": 4},
     "probes": {"episodes": 8},
@@ -352,7 +353,7 @@ SMALLEST = {
     "subnetwork": {"draws": 1, "episodes": 1024},
     "tracking": {"episodes": 120, "play_episodes": 16},
 }
-"""Options that make a measurement quick; a new one adds its own."""
+"""Options that make a measurement quick; a new one adds its own. The course asks for what its parts have compiled."""
 TOGETHER = {"overlaps", "subnetwork"}
 """Members are compared with each other, or draw in a row."""
 MAZE = {"concepts", "steering", "tracking"}
