@@ -27,7 +27,7 @@ ROOMS = RoomsOptions(size=3, turns=3, plan_length=2, distance_range=(1, 1), expl
 CORRIDOR = LabyrinthOptions(
     turns=4, view="bump", badge="spoken", board="#######/#G#...#/#.#.#.#/#.#.#.#/#.#.#.#/#S....#/#######"
 )
-MEMBERS = 4
+MEMBERS = 2
 EVEN = (1 / 3, 1 / 3, 1 / 3)
 LOVED = (0.66, 0.66, 0.66)
 """By so much more than others a loved move is liked: about 12 to 1."""
