@@ -61,7 +61,7 @@ _promote(optax.tree, "bias_correction")  # Adam's decay**count, a float to the p
 population.OPTIMISED.clear()
 
 # Tracing makes much and leaves little: a collector that looks less often saves a tenth of a worker's time.
-gc.set_threshold(200_000, 50, 100)
+gc.set_threshold(100_000, 20, 20)
 
 # No deadline: the first example compiles. In CI the examples are the same in every run.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
