@@ -68,12 +68,14 @@ def test_every_measurement_has_its_line_and_command():
         (DOCS / "analyses.md").read_text(encoding="utf-8"), re.MULTILINE,
     )  # fmt: skip
     told = {name: words for name, _, words, _ in rows}
-    assert told == {measurement.name: measurement.summary for measurement in REGISTRY.values()}, (
+    # Tests register measurements of their own while they run.
+    ours = {name: one for name, one in REGISTRY.items() if one.function.__module__.startswith("analysis.")}
+    assert told == {measurement.name: measurement.summary for measurement in ours.values()}, (
         "docs/analyses.md: give each measurement one row, with the first line of its docstring"
     )
     assert len(rows) == len(told)
     assert {name for name, also, _, asked in rows if asked != name} == set()
-    assert {also for _, also, _, _ in rows if also} == {name for name, of in REGISTRY.items() if name != of.name}
+    assert {also for _, also, _, _ in rows if also} == {name for name, of in ours.items() if name != of.name}
     assert set(told) == {measurement.name for measurement in command.MEASUREMENTS.values()}
 
 
