@@ -54,6 +54,9 @@ def save(path: str | Path, tree: Any) -> None:
             if stored:  # orbax refuses empty trees and empty arrays; the manifest alone describes those
                 with _checkpointer() as checkpointer:
                     checkpointer.save(partial / "arrays", stored)
+                # Orbax writes there where it stood; a checkpoint that travels need not tell.
+                for note in (partial / "arrays").glob("commit_success.txt"):
+                    note.write_text("committed\n", encoding="utf-8")
             entries = [
                 {"path": name, "keys": keys, "shape": x.shape, "dtype": x.dtype.name, "crc32": _checksum(x)}
                 for name, keys, x in leaves

@@ -328,3 +328,9 @@ def test_kill_during_save(tmp_path):
                 assert len({*loaded["a"].flat, *loaded["b"]["c"].flat}) == 1
     checkpoints.save(tmp_path / "z", {"a": np.ones(2)})
     assert {entry.name for entry in tmp_path.iterdir()} <= {"x", "y", "z"}
+
+
+def test_a_checkpoint_does_not_tell_where_it_was_made(tmp_path):
+    checkpoints.save(tmp_path / "here", {"x": np.arange(3.0)})
+    told = b"".join(file.read_bytes() for file in (tmp_path / "here").rglob("*") if file.is_file())
+    assert str(tmp_path).encode() not in told
