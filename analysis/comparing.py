@@ -22,7 +22,7 @@ from rich.table import Table
 from agents import runs
 from agents.runs import Run, reporting
 from agents.runs import config as configs
-from analysis import estimates, measure
+from analysis import estimates, measure, transitions
 from analysis.figures import panels
 from analysis.measures.course import AXES, chosen, drawn, passed, sources, stretch
 from analysis.measures.course import numbers as places_of
@@ -116,9 +116,9 @@ def measured(
         raise ConfigError(f"--measure={name}: {run.world.name} has no such number; choose one of {', '.join(known)}")
     if "kl" in told and against == "kl":
         told["kl"].attrs["table"] = 0
-    far = [passed(run, step) for step in steps]
-    for axis, values in zip(("updates", "tokens"), zip(*far, strict=True), strict=True):
-        told[axis] = (("checkpoint", "member"), np.stack(values), {"long_name": axis, "units": "", "table": 0})
+    for axis, values in zip(("updates", "tokens"), passed(run, steps), strict=True):
+        everyone = np.repeat(values[:, None], len(run.kept), axis=1)
+        told[axis] = (("checkpoint", "member"), everyone, {"long_name": axis, "units": "", "table": 0})
     return told
 
 
@@ -128,9 +128,9 @@ def named(opened: Sequence[Run]) -> list[str]:
     What a scale, a world or an algorithm brings along is not named beside it. Runs that differ by their seeds alone
     have one name, which is empty where all do.
     """
-    documents = [_flat(configs.to_dict(run.config)) for run in opened]
+    documents = [configs.by_path(configs.to_dict(run.config)) for run in opened]
     starts = [
-        _flat(configs.to_dict(configs.start(run.config.scale, run.config.world.name, run.config.algorithm)))
+        configs.by_path(configs.to_dict(configs.start(run.config.scale, run.config.world.name, run.config.algorithm)))
         for run in opened
     ]
     paths = ["scale", "world.name", "algorithm"]
@@ -200,34 +200,11 @@ def differences(
             same = same_bases(arm, first_arm)
             for (place, array), (_, reference) in zip(places_of(dataset), places_of(first), strict=True):
                 mine, its = (part.isel(checkpoint=-1) for part in (array, reference))
-                reached = [
-                    end.copy(data=first_reached(far, part.transpose("checkpoint", "member").values, at))
-                    for far, part, end in zip((x, y), (array, reference), (mine, its), strict=True)
-                ]
+                reached = [transitions.at(part, of[axis], at) for part, of in ((array, dataset), (reference, first))]
                 less, pairs = _less(mine, its, same)
                 equally_far, _ = _less(reached[0], reached[1], same)
                 told.append(Difference(label, place, estimates.of(mine), less, equally_far, at, pairs))
     return told
-
-
-def first_reached(x: np.ndarray, values: np.ndarray, at: float) -> np.ndarray:
-    """What each member had when it first came to `at`, straight between checkpoints; float64[M].
-
-    Args:
-        x: how far it was at each checkpoint, float[C, M].
-        values: what it had there, float[C, M].
-        at: how far; a member that has never come there has NaN.
-    """
-    there = np.full(x.shape[1], np.nan)
-    for member, (place, value) in enumerate(zip(x.T, values.T, strict=True)):
-        reached = np.flatnonzero(place >= at)
-        if not len(reached):
-            continue
-        after = int(reached[0])
-        before = max(after - 1, 0)
-        share = 1.0 if after == before else (at - place[before]) / (place[after] - place[before])
-        there[member] = value[after] if share == 1.0 else (1 - share) * value[before] + share * value[after]
-    return there
 
 
 def _less(one: xr.DataArray, other: xr.DataArray, same_bases: bool) -> tuple[Estimate, int]:
@@ -322,14 +299,6 @@ def run(command: Command, console: Console) -> None:
         stem = opened[0].figure(f"compare-{command.measure}-{command.against}")
         written += panels.save(panels.draw(shown, command.width, **words), stem, shown, **words)
     reporting.written(console, written, caption)
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested dicts by their dotted names."""
-    told: dict[str, Any] = {}
-    for name, value in section.items():
-        told |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return told
 
 
 def _shown(value: Any) -> str:

@@ -75,7 +75,13 @@ def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ", followed: bool = 
 
 
 def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
-    """Each number of a dataset, with its name: an array over members (and no more) for every other coordinate.
+    """Each number of a dataset, with its name: an array over members (and no more) for every other coordinate."""
+    for words, array in places(dataset):
+        yield ", ".join([described(array), *words]), array
+
+
+def places(dataset: xr.Dataset, along: tuple[str, ...] = ("member",)) -> Iterator[tuple[list[str], xr.DataArray]]:
+    """Each number of a dataset, with what stands at its place of every other axis: an array over the axes `along`.
 
     Variables without members, and those of more than `MOST_ROWS` numbers, are left out; so are those whose attribute
     `table` is 0.
@@ -83,13 +89,13 @@ def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
     for array in dataset.data_vars.values():
         if "member" not in array.dims or not array.attrs.get("table", 1):
             continue
-        others = [str(dimension) for dimension in array.dims if dimension != "member"]
+        others = [str(dimension) for dimension in array.dims if dimension not in along]
         count = int(np.prod([array.sizes[dimension] for dimension in others], dtype=int))
         if count > MOST_ROWS:
             continue
         for place in np.ndindex(*(array.sizes[dimension] for dimension in others)):
             at = dict(zip(others, place, strict=True))
-            yield ", ".join([described(array), *(_label(array, *item) for item in at.items())]), array.isel(at)
+            yield [_label(array, *item) for item in at.items()], array.isel(at)
 
 
 def _label(array: xr.DataArray, dimension: str, index: int) -> str:

@@ -140,10 +140,14 @@ def read(
     return {name: told[name] for name in (names or AXES)}
 
 
+def root(x: jax.Array) -> jax.Array:
+    """The root mean square [..., 1] that a norm divides the stream [..., width] by."""
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+
+
 def normalised(x: jax.Array, scale: jax.Array) -> jax.Array:
     """The stream [..., width] as a layer sees it, by its norm's `scale` [width]."""
-    root = jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-    return x / root * jnp.expand_dims(scale, range(x.ndim - 1))
+    return x / root(x) * jnp.expand_dims(scale, range(x.ndim - 1))
 
 
 def predictions(parameters: Parameters, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,10 +5,12 @@ of its own, so that intervals speak of members and bases. NaN is said where a me
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 LEAST_GAIN = 6.0
 """Difference of BIC from which a break or curves of their own count as shown (Kass and Raftery 1995: strong)."""
@@ -21,7 +23,29 @@ def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -
         values, along: float[checkpoint, member].
         level: what `along` must come to, one for all or float[member].
     """
-    return _each(values, along, level, lambda y, x, stop: _read(x, y, stop))
+    x, y = _arrays(along, values)
+    return values.isel(checkpoint=0, drop=True).copy(data=first_reached(x, y, level))
+
+
+def first_reached(x: np.ndarray, values: np.ndarray, at: ArrayLike) -> np.ndarray:
+    """What each member had when it first came to `at`, straight between checkpoints; float64[M].
+
+    Args:
+        x: how far it was at each checkpoint, float[C, M].
+        values: what it had there, float[C, M].
+        at: how far, one for all or float[M]; a member that has never come there has NaN.
+    """
+    there = np.full(x.shape[1], np.nan)
+    stops = np.broadcast_to(np.asarray(at, float), there.shape)
+    for member, (place, value, stop) in enumerate(zip(x.T, values.T, stops, strict=True)):
+        reached = np.flatnonzero(place >= stop)
+        if not len(reached):
+            continue
+        after = int(reached[0])
+        before = max(after - 1, 0)
+        share = 1.0 if after == before else (stop - place[before]) / (place[after] - place[before])
+        there[member] = value[after] if share == 1.0 else (1 - share) * value[before] + share * value[after]
+    return there
 
 
 def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.DataArray:
@@ -31,7 +55,7 @@ def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.
     transition. A member whose slope is never as low has its last value: at least so much.
     """
 
-    def one(y, x, _):
+    def one(y, x):
         x, y = _from_origin(x, y)
         hull = [0]
         for place in range(1, len(x)):
@@ -43,7 +67,7 @@ def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.
                 return x[first]
         return x[-1]
 
-    return _each(part, whole, 0.0, one)
+    return part.isel(checkpoint=0, drop=True).copy(data=_each(part, whole, one))
 
 
 def exceeds(values: xr.DataArray, bounds: xr.DataArray, along: xr.DataArray) -> xr.DataArray:
@@ -51,10 +75,9 @@ def exceeds(values: xr.DataArray, bounds: xr.DataArray, along: xr.DataArray) -> 
 
     The three are float[checkpoint, member], the checkpoints matched.
     """
-    above = (values > bounds).transpose("checkpoint", "member").values
+    above, x = _arrays(values > bounds, along)
     stays = np.cumprod(above[::-1], axis=0)[::-1].astype(bool)
-    first, x = stays.argmax(axis=0), along.transpose("checkpoint", "member").values
-    reached = np.where(stays.any(axis=0), np.take_along_axis(x, first[None], axis=0)[0], np.nan)
+    reached = np.where(stays.any(axis=0), np.take_along_axis(x, stays.argmax(axis=0)[None], axis=0)[0], np.nan)
     return along.isel(checkpoint=0, drop=True).copy(data=reached)
 
 
@@ -71,8 +94,9 @@ def bend(part: xr.DataArray, whole: xr.DataArray) -> tuple[xr.DataArray, xr.Data
         error, where = min(breaks, default=(straight, np.nan))
         return where, _bic(straight, 1, len(x)) - _bic(error, 3, len(x))
 
-    where = _each(part, whole, 0.0, lambda y, x, _: fitted(*_sorted(x, y))[0])
-    return where, _each(part, whole, 0.0, lambda y, x, _: fitted(*_sorted(x, y))[1])
+    member = part.isel(checkpoint=0, drop=True)
+    where, gain = _each(part, whole, lambda y, x: fitted(*_sorted(x, y))).T
+    return member.copy(data=where), member.copy(data=gain)
 
 
 def apart(arms: Sequence[tuple[xr.DataArray, xr.DataArray]], degree: int = 3) -> xr.DataArray:
@@ -98,23 +122,15 @@ def apart(arms: Sequence[tuple[xr.DataArray, xr.DataArray]], degree: int = 3) ->
     return arms[0][0].isel(checkpoint=0, drop=True).copy(data=np.array(gains))
 
 
-def _each(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float, one) -> xr.DataArray:
-    """`one(values, along, level)` of every member."""
-    y, x = (array.transpose("checkpoint", "member").values.astype(float) for array in (values, along))
-    stops = np.broadcast_to(np.asarray(level, float), x.shape[1:])
-    told = [one(y[:, member], x[:, member], stops[member]) for member in range(x.shape[1])]
-    return values.isel(checkpoint=0, drop=True).copy(data=np.array(told, float))
+def _arrays(*arrays: xr.DataArray) -> list[np.ndarray]:
+    """Their values, float[checkpoint, member]."""
+    return [array.transpose("checkpoint", "member").values.astype(float) for array in arrays]
 
 
-def _read(x: np.ndarray, y: np.ndarray, stop: float) -> float:
-    reached = np.flatnonzero(x >= stop)
-    if not len(reached):
-        return np.nan
-    place = int(reached[0])
-    if place == 0:
-        return float(y[0])
-    share = (stop - x[place - 1]) / (x[place] - x[place - 1])
-    return float(y[place - 1] + share * (y[place] - y[place - 1]))
+def _each(values: xr.DataArray, along: xr.DataArray, one: Callable[[np.ndarray, np.ndarray], Any]) -> np.ndarray:
+    """`one(values, along)` of every member, float[M, ...]."""
+    y, x = _arrays(values, along)
+    return np.array([one(y[:, member], x[:, member]) for member in range(x.shape[1])], float)
 
 
 def _sorted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

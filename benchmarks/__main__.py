@@ -47,16 +47,6 @@ class Command:
     """Write the figures to this file."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportCommand:
-    """Write the tables of earlier measurements."""
-
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """What `--json` wrote; where two hold the same case, the later one counts."""
-    into: Path | None = None
-    """A Markdown file with a pair of markers for every table; without it, the tables are printed."""
-
-
 def check(command: Command) -> None:
     """Refuse what cannot be measured.
 
@@ -107,7 +97,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         if arguments[:1] == ["report"]:
-            report = terminal.read(ReportCommand, arguments[1:], prog="benchmarks report")
+            report = terminal.read(tables.Report, arguments[1:], prog="benchmarks report")
             documents = tables.merged([tables.read(path) for path in report.files])
             if report.into:
                 tables.write(report.into, documents)

@@ -252,16 +252,6 @@ class Command:
     """Write the figures to this file, after each program."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportCommand:
-    """Write the table of figures."""
-
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """What `--json` wrote."""
-    into: Path | None = None
-    """A Markdown file with a pair of markers; without it, the table is printed."""
-
-
 HEADINGS = (
     *("one update of", "members at a time, memory", "episodes of each in a pass", "arguments", "temporaries"),
     *("kernels", "a turn", "a step", "compile, s"),
@@ -284,7 +274,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     """Run the command; returns the exit status. `begin` is called before JAX is used."""
     try:
         if arguments[:1] == ["report"]:
-            report = terminal.read(ReportCommand, arguments[1:], prog="benchmarks.ahead report")
+            report = terminal.read(tables.Report, arguments[1:], prog="benchmarks.ahead report")
             documents = [json.loads(path.read_text(encoding="utf-8")) for path in report.files]
             if report.into:
                 tables.put(report.into, {"ahead": table(documents)})

@@ -1,10 +1,13 @@
 """What was measured as tables in Markdown, on the terminal or between markers, made from the JSON alone."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from agents.runs.config import ConfigError
 from benchmarks.machine import CEILINGS
@@ -13,6 +16,16 @@ SCHEMA = 1
 """Version of the documents that `--json` writes."""
 
 HEADINGS = ("case", "median per second", "lowest", "highest", "fraction of the limit", "compile, s", "memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the tables of earlier measurements."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """What `--json` wrote; of measurements, where two hold the same case, the later one counts."""
+    into: Path | None = None
+    """A Markdown file with a pair of markers for every table; without it, the tables are printed."""
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -158,17 +158,17 @@ def _followed(scale: Scale, world: str, /, algorithm: str = "ppo", *, rl: Any = 
 
 
 def _rooms(
-    scale: Scale, algorithm: str = "ppo", town: int = 1, world: dict[str, Any] | None = None, **rl: Any
+    scale: Scale,
+    algorithm: str = "ppo",
+    town: int = 1,
+    world: dict[str, Any] | None = None,
+    shown: dict[str, Any] | None = None,
+    **rl: Any,
 ) -> Config:
-    """From bases that name themselves and hold three towns."""
+    """From bases that name themselves and hold three towns; `world` and `shown` are fields that differ."""
     place = {"towns": len(TOWNS), "town": town} | (world or {})
-    return _followed(scale, "EmojiRooms-v0", algorithm, world=place, pretrain={"prior": TOWNS}, rl=rl)
-
-
-def _dull(scale: Scale, rate: float) -> Config:
-    """From bases whose Alice seldom thinks, so that personas explain less of the reward."""
-    shown = {"prior": TOWNS, "thinking_alice": 0.3}
-    return _followed(scale, "EmojiRooms-v0", world={"towns": 3, "town": 1}, pretrain=shown, rl={"learning_rate": rate})
+    learnt = {"prior": TOWNS} | (shown or {})
+    return _followed(scale, "EmojiRooms-v0", algorithm, world=place, pretrain=learnt, rl=rl)
 
 
 def _rooms_sft(scale: Scale, **sft: Any) -> Config:
@@ -192,7 +192,10 @@ def _charged(scale: Scale, town: int = 1) -> Config:
 for _name in ("ppo", "grpo", "psr", "nsr"):
     add(f"rooms/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms(scale, name))
 for _name, _rate, _words in (("slow", 1e-4, ", slow"), ("ppo", 3e-4, "")):
-    add(f"dull/{_name}", f"PPO{_words}, Alice seldom thinks", lambda scale, rate=_rate: _dull(scale, rate))
+    add(
+        f"dull/{_name}", f"PPO{_words}, Alice seldom thinks",
+        lambda scale, rate=_rate: _rooms(scale, shown={"thinking_alice": 0.3}, learning_rate=rate),
+    )  # fmt: skip
 for _name in ("spoken", "shown"):
     add(
         f"maze/{_name}", f"PPO, slow, EmojiMaze, badge {_name}",

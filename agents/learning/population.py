@@ -131,6 +131,18 @@ def unless_diverged(before: TrainState, after: TrainState, metrics: Metrics) -> 
     return state, metrics | {"loss": jnp.where(finite, metrics["loss"], jnp.nan)}
 
 
+def repeated(update: Update, updates: int, shards: Shards) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Many updates of one member: (state, config, params) → state, metrics [updates]. It stands still once diverged."""
+
+    def member(state, config, params):
+        def step(before, _):
+            return unless_diverged(before, *update(before, config, params, shards))
+
+        return jax.lax.scan(step, state, length=updates)
+
+    return member
+
+
 class Chunk:
     """A compiled program that runs many updates of every member and donates the state it is given.
 
@@ -148,13 +160,7 @@ class Chunk:
     """
 
     def __init__(self, update: Update, mesh: Mesh, updates: int, at_once: int = 0, large: int = 0):
-        shards = Shards(mesh.shape["episode"])
-
-        def member(state, config, params):
-            def step(before, _):
-                return unless_diverged(before, *update(before, config, params, shards))
-
-            return jax.lax.scan(step, state, length=updates)
+        member = repeated(update, updates, Shards(mesh.shape["episode"]))
 
         def program(at_once: int) -> Any:
             return jax.jit(over_members(member, mesh, at_once), donate_argnums=0)

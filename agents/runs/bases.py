@@ -1,13 +1,13 @@
 """Pretrained bases that one run takes from another, so that each is trained once for many experiments."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from agents import runs
 from agents.runs import Run, metrics
+from agents.runs import config as configs
 from agents.runs.config import Config, Member
 from ground import processes
 from ground.terminal import ConfigError
@@ -28,8 +28,8 @@ def open(directory: str | Path, config: Config) -> Run:
         ConfigError: its bases are others than those the config asks for.
     """
     run = runs.open(directory)
-    theirs = _leaves(run.config.pretraining)
-    for path, value in _leaves(config.pretraining).items():
+    theirs = configs.by_path(run.config.pretraining)
+    for path, value in configs.by_path(config.pretraining).items():
         if value != theirs.get(path):
             remedy = f"that run has {theirs.get(path)}; give the same, or leave --base out"
             raise ConfigError(f"--{path}={value}: differs from --base {directory}: {remedy}")
@@ -64,10 +64,3 @@ def adopt(run: Run, source: Run) -> None:
 
 def _name(base: Member) -> str:
     return f"seed {base.seed}" + (f" with {base.label}" if base.label else "")
-
-
-def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    """Values of nested dicts by dotted path."""
-    if not isinstance(tree, dict):
-        return {path: tree}
-    return {k: v for name, part in tree.items() for k, v in _leaves(part, f"{path}.{name}" if path else name).items()}

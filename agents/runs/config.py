@@ -364,6 +364,13 @@ def _check_grid(config: Config) -> None:
         )
 
 
+def by_path(tree: Any, path: str = "") -> dict[str, Any]:
+    """Values of nested dicts, such as `to_dict` makes, by their dotted paths."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {k: v for name, part in tree.items() for k, v in by_path(part, f"{path}.{name}" if path else name).items()}
+
+
 def check_range(path: str, value: float) -> None:
     """Refuse a float that 32 bits cannot hold, or out of the range of what has its name, such as `rl.temperature`.
 

@@ -118,19 +118,11 @@ def make_train(config: Config) -> Callable[..., dict[str, Any]]:
     policy = alone.make_policy()
     known = [path for path in configs.sweepable(alone) if not path.startswith("world.")]
 
-    def programs(stage: stages.Stage) -> Callable[..., Any]:
-        """A stage as a run compiles it, all of its updates; of arrays with one member on axis 0."""
-
-        def member(state, stage_config, params):
-            def step(before, _):
-                after = stage.update(before, stage_config, params, learner.Shards())
-                return population.unless_diverged(before, *after)
-
-            return jax.lax.scan(step, state, length=stage.updates)
-
-        return population.over_members(member, mesh)
-
-    compiled = [programs(stage) for stage in parts]
+    # Each stage as a run compiles it, all of its updates; of arrays with one member on axis 0.
+    compiled = [
+        population.over_members(population.repeated(stage.update, stage.updates, learner.Shards()), mesh)
+        for stage in parts
+    ]
 
     def train(arguments: Any, key: jax.Array, values: Values = {}) -> dict[str, Any]:  # noqa: B006 (never changed)
         for path in values:

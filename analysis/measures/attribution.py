@@ -98,8 +98,7 @@ def parts(
     best = jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
     among = allowed.astype(jnp.float32) / allowed.sum(axis=-1, keepdims=True, dtype=jnp.float32)
     direction = table[best] - inside.product("dv,vw->dw", among, table)
-    root = jnp.sqrt(jnp.mean(jnp.square(stream[-1]), axis=-1, keepdims=True) + 1e-6)
-    through = direction * parameters["norm"]["scale"].astype(jnp.float32)[None] / root
+    through = direction * parameters["norm"]["scale"].astype(jnp.float32)[None] / inside.root(stream[-1])
     logit = jnp.take_along_axis(logits, best[:, None], axis=1)[:, 0] - jnp.sum(among * logits, axis=-1)
     return inside.product("cdw,dw->dc", written, through), logit
 

@@ -5,7 +5,7 @@ itself, so that a number of the course is the number of that measurement.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -121,11 +121,11 @@ def chosen(part: xr.Dataset, names: Iterable[str], samples: int) -> xr.Dataset:
     return part
 
 
-def passed(run: Run, checkpoint: str) -> tuple[np.ndarray, np.ndarray]:
-    """Updates of the last stage that a checkpoint has behind it, and tokens of each member, float64[K]; NaN before."""
-    last = stages.make_stage(run.config, ends(run)[-1])
-    here = stretches.updates_behind(run, checkpoint, last.name) if checkpoint in stretch(run) else np.nan
-    seen = np.full(len(run.kept), here, np.float64)
+def passed(run: Run, checkpoints: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Updates of the last stage behind each checkpoint, and tokens of each member in them, float64[C]; NaN before."""
+    last, within = stages.make_stage(run.config, ends(run)[-1]), stretch(run)
+    behind = [stretches.updates_behind(run, name, last.name) if name in within else np.nan for name in checkpoints]
+    seen = np.array(behind, np.float64)
     return seen, last.tokens_per_update // last.members * seen
 
 
@@ -163,7 +163,7 @@ def course(
         part = chosen(part, names, samples).reset_coords(drop=True)
         told = told.assign(part.drop_vars("member").variables)
         progress((done + 1) / len(parts))
-    seen, tokens = passed(run, checkpoint)
+    seen, tokens = (np.repeat(x, len(run.kept)) for x in passed(run, [checkpoint]))
     return told.assign(
         updates=variable("member", seen, "updates of the last stage", table=0),
         tokens=variable("member", tokens, "tokens trained on in it", table=0),

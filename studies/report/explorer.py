@@ -15,12 +15,11 @@ import numpy as np
 import xarray as xr
 
 from agents import runs
-from agents.runs import Run, stages
-from analysis import estimates, stretches
-from analysis.estimates import MOST_ROWS
-from analysis.measure import REGISTRY, ends
-from analysis.measures.course import stretch
-from ground import arrays, numbers, statistics
+from agents.runs import Run
+from analysis import estimates
+from analysis.measure import REGISTRY
+from analysis.measures.course import passed, stretch
+from ground import arrays, statistics
 from ground.files import RunError
 from ground.terminal import ConfigError
 
@@ -191,9 +190,7 @@ def _kl(name: str, dataset: xr.Dataset, sets: Kept) -> xr.DataArray | None:
 def _positions(run: Run, dataset: xr.Dataset, kl: xr.DataArray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Updates and tokens of the last stage, float[checkpoint] each, and KL, float[checkpoint, member]."""
     names = dataset["checkpoint"].values.tolist()
-    last = stages.make_stage(run.config, ends(run)[-1])
-    updates = np.array([stretches.updates_behind(run, name, last.name) for name in names], np.float64)
-    tokens = updates * (last.tokens_per_update // last.members)
+    updates, tokens = passed(run, names)
     nats = np.full((len(names), dataset.sizes["member"]), np.nan)
     if kl is not None:
         there = kl["checkpoint"].values.tolist()
@@ -210,25 +207,11 @@ def _course(positions: tuple[np.ndarray, np.ndarray, np.ndarray], members: np.nd
 
 def _entries(group: str, dataset: xr.Dataset) -> Iterator[tuple[Entry, np.ndarray]]:
     """Every number that tables show, float[checkpoint, member] of each of its places."""
-    for array in dataset.data_vars.values():
-        others = [str(dim) for dim in array.dims if dim not in ("checkpoint", "member")]
-        if "member" not in array.dims or not array.attrs.get("table", 1) or array.dtype.kind not in "fiub":
-            continue
-        if np.prod([array.sizes[dim] for dim in others], dtype=int) > MOST_ROWS:
-            continue
-        values = array.transpose("checkpoint", "member", *others).values.astype(np.float64)
-        said = str(array.attrs.get("long_name", array.name))
-        for place in np.ndindex(*values.shape[2:]):
-            words = [_word(array, *at) for at in zip(others, place, strict=True)]
-            unit = str(array.attrs.get("units", ""))
-            yield Entry(group, ", ".join([said, *words]), str(array.name), unit), values[:, :, *place]
-
-
-def _word(array: xr.DataArray, dimension: str, index: int) -> str:
-    if dimension not in array.coords:
-        return f"{dimension} {index}"
-    value = array[dimension].values[index]
-    return str(value) if isinstance(value, str) else f"{dimension} {numbers.signed(float(value), 'g')}"
+    for words, array in estimates.places(dataset, ("checkpoint", "member")):
+        if array.dtype.kind in "fiub":
+            said, unit = array.attrs.get("long_name", array.name), array.attrs.get("units", "")
+            values = array.transpose("checkpoint", "member").values.astype(np.float64)
+            yield Entry(group, ", ".join([str(said), *words]), str(array.name), str(unit)), values
 
 
 def _line(values: np.ndarray, bases: np.ndarray, unit: str) -> list[Any] | None:
