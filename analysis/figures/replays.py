@@ -14,7 +14,7 @@ from agents.policies import Parameters, Policy
 from agents.runs.config import Config
 from envs import base, rendering
 from envs.replay import Replay
-from ground import files, seeds
+from ground import files, numbers, seeds
 
 CANDIDATES = 32
 """Mazes among which the most typical one is shown."""
@@ -65,7 +65,7 @@ def record(
             "rewards": episode.rewards,
             "probabilities": np.exp(log_probabilities),
             "values": values / config.rl.reward_scale,
-            "title": f"{title}, return {episode.returns:+.1f}",
+            "title": f"{title}, return {numbers.signed(float(episode.returns))}",
             "tokens": episode.tokens,
             "prompt_length": world.prompt_length + world.opening_length,
             "observation_length": world.observation_length,
