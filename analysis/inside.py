@@ -54,7 +54,10 @@ product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
 
 @struct.dataclass
 class Patch:
-    """Values that take the place of a policy's own while it reads, by name; see `AXES`."""
+    """Values that take the place of a policy's own while it reads, by name; see `AXES`.
+
+    `agents.policies.Intervention` replaces the stream of every family, in `Policy.forward` and in play.
+    """
 
     values: dict[str, jax.Array]
     """float32, each with its axes, as `read` tells them of another sequence or policy."""
@@ -167,7 +170,7 @@ def choices(policy: Policy, world: base.World) -> np.ndarray:
 
 
 def check(run: Run, episodes: int) -> None:
-    """Refuse a run whose policy is no transformer, and numbers of episodes that cannot be read in equal parts.
+    """Refuse a run whose policy is no transformer, and what `check_episodes` refuses.
 
     Raises:
         ConfigError: in one line.
@@ -177,6 +180,11 @@ def check(run: Run, episodes: int) -> None:
             f"{run.path}: its policy is a {run.policy.config.family}, which has no attention to look into; "
             "give a run with --policy.family transformer"
         )
+    check_episodes(episodes)
+
+
+def check_episodes(episodes: int) -> None:
+    """Refuse numbers of episodes that cannot be read in equal parts; raises ConfigError."""
     if not 2 <= episodes <= LIMIT or (episodes > AT_ONCE and episodes % AT_ONCE):
         raise ConfigError(f"--episodes={episodes}: use 2 to {AT_ONCE}, or a multiple of {AT_ONCE} up to {LIMIT}")
 

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agents.policies import Intervention
 from analysis import inside, interop, measures
 from analysis.figures import defaults, panels
 from analysis.inside import Patch
 from analysis.measures.attention import GROUPS, RELATIONS, kind_of, relations
 from analysis.measures.attribution import parts as attributed
-from analysis.measures.patching import parts_of, sites
+from analysis.measures.patching import panels as patched
+from analysis.measures.patching import parts_of, places, sites
 from analysis.measures.probes import errors
 from envs import tokens
 from envs.labyrinth import LabyrinthOptions
@@ -32,6 +34,11 @@ def make(folder, **policy):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return make(tmp_path_factory.mktemp("runs") / "run", lookback=2)
+
+
+@pytest.fixture(scope="module")
+def gru(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("runs") / "gru", family="gru", hidden=12)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +105,30 @@ def test_patching_everything_gives_the_other_run(run, one):
         np.testing.assert_allclose(logits, wanted, atol=2e-5)
 
 
+def test_the_stream_is_replaced_as_the_policy_itself_replaces_it(run, one):
+    parameters, other, seen = one
+    sequences = seen.tokens[:2]
+    source = run.policy.forward(other, sequences, capture=np.arange(sequences.shape[1])).residual
+    where = jax.random.bernoulli(jax.random.key(1), 0.2, (3, 1, *source.shape[1:3], 1))
+
+    def spelt_out(where):
+        stream, there = (jnp.moveaxis(x, 2, 1) for x in (source, where))
+
+        def patched(sequence, values):
+            patch = Patch({"stream": values}, {"stream": there[0]})
+            return inside.read(run.policy, parameters, sequence, patch, ("logits",))["logits"]
+
+        return jax.vmap(patched)(sequences, stream)
+
+    def directly(where):
+        change = Intervention(replacement=source, where=where)
+        return run.policy.heads(parameters, run.policy.forward(parameters, sequences, intervention=change).hidden)[0]
+
+    told, wanted = (jax.jit(jax.vmap(function))(where) for function in (directly, spelt_out))
+    np.testing.assert_allclose(told, wanted, atol=3e-5)
+    assert np.abs(np.diff(told, axis=0)).max() > 0.1
+
+
 def test_names_that_there_are_not_and_other_families(run, one):
     parameters, _, seen = one
     with pytest.raises(ValueError, match="keys: no such name; use stream, pattern"):
@@ -106,9 +137,8 @@ def test_names_that_there_are_not_and_other_families(run, one):
         inside.read(run.policy, parameters, seen.tokens[0], Patch({"logits": jnp.zeros(1)}, {}))
 
 
-def test_a_gru_is_refused_in_one_line(tmp_path):
-    gru = make(tmp_path / "gru", family="gru", hidden=12)
-    for measurement in (measures.attention, measures.lens, measures.attribution, measures.patching):
+def test_a_gru_is_refused_in_one_line(gru):
+    for measurement in (measures.attention, measures.lens, measures.attribution):
         with pytest.raises(ConfigError, match=r"its policy is a gru, .*; give a run with --policy.family transformer"):
             measurement(gru)
     assert np.isfinite(measures.probes(gru, episodes=8)["error"].sel(target="planner")).all()
@@ -242,14 +272,20 @@ def test_attributions_add_up_to_the_logit(run, one):
 
 
 @pytest.mark.slow
-def test_patching_carries_all_or_nothing_where_it_must(run):
-    told = measures.patching(run, ["rl"], episodes=32).isel(checkpoint=0)
+@pytest.mark.parametrize("family", ["run", "gru"])
+def test_patching_carries_all_or_nothing_where_it_must(family, request):
+    told = measures.patching(request.getfixturevalue(family), ["rl"], episodes=32).isel(checkpoint=0)
     assert (told["pairs"] > 0).all()
     assert told["part"].values.tolist() == ["prompt", "opening", "this turn", "last token", "all"]
     np.testing.assert_allclose(told["stream"].sel(part="all"), 1, atol=1e-4)
     end = told["stream"].isel(entry=-1)
     np.testing.assert_allclose(end.sel(part="last token"), 1, atol=1e-4)
     np.testing.assert_allclose(end.sel(part=["prompt", "opening", "this turn"]), 0, atol=1e-4)
+    if family == "gru":
+        assert "written" not in told
+        assert np.abs(told["stream"].sel(part="prompt")).max() > 0.01
+        assert len(patched({"gru": told})) == 1
+        return
     last = told["written"].sel(where="before", component=[f"block 2 head {n}" for n in (1, 2, 3)])
     np.testing.assert_allclose(last, 0, atol=1e-4)  # nobody reads any more what the last block writes there
     assert np.abs(told["written"]).max() > 0.01
@@ -271,12 +307,15 @@ def test_one_part_is_patched_at_a_time(run):
     parts = parts_of(run.world, run.world.opening_length + 1)
     np.testing.assert_array_equal(parts[:-1].sum(axis=0), 1)
     assert parts[-1].all()
-    where = sites(run.policy, parts)
-    size = 3 * len(parts) + 2 * 6 + 2 * 2
+    stream = places(run.policy, parts)
+    assert stream.shape == (3 * len(parts), 1, parts.shape[1], 3, 1)
+    np.testing.assert_array_equal(stream[len(parts) + 2, 0, :, 1, 0], parts[2])
+    np.testing.assert_array_equal(stream.sum(axis=(1, 2, 3, 4)).reshape(3, -1), [parts.sum(axis=1)] * 3)
+    where, size = sites(run.policy, parts.shape[1]), 2 * 6 + 2 * 2
     assert {len(x) for x in where.values()} == {size}
     touched = np.stack([x.reshape(size, -1).any(axis=1) for x in where.values()])
     np.testing.assert_array_equal(touched.sum(axis=0), 1)
-    head = where["heads"][3 * len(parts) + 2 * 4 + 1]
+    head = where["heads"][2 * 4 + 1]
     assert np.argwhere(head[..., 0]).tolist() == [[1, 1, parts.shape[1] - 1]]
 
 

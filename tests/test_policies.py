@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from agents import policies
+from agents.learning import rl, rollout
 from agents.policies import Intervention, PolicyConfig
 from envs import tokens
+from envs.labyrinth import LabyrinthOptions
 
 FAMILIES = {
     "transformer": PolicyConfig(width=32, layers=3, heads=2, hidden=48),
@@ -45,17 +47,27 @@ class Family:
         outputs = self.policy.forward(parameters, sequence, intervention=change, capture=tuple(range(LENGTH)))
         return (*self.policy.heads(parameters, outputs.hidden), outputs.residual)
 
-    def _decode(self, parameters, cache, chunk, start, steering):
-        outputs, cache = self.policy.decode(parameters, cache, chunk, start, intervention=Intervention(steering))
+    def _decode(self, parameters, cache, chunk, start, change):
+        outputs, cache = self.policy.decode(parameters, cache, chunk, start, intervention=change)
         return (*self.policy.heads(parameters, outputs.hidden), cache)
 
-    def predictions(self, sequence, steering=None, ablation=None, parameters: Any = None):
+    def change(self, scale, density):
+        """Steering of every token and a replacement of some, shared by the sequences or their own."""
+        keys = jax.random.split(jax.random.key(9), 3)
+        steering = scale * jax.random.normal(keys[0], (self.sites, self.width))
+        replacement = jax.random.normal(keys[1], (BATCH, LENGTH, self.sites, self.width))
+        where = jax.random.bernoulli(keys[2], density, (1, LENGTH, self.sites, 1))
+        return Intervention(steering, None, replacement, where)
+
+    def predictions(self, sequence, steering=None, ablation=None, parameters: Any = None, replacement=0, where=False):
         """Logits, values and the whole stream; every intervention has one shape, so one program serves all tests."""
         steering = jnp.zeros((self.sites, self.width)) if steering is None else steering
         steering = jnp.broadcast_to(steering, (BATCH, LENGTH, self.sites, self.width))
         ablation = jnp.zeros((self.sites, 2, self.width)) if ablation is None else ablation
         parameters = self.parameters if parameters is None else parameters
-        return self._predictions(parameters, sequence, Intervention(steering, ablation))
+        replacement = jnp.broadcast_to(jnp.asarray(replacement, jnp.float32), steering.shape)
+        where = jnp.broadcast_to(where, (1, LENGTH, self.sites, 1))
+        return self._predictions(parameters, sequence, Intervention(steering, ablation, replacement, where))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -71,13 +83,14 @@ def sequence():
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [7, 7, 7, 7, 1], [20, 9], [LENGTH]])
 @pytest.mark.parametrize("longer", [0, 13])
 def test_cached_decoding_equals_the_full_forward_at_every_position(family, sequence, chunks, longer):
-    steering = jax.random.normal(jax.random.key(9), (family.sites, family.width))
-    for push in (jnp.zeros_like(steering), steering):
-        logits, values, _ = family.predictions(sequence, push)
+    for change in (family.change(0.0, 0.0), family.change(1.0, 0.2)):
+        logits, values, _ = family.predictions(
+            sequence, change.steering, replacement=change.replacement, where=change.where
+        )
         cache, start = family.policy.empty_cache(BATCH, LENGTH + longer), 0
         for size in chunks:
             chunk = sequence[:, start : start + size]
-            found, value, cache = family.decoded(family.parameters, cache, chunk, start, push)
+            found, value, cache = family.decoded(family.parameters, cache, chunk, start, change)
             np.testing.assert_allclose(found, logits[:, start : start + size], atol=2e-5)
             np.testing.assert_allclose(value, values[:, start : start + size], atol=2e-5)
             start += size
@@ -86,23 +99,20 @@ def test_cached_decoding_equals_the_full_forward_at_every_position(family, seque
 def test_asking_for_some_positions_gives_the_same_there(family, sequence):
     at = np.array([2, 3, 17, LENGTH - 2])
     steering = jax.random.normal(jax.random.key(5), (BATCH, LENGTH, family.sites, family.width))
-    policy, change = family.policy, Intervention(steering)
+    policy, change = family.policy, dataclasses.replace(family.change(1.0, 0.2), steering=steering)
 
     @functools.partial(jax.jit, static_argnames="some")
     def gradient(parameters, some):
         def loss(parameters):
-            outputs = policy.forward(parameters, sequence, intervention=change, at=at if some else None)
-            return jnp.sum(jnp.sin(outputs.hidden if some else outputs.hidden[:, at]))
+            hidden = policy.forward(parameters, sequence, intervention=change, at=at if some else None).hidden
+            hidden = hidden if some else hidden[:, at]
+            return jnp.sum(jnp.sin(hidden)), hidden
 
-        return jax.value_and_grad(loss)(parameters)
+        return jax.grad(loss, has_aux=True)(parameters)
 
-    both = (jax.tree.leaves(gradient(family.parameters, some)) for some in (True, False))
-    for some, every in zip(*both, strict=True):
-        np.testing.assert_allclose(some, every, atol=1e-4)
-    hidden = jax.jit(
-        lambda at: policy.forward(family.parameters, sequence, intervention=change, at=at).hidden, static_argnums=0
-    )
-    np.testing.assert_allclose(hidden(tuple(at.tolist())), hidden(None)[:, at], atol=2e-5)
+    (some, hidden), (every, same) = (gradient(family.parameters, some) for some in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), some, every)
+    np.testing.assert_allclose(hidden, same, atol=2e-5)
     cache = policy.empty_cache(BATCH, LENGTH)
     decode = jax.jit(lambda at: policy.decode(family.parameters, cache, sequence[:, :7], 0, at=at), static_argnums=0)
     (few, after), (all_, same) = decode((2, 5)), decode(None)
@@ -140,13 +150,23 @@ def test_capture_takes_positions_of_each_sequence_and_some_layers(family, sequen
     np.testing.assert_allclose(every[:, :, 0], embedding, rtol=1e-6)
 
 
-def test_no_steering_and_a_push_of_nothing_are_the_same_and_one_vector_goes_to_every_token(family, sequence):
-    vector = jax.random.normal(jax.random.key(9), (family.sites, family.width))
-    for push, told in ((None, None), (jnp.zeros_like(vector), None), (vector, vector)):
-        outputs = jax.jit(family.policy.forward)(family.parameters, sequence, intervention=Intervention(push))
-        logits, values = family.policy.heads(family.parameters, outputs.hidden)
-        for found, wanted in zip((logits, values), family.predictions(sequence, told), strict=False):
-            np.testing.assert_allclose(found, wanted, atol=1e-5)
+def test_changes_of_nothing_are_none_and_what_is_short_leaves_later_tokens_alone(family, sequence):
+    some, known = family.change(1.0, 0.4), np.arange(LENGTH) < 12
+    for change, told in (
+        (Intervention(), {}),
+        (family.change(0.0, 0.0), {}),
+        (some, {"where": some.where & known[None, :, None, None], "replacement": some.replacement}),
+    ):
+        short = [None if x is None else x[:, :12] for x in (change.replacement, change.where)]
+        outputs = jax.jit(family.policy.forward)(
+            family.parameters, sequence, intervention=Intervention(change.steering, None, *short)
+        )
+        found = family.policy.heads(family.parameters, outputs.hidden)
+        wanted = family.predictions(sequence, change.steering if told else None, **told)
+        for one, other in zip(found, wanted, strict=False):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    with pytest.raises(ValueError, match="a replacement and where it goes, or neither"):
+        family.policy.forward(family.parameters, sequence, intervention=Intervention(replacement=some.replacement))
 
 
 def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(family, sequence):
@@ -172,6 +192,65 @@ def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(
         assert jnp.abs(said - logits).max() > 1e-3
         *_, both = family.predictions(sequence, steering, ablation)
         np.testing.assert_allclose((both[:, 10:, site] @ directions.T)[..., 0], 3.0, atol=1e-5)
+
+
+def test_a_replacement_is_what_is_read_from_there_on(family, sequence):
+    _, _, plain = family.predictions(sequence)
+    wanted, _, source = family.predictions(sequence[:, ::-1])
+    for site in range(family.sites):
+        found, _, stream = family.predictions(
+            sequence, replacement=source, where=(np.arange(family.sites) == site)[:, None]
+        )
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+        np.testing.assert_array_equal(stream[:, :, :site], plain[:, :, :site])
+        np.testing.assert_array_equal(stream[:, :, site], source[:, :, site])
+    where = np.random.default_rng(3).random((1, LENGTH, family.sites, 1)) < 0.2
+    where[:, :10], where[:, 10, 0] = False, True
+    directions = jnp.zeros((family.sites, 2, family.width)).at[:, 0, 0].set(1.0).at[:, 1, 1].set(1.0)
+    found, _, stream = family.predictions(sequence, 2 * source, directions, replacement=source, where=where)
+    there = np.broadcast_to(where, source.shape)
+    np.testing.assert_array_equal(stream[there], source[there])  # neither ablated nor steered
+    without, _, steered = family.predictions(sequence, 2 * source, directions)
+    np.testing.assert_array_equal(found[:, :10], without[:, :10])
+    assert jnp.abs(found[:, 10:] - without[:, 10:]).max(axis=(0, 2)).min() > 1e-4
+    np.testing.assert_allclose(steered[:, :, 0, :2], 2 * source[:, :, 0, :2], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_play_is_what_reading_its_episodes_says_under_every_change(family, key):
+    world, params = LabyrinthOptions(size=3, turns=3, plan_length=3).make()
+    length, noise = world.episode_length(), rollout.gumbel(8)
+    keys = jax.random.split(key, 4)
+    shape = (8, length, family.sites, family.width)
+    steering, replacement = (jax.random.normal(one, shape) for one in keys[:2])
+    where = jax.random.bernoulli(keys[2], 0.3, (1, length, family.sites, 1))
+    change = Intervention(steering, None, replacement, where)
+
+    @jax.jit
+    def play(change):
+        driver = rollout.policy_driver(family.policy, family.parameters, world, intervention=change)
+        mazes = jax.random.split(key, 8)
+        episodes, scores, _ = rollout.play(
+            world, params, mazes, keys[3], driver, noise, observe=lambda states, scores: scores
+        )
+        return (
+            episodes,
+            scores,
+            rl.read_decisions(family.policy, family.parameters, world, episodes.tokens, intervention=change),
+        )
+
+    episodes, scores, read = play(change)
+    assert world.opening_length > 1
+    assert episodes.written[:, 1].any()
+    np.testing.assert_allclose(jnp.moveaxis(scores, 0, 1), read.actions, atol=3e-5)
+    for slot in range(world.opening_length):
+        drawn = noise(jax.random.fold_in(jax.random.fold_in(keys[3], world.turns), slot), len(world.sayings))
+        likely = read.openings[:, slot] + drawn
+        said = world.said(world.opening(episodes.tokens))[:, slot, None]
+        own = jnp.take_along_axis(likely, said, axis=1)[:, 0]
+        assert jnp.where(episodes.written[:, slot], own >= likely.max(axis=1) - 1e-4, True).all()
+    silent, _, _ = play(jax.tree.map(jnp.zeros_like, change))
+    assert (silent.tokens != episodes.tokens).any()
 
 
 def test_what_is_pushed_at_one_token_reaches_itself_and_later_ones(family, sequence):
@@ -218,7 +297,7 @@ def test_reduced_precision_stores_what_it_says_and_predicts_in_float32(family, s
 
 
 def test_reading_from_the_first_token_forgets_what_the_cache_held(family, sequence):
-    push, empty = jnp.zeros((family.sites, family.width)), family.policy.empty_cache(BATCH, LENGTH)
+    push, empty = family.change(0.0, 0.0), family.policy.empty_cache(BATCH, LENGTH)
     fresh, _, _ = family.decoded(family.parameters, empty, sequence[:, :7], 0, push)
     _, _, used = family.decoded(family.parameters, empty, sequence[:, 7:14], 0, push)
     np.testing.assert_array_equal(family.decoded(family.parameters, used, sequence[:, :7], 0, push)[0], fresh)

@@ -208,7 +208,7 @@ def policy_driver(
         world: where it plays.
         temperature: of all that is chosen.
         plan_budget: int32[], tokens of a plan that the policy may choose; the rest says that the plan has ended.
-        intervention: on the residual stream.
+        intervention: on the residual stream, as when whole episodes are read.
         opening: tokens int32[B, K] that are said in place of those that it would choose; -1 where it chooses.
 
     Raises:

@@ -93,35 +93,49 @@ class Intervention:
     """Changes of the residual stream while a policy reads. They are data: many are tried by `vmap`.
 
     At every entry of the stream, 0 the embedding and l the output of block l, first the ablated directions are
-    projected out, then the steering is added.
+    projected out, then the steering is added, then the replacement takes the place of the result: what is replaced is
+    exactly what it was given. Later entries, later tokens and a cache are computed from the changed stream.
+
+    Arrays with an axis S go along the sequence, counted from its first token however it is read, whole or in chunks
+    with a cache; tokens past S stay as they are. B may be 1 there.
     """
 
     steering: jax.Array | None = None
     """[layers + 1, width] at every position, or [B, S, layers + 1, width]; what to add."""
     ablation: jax.Array | None = None
     """[layers + 1, K, width]; K orthonormal directions to remove at every position, zeros for none."""
+    replacement: jax.Array | None = None
+    """[layers + 1, width] or [B, S, layers + 1, width]; values to take the stream's place, as `Outputs.residual` has
+    them of another sequence or policy."""
+    where: jax.Array | None = None
+    """bool, [layers + 1, width] or [B, S, layers + 1, width], where width may be 1; which of them do."""
 
     def by_layer(self) -> "Intervention":
-        """The same with the layer as the leading axis of every array."""
-        steering = self.steering
-        if steering is not None and steering.ndim == 4:
-            steering = jnp.moveaxis(steering, 2, 0)
-        return Intervention(steering, self.ablation)
+        """The same with the layer as the leading axis of every array.
 
-    def change(self, x: jax.Array, positions: np.ndarray | None = None) -> jax.Array:
-        """The stream [width, B, C] after the changes of one layer, of which this holds the arrays.
-
-        `positions` int[C] tells where in the sequence the stream lies; everywhere by default.
+        Raises:
+            ValueError: one of `replacement` and `where` is missing.
         """
+        if (self.replacement is None) != (self.where is None):
+            raise ValueError("an intervention has a replacement and where it goes, or neither")
+        return jax.tree.map(lambda array: jnp.moveaxis(array, 2, 0) if array.ndim == 4 else array, self)
+
+    def change(self, x: jax.Array, positions: "Positions") -> jax.Array:
+        """The stream [width, B, C] of the wanted tokens after the changes of one layer, whose arrays this has."""
+
+        def here(array):
+            if array.ndim == 1:
+                return array[:, None, None]
+            return jnp.moveaxis(jnp.take(array, positions.now, axis=1, mode="fill", fill_value=0), 2, 0)
+
         if self.ablation is not None:
             directions = self.ablation.astype(x.dtype)
             product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
             x = x - product("kw,kbs->wbs", directions, product("kw,wbs->kbs", directions, x))
         if self.steering is not None:
-            steering = self.steering if self.steering.ndim == 3 else self.steering[None, None]
-            if positions is not None and self.steering.ndim == 3:
-                steering = steering[:, positions]
-            x = x + jnp.moveaxis(steering, 2, 0).astype(x.dtype)
+            x = x + here(self.steering).astype(x.dtype)
+        if self.replacement is not None and self.where is not None:
+            x = jnp.where(here(self.where), here(self.replacement).astype(x.dtype), x)
         return x
 
 
@@ -299,7 +313,7 @@ class Policy(abc.ABC):
         def block(x, layer, positions=every):
             parameters, change, memory = layer
             x, memory = nnx.merge(graph, parameters)(x, positions, memory)
-            x = x if change is None else change.change(x, positions.wanted)
+            x = x if change is None else change.change(x, positions)
             return x, (None if capture is None else _at(x, capture), memory)
 
         def layers(index):
@@ -313,7 +327,7 @@ class Policy(abc.ABC):
         x, recent = self.looking_back(x, None if cache is None else cache.recent, start)
         x = jnp.moveaxis(x, 2, 0) * scale
         if changes is not None:
-            x = jax.tree.map(lambda array: array[0], changes).change(x)
+            x = jax.tree.map(lambda array: array[0], changes).change(x, every)
         streams: list[Any] = [] if capture is None else [_at(x, capture)[None]]
         memories: list[Any] = []
         if cache is None and last:

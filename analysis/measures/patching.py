@@ -1,8 +1,9 @@
 """Activation patching: which part of a policy carries a choice from one episode, or one checkpoint, to another."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from agents.learning import population
-from agents.policies import Parameters, Policy
+from agents.policies import Intervention, Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, inside
 from analysis.figures.panels import Map, Panel
@@ -32,6 +33,8 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
         entries = tuple("embedding" if entry == 0 else f"after block {entry}" for entry in mean["entry"].values)
         parts = tuple(mean["part"].values.tolist())
         shown.append(Map(mean.values, entries, parts, f"{label}: share of the choice that the stream carries"))
+        if "written" not in part:
+            continue
         one = part["written"].isel(member=0).transpose("component", "where")
         words = f"{label}, member {int(part['member'].values[0])}: share that its heads and MLPs carry"
         shown.append(Map(one.values, tuple(one["component"].values.tolist()), WHERE, words, diverging=True))
@@ -61,10 +64,10 @@ def patching(
     Returns:
         Shares, each the sum of what goes over by the sum of the differences, over pairs that like different choices:
         `stream` float32[member, entry, part], of the residual stream, entry 0 the embedding; `written` float32[member,
-        component, where], of what a head or an MLP writes; see `PARTS`, `WHERE`. `pairs` int32[member], how many.
-        NaN where there are none.
+        component, where], of what a head or an MLP of a transformer writes; see `PARTS`, `WHERE`. `pairs`
+        int32[member], how many. NaN where there are none.
     """
-    inside.check(run, episodes)
+    inside.check_episodes(episodes)
     choices = len(run.world.decision_positions())
     decision = run.world.opening_length if decision is None else decision
     if not 0 <= decision < choices:
@@ -75,22 +78,22 @@ def patching(
     own, start = (run.kept_parameters(name) for name in (checkpoint, ends(run)[0]))
     own, start, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (own, start, run.params))
     told = _told(run.policy, own, start, run.world, params, decision, source == "episode", episodes)
-    stream, written, pairs = (np.asarray(x)[again] for x in told)
+    told = {name: np.asarray(x)[again] for name, x in told.items()}
     there = np.flatnonzero(parts_of(run.world, decision).any(axis=1))
     layers = run.policy.config.layers
-    return xr.Dataset(
+    shares = xr.Dataset(
         {
-            "stream": variable("member entry part", stream, "share that the stream carries"),
-            "written": variable("member component where", written, "share that a part carries", table=0),
-            "pairs": variable("member", pairs, "pairs that choose differently"),
+            "stream": variable("member entry part", told["stream"], "share that the stream carries"),
+            "pairs": variable("member", told["pairs"], "pairs that choose differently"),
         },
-        {
-            "entry": np.arange(layers + 1),
-            "part": [PARTS[index] for index in there],
-            "component": [*inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in range(layers))],
-            "where": list(WHERE),
-        },
+        {"entry": np.arange(layers + 1), "part": [PARTS[index] for index in there]},
     )
+    if "written" not in told:
+        return shares
+    words = "share that a part carries"
+    components = [*inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in range(layers))]
+    shares["written"] = variable("member component where", told["written"], words, table=0)
+    return shares.assign_coords(component=components, where=list(WHERE))
 
 
 def parts_of(world: base.World, decision: int) -> np.ndarray:
@@ -111,95 +114,101 @@ def parts_of(world: base.World, decision: int) -> np.ndarray:
     )
 
 
-def sites(policy: Policy, parts: np.ndarray) -> dict[str, np.ndarray]:
-    """Where each of the N replacements replaces, by the names of `inside.Patch`, axis 0 the replacement.
+def places(policy: Policy, parts: np.ndarray) -> np.ndarray:
+    """Where the stream is replaced, bool[entries × parts, 1, S, layers + 1, 1] as `Intervention.where` has it."""
+    entries = policy.config.layers + 1
+    return np.einsum("el,ps->epsl", np.eye(entries), parts).reshape(-1, 1, parts.shape[1], entries, 1) > 0
 
-    First the stream, by entry and part, then heads and then MLPs, each before the last position and at it.
+
+def sites(policy: Policy, length: int) -> dict[str, np.ndarray]:
+    """Where each of the N replacements of what is written goes, by the names of `inside.Patch`; axis 0 is N.
+
+    First heads, then MLPs, each before the last position and at it.
     """
-    config, length = policy.config, parts.shape[1]
-    places = np.stack([np.arange(length) < length - 1, np.arange(length) == length - 1])
-    entries, heads, layers = config.layers + 1, config.layers * config.heads, config.layers
-    stream = np.einsum("el,ps->epls", np.eye(entries), parts).reshape(-1, entries, length, 1)
-    head = np.einsum("hk,ps->hpks", np.eye(heads), places).reshape(-1, layers, config.heads, length, 1)
-    mlp = np.einsum("lk,ps->lpks", np.eye(layers), places).reshape(-1, layers, length, 1)
-    blocks = {"stream": stream, "heads": head, "mlp": mlp}
-    counts = [len(block) for block in blocks.values()]
-    where = {name: np.zeros((sum(counts), *block.shape[1:]), bool) for name, block in blocks.items()}
-    for start, (name, block) in zip(np.cumsum([0, *counts[:-1]]), blocks.items(), strict=True):
-        where[name][start : start + len(block)] = block > 0
-    return where
+    config, layers = policy.config, policy.config.layers
+    last = np.arange(length) == length - 1
+    heads = np.einsum("hk,ps->hpks", np.eye(layers * config.heads), [~last, last])
+    heads = heads.reshape(-1, layers, config.heads, length, 1) > 0
+    mlps = np.einsum("lk,ps->lpks", np.eye(layers), [~last, last]).reshape(-1, layers, length, 1) > 0
+    return {
+        "heads": np.concatenate([heads, np.zeros((len(mlps), *heads.shape[1:]), bool)]),
+        "mlp": np.concatenate([np.zeros((len(heads), *mlps.shape[1:]), bool), mlps]),
+    }
 
 
 def carried(
-    policy: Policy,
-    parameters: Parameters,
-    sequences: jax.Array,
-    given: dict[str, jax.Array],
-    wanted: jax.Array,
-    where: dict[str, jax.Array],
-    allowed: jax.Array,
+    read: Callable[[Any], jax.Array], where: Any, plain: jax.Array, wanted: jax.Array, allowed: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """What of the sources' choices goes over, float32[N], and the pairs that count, int32[].
 
     Args:
-        policy, parameters: of the member that reads.
-        sequences: tokens int32[B, S] that end before the choice.
-        given: what the sources of them have inside, as `inside.read` tells it, axis 0 of length B.
-        wanted: the logits of the sources, float32[B, V].
-        where: from `sites`.
+        read: a replacement → logits float32[B, V] of those that read under it.
+        where: N replacements, on axis 0 of every array.
+        plain: logits without any.
+        wanted: the logits of the sources.
         allowed: bool[V], what may be said.
     """
-    allowed = allowed[None]
-
-    def best(logits):
-        return jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
-
-    def last(sequence, patch):
-        return inside.read(policy, parameters, sequence, patch, names=("logits",))["logits"][-1]
-
-    plain = jax.vmap(last, in_axes=(0, None))(sequences, inside.NOTHING)
-    theirs, mine = best(wanted), best(plain)
+    theirs, mine = (jnp.argmax(jnp.where(allowed[None], x, -jnp.inf), axis=-1) for x in (wanted, plain))
     counted = (theirs != mine).astype(jnp.float32)
 
     def difference(logits):
         chosen = [jnp.take_along_axis(logits, index[:, None], axis=1)[:, 0] for index in (theirs, mine)]
         return counted * (chosen[0] - chosen[1])
 
-    base, full = difference(plain), difference(wanted)
-
-    def replaced(site):
-        logits = jax.vmap(lambda sequence, values: last(sequence, inside.Patch(values, site)))(sequences, given)
-        return jnp.sum(difference(logits) - base)
-
-    gap = jnp.sum(full - base)
-    moved = jax.lax.map(replaced, where)
+    start = difference(plain)
+    gap = jnp.sum(difference(wanted) - start)
+    moved = jax.lax.map(lambda site: jnp.sum(difference(read(site)) - start), where)
     return moved / jnp.where(gap > 0, gap, jnp.nan), counted.sum(dtype=jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "decision", "another", "episodes"))
 def _told(policy, parameters, start, world, params, decision, another, episodes):
-    """`stream` float32[M, L + 1, P], `written` float32[M, C, 2] and `pairs` int32[M] of `patching`."""
+    """Of `patching`: `stream` float32[M, L + 1, P], `pairs` int32[M], of a transformer `written` float32[M, C, 2]."""
     parts = parts_of(world, decision)
     parts = parts[parts.any(axis=1)]
-    where, allowed = sites(policy, parts), jnp.asarray(inside.choices(policy, world)[decision])
-    names = (*where, "logits")
+    length, allowed = parts.shape[1], jnp.asarray(inside.choices(policy, world)[decision])
+    reader = dataclasses.replace(policy.config, compute_dtype="float32", matrix_precision="float32")
+    reader = dataclasses.replace(policy, config=reader)
 
     def member(parameters: Parameters, start: Parameters, params: base.WorldParams):
         seen = inside.played(policy, parameters, world, params, episodes)
-        sequences = seen.tokens[:, : parts.shape[1]]
+        sequences = seen.tokens[:, :length]
         # Where the episode is over, or the opening, there is no choice any more.
         there = seen.decided[:, decision]
         sources = jnp.roll(sequences, 1, axis=0) if another else sequences
-        whose = parameters if another else start
-        given = jax.vmap(lambda sequence: inside.read(policy, whose, sequence, names=names))(sources)
-        wanted = given.pop("logits")[:, -1]
         there &= jnp.roll(there, 1) if another else there
+
+        def read(parameters, sequences, intervention=None, capture=None):
+            outputs = reader.forward(
+                parameters, sequences, intervention=intervention, capture=capture, at=np.array([length - 1])
+            )
+            return reader.heads(parameters, outputs.hidden[:, 0])[0], outputs.residual
+
+        whose = parameters if another else start
+        wanted, stream = read(whose, sources, capture=np.arange(length))
+        plain, _ = read(parameters, sequences)
         # A source that likes what the reader likes does not count: so no choice, no difference.
-        own = jax.vmap(lambda sequence: inside.read(policy, parameters, sequence, names=("logits",)))(sequences)
-        wanted = jnp.where(there[:, None], wanted, own["logits"][:, -1])
-        moved, pairs = carried(policy, parameters, sequences, given, wanted, jax.tree.map(jnp.asarray, where), allowed)
-        cut = (policy.config.layers + 1) * len(parts)
-        return moved[:cut].reshape(-1, len(parts)), moved[cut:].reshape(-1, len(WHERE)), pairs
+        wanted = jnp.where(there[:, None], wanted, plain)
+
+        def replaced(where):
+            return read(parameters, sequences, Intervention(replacement=stream, where=where))[0]
+
+        moved, pairs = carried(replaced, jnp.asarray(places(policy, parts)), plain, wanted, allowed)
+        told = {"stream": moved.reshape(-1, len(parts)), "pairs": pairs}
+        if policy.config.family != "transformer":
+            return told
+        where = jax.tree.map(jnp.asarray, sites(policy, length))
+        given = jax.vmap(lambda sequence: inside.read(policy, whose, sequence, names=tuple(where)))(sources)
+
+        def rewritten(where):
+            def last(sequence, values):
+                patch = inside.Patch(values, where)
+                return inside.read(policy, parameters, sequence, patch, names=("logits",))["logits"][-1]
+
+            return jax.vmap(last)(sequences, given)
+
+        moved, _ = carried(rewritten, where, plain, wanted, allowed)
+        return told | {"written": moved.reshape(-1, len(WHERE))}
 
     mesh = population.mesh(len(params.tile_map), 1)
     return population.over_members(member, mesh)(parameters, start, params)
