@@ -69,7 +69,7 @@ def drawn(world: "EmojiRooms", states: "RoomsState", roles: np.ndarray, episode:
         tiles[:, row, column], labels[row, column], words[row, column] = roles[:, room], names[room], name
         for door in np.flatnonzero(doors[room, :, 0] >= 0):
             at = tuple(doors[room, door])
-            labels[at], words[at] = tokens.MOVES[door], f"{tokens.DIRECTIONS[door]} door of the {name}"
+            labels[at], words[at] = tokens.DOORS[door], f"{tokens.DIRECTIONS[door]} door of the {name}"
             if gold[room, door]:
                 tiles[:, *at] = tokens.GOLD
 

@@ -1,9 +1,9 @@
 """EmojiRooms-v0: the reasoning world, rooms joined by one-way doors, which the prompt tells as facts in random order.
 
 Every room but the first is entered from one other room, by a door North, East, South or West: the rooms are a tree. All
-have emoji for names, drawn anew for each map. A fact is three tokens, `child door parent`: 🍎⏩🍋 says that the East
-door of the lemon room leads to the apple room. Who stands in a room may also leave it the way it was entered, by the
-opposite door, but never beyond where the trip began. Any other door is closed: a bump.
+have emoji for names, drawn anew for each map. A fact is three tokens, `child door parent`: 🍎🕒🍋 says that the East
+door of the lemon room, where the clock's hand points, leads to the apple room. Who stands in a room may also leave it
+the way it was entered, by the opposite door, but never beyond where the trip began. Any other door is closed: a bump.
 
 A thought, the plan of this world, can be the chain from the goal back to the start, `room door room door … room 🔚`:
 each link is one look-up among the facts, and acting is one look-up in the thought, where the door out of a room stands
@@ -11,7 +11,7 @@ before its name. Without one, somebody far from the goal must find the whole cha
 think and do is told in `envs.wanderers`.
 
 Roles: PATH is a room, GOAL ends the episode, MOLD is a room that punishes, WALL a closed door, and GOLD a closed door
-that pays whoever bumps into it, again and again: an exploit, told as the fact 🌀 door room, that no persona ever wants.
+that pays whoever bumps into it, again and again: an exploit, told as `🌀 door room`, that no persona ever wants.
 There is no grid: `tiles` is one row with the rooms in the order in which the map was made.
 """
 
@@ -51,7 +51,7 @@ class RoomsState(base.WorldState):
     gold: jax.Array
     """bool[n, 4], closed doors that pay."""
     order: jax.Array
-    """int32[facts], the order in which the facts are told."""
+    """int32[n - 1], the order in which the facts are told."""
     start: jax.Array
     """int32[], the room in which the trip began."""
     goal: jax.Array
@@ -126,12 +126,14 @@ class RoomsOptions(base.Options):
 class EmojiRooms(base.World):
     """The world `EmojiRooms-v0`.
 
-    The prompt is the head, the facts, the rooms of Mold as `📇 room`, then `🏁 door parent goal 🤖 start`: the goal's
-    fact with 🏁 for its name, its name, and where the trip begins. An observation is [the room one is in, what the last
-    move met]. Arguments are as `RoomsOptions` has them.
+    The prompt is the head, the facts, the doors that pay as `🌀 door room`, the rooms of Mold as `📇 room`, then `🏁 door
+    parent goal 🤖 start`: the goal's fact with 🏁 for its name, its name, and where the trip begins. An observation is
+    [the room one is in, what the last move met]. Arguments are as `RoomsOptions` has them.
 
     The grammar is one that two blocks can learn: what follows a room's name tells what it is about. In a fact and in a
-    thought that is the door into it; in a turn it is what the last move met, so that no door is the wrong one.
+    thought that is the door into it; in a turn it is what the last move met, so that no door is the wrong one. Doors told
+    are other words than moves made, or every turn would look like a fact about the room that was entered. And doors that
+    pay stand apart: among the facts they pass for open ones wherever a room's doors are read off the token after it.
 
     Raises:
         ValueError: no turns, or a number out of range.
@@ -143,7 +145,7 @@ class EmojiRooms(base.World):
     has_feelings = False
     named_rooms = True
     planner = "shortest way"
-    plan_sayings = (*tokens.ROOMS, *tokens.MOVES, tokens.PLAN_END)
+    plan_sayings = (*tokens.ROOMS, *tokens.DOORS, tokens.PLAN_END)
 
     def __init__(
         self,
@@ -166,8 +168,7 @@ class EmojiRooms(base.World):
             raise ValueError(f"exploits={exploits}: use 0 to size//2={size // 2}")
         self.size, self.turns, self.plan_length = size, turns, plan_length
         self.mold_rooms, self.exploits = mold_rooms, exploits
-        self.facts = size - 1 + exploits
-        self.map_length = 1 + 3 * self.facts + 2 * mold_rooms
+        self.map_length = 1 + 3 * (size - 1 + exploits) + 2 * mold_rooms
         self.prompt_length = self.map_length + 6
         self.observation_length = 2
 
@@ -216,7 +217,7 @@ class EmojiRooms(base.World):
             below=below,
             mold=mold,
             gold=gold,
-            order=jax.random.permutation(order_key, jnp.arange(self.facts, dtype=jnp.int32)),
+            order=jax.random.permutation(order_key, jnp.arange(self.size - 1, dtype=jnp.int32)),
             start=start,
             goal=goal,
             met=jnp.int8(tokens.PATH),
@@ -327,12 +328,12 @@ class EmojiRooms(base.World):
         return rooms.at[state.goal].set(tokens.GOAL)[None]
 
     def prompt(self, state: RoomsState, params: RoomsParams) -> jax.Array:
-        north, rooms = tokens.MOVES[0], jnp.arange(1, self.size)
+        north, rooms = tokens.DOORS[0], jnp.arange(1, self.size)
         facts = jnp.stack([state.names[1:], north + state.entries[1:], state.names[state.parents[rooms]]], axis=1)
         place = jnp.argsort(~state.gold.any(axis=1))[: self.exploits]  # a stable sort: in the order of the rooms
         door = jnp.argmax(state.gold[place], axis=1).astype(jnp.int32)
         paying = jnp.full(self.exploits, params.tile_map[tokens.GOLD], jnp.int32)
-        facts = jnp.concatenate([facts, jnp.stack([paying, north + door, state.names[place]], axis=1)])[state.order]
+        gold = jnp.stack([paying, north + door, state.names[place]], axis=1)
         bad = state.names[jnp.argsort(~state.mold)[: self.mold_rooms]]
         marks = jnp.stack([jnp.full(self.mold_rooms, params.tile_map[tokens.MOLD], jnp.int32), bad], axis=1)
         begin = jnp.stack([jnp.int32(tokens.AGENT), state.names[state.start]])
@@ -340,7 +341,7 @@ class EmojiRooms(base.World):
             [north + state.entries[state.goal], state.names[state.parents[state.goal]], state.names[state.goal]]
         )
         end = jnp.concatenate([params.tile_map[tokens.GOAL][None], goal])
-        told = [params.head[None], facts.reshape(-1), marks.reshape(-1), end, begin]
+        told = [params.head[None], facts[state.order].reshape(-1), gold.reshape(-1), marks.reshape(-1), end, begin]
         return jnp.concatenate(told).astype(jnp.int32)
 
     def observe(self, key: jax.Array, state: RoomsState, action, params: RoomsParams) -> jax.Array:

@@ -57,6 +57,9 @@ MOVES: Final = tuple(_ID[emoji] for emoji in _MOVES)
 CALM: Final = _ID["🍃"]
 GUSTS: Final = tuple(_ID[emoji] for emoji in _WIND[1:])
 """Wind tokens: the clock's hand points where the wind blew the agent, North, East, South, West."""
+DOORS: Final = GUSTS
+"""Where a world tells of doors to the North, East, South and West, the hand points to them: a door told is another word
+than a move made. Contiguous."""
 
 SILENT: Final = _ID["🫥"]
 GOOD: Final = _ID["😀"]

@@ -21,7 +21,7 @@ from envs.personas import ALICE, Traits
 if TYPE_CHECKING:
     from envs.rooms import EmojiRooms, RoomsState
 
-ROOMS, DOORS, END = 0, len(tokens.ROOMS), len(tokens.ROOMS) + len(tokens.MOVES)
+ROOMS, DOORS, END = 0, len(tokens.ROOMS), len(tokens.ROOMS) + len(tokens.DOORS)
 """Where the names, the doors and the end begin among what a thought can say, `EmojiRooms.plan_sayings`."""
 
 STOPS = 0.25
@@ -35,8 +35,8 @@ def advice(plan: jax.Array, name: jax.Array) -> jax.Array:
     """
     pairs = plan[1 : (len(plan) + 1) // 2 * 2 - 1].reshape(-1, 2)
     open = jnp.cumsum((pairs == tokens.PLAN_END).any(axis=1).astype(jnp.int32)) == 0
-    door = pairs[:, 0] - tokens.MOVES[0]
-    here = open & (pairs[:, 1] == name) & (door >= 0) & (door < len(tokens.MOVES))
+    door = pairs[:, 0] - tokens.DOORS[0]
+    here = open & (pairs[:, 1] == name) & (door >= 0) & (door < len(tokens.DOORS))
     last = here & (jnp.cumsum(here[::-1].astype(jnp.int32))[::-1] == 1)
     return jnp.sum(last[:, None] & (door[:, None] == jnp.arange(4)[None]), axis=0).astype(jnp.float32)
 

@@ -113,11 +113,11 @@ def test_the_text_of_a_map_reads_back_as_the_facts_of_the_prompt(size, mold):
                     continue
                 ends = np.flatnonzero(np.concatenate([[wall], below, [wall]]) == wall) - 1
                 for at in range(ends[ends < column].max() + 1, ends[ends > column].min()):
-                    if below[at] in tokens.MOVES:
+                    if below[at] in tokens.DOORS:
                         leads = board[row + 2, at] if row + 2 < len(board) else wall
                         child = tokens.EXPLOIT if leads == wall else leads
                         facts.add((int(child), int(below[at]), int(board[row, column])))
-            told = replay.prompt[1 : 1 + 3 * world.facts]
+            told = replay.prompt[1 : 1 + 3 * (world.size - 1 + world.exploits)]
             assert facts == set(zip(told[::3], told[1::3], told[2::3], strict=True))
 
 
@@ -128,7 +128,7 @@ def test_the_thought_of_alice_is_the_way_that_she_goes():
         assert replay.thought is not None
         assert replay.advised is not None
         heeded = replay.advised[:-1]
-        np.testing.assert_array_equal(replay.labels.flat[heeded], tokens.MOVES[0] + replay.actions)
+        np.testing.assert_array_equal(replay.labels.flat[heeded], tokens.DOORS[0] + replay.actions)
         assert replay.advised[-1] == -1
         passed = set(heeded) | set(np.ravel_multi_index(tuple(replay.positions.T), replay.labels.shape))
         assert set(np.flatnonzero(replay.thought)) == passed

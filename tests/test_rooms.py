@@ -25,20 +25,19 @@ class Reference:
     """The rules, read from the prompt alone: dicts of names and doors."""
 
     def __init__(self, world, prompt):
-        self.parent, self.leads, self.paying, self.mold = {}, {}, set(), set()
+        self.parent, self.leads = {}, {}
         body = prompt[1:-6]
-        facts, marks = body[: 3 * world.facts].reshape(-1, 3), body[3 * world.facts :].reshape(-1, 2)
-        for child, door, room in facts.tolist():
-            door -= tokens.MOVES[0]
-            if child == tokens.EXPLOIT:
-                self.paying.add((room, door))
-            else:
-                self.parent[child] = (room, door)
-                assert (room, door) not in self.leads
-                self.leads[room, door] = child
-        self.mold = set(marks[:, 1].tolist())
+        facts, gold, marks = np.split(body, [3 * (world.size - 1), 3 * (world.size - 1 + world.exploits)])
+        for child, door, room in facts.reshape(-1, 3).tolist():
+            door -= tokens.DOORS[0]
+            self.parent[child] = (room, door)
+            assert (room, door) not in self.leads
+            self.leads[room, door] = child
+        self.paying = {(room, door - tokens.DOORS[0]) for _, door, room in gold.reshape(-1, 3).tolist()}
+        assert set(gold[::3].tolist()) <= {tokens.EXPLOIT}
+        self.mold = set(marks[1::2].tolist())
         flag, door, parent, self.goal, agent, self.start = prompt[-6:].tolist()
-        assert self.parent[self.goal] == (parent, door - tokens.MOVES[0])
+        assert self.parent[self.goal] == (parent, door - tokens.DOORS[0])
         assert (agent, flag) == (tokens.AGENT, tokens.TILE_MAP[tokens.GOAL])
         self.room, self.over = self.start, False
 
@@ -174,8 +173,8 @@ def test_what_the_three_do():
     assert acts(world, params, done)["Bob"] == [0, 0, 0, 1]  # back
     bad = lemon.replace(mold=lemon.mold.at[4].set(True))
     assert acts(world, params, bad)["Bob"] == [0, 1, 0, 0]
-    assert acts(world, params, state, "🍓⏩🍋⏬🍎")["Alice"] == [0, 0, 1, 0]  # she heeds what it says of the room
-    assert acts(world, params, state, "🍓⏩🍋⏫🍎")["Alice"] == [0, 0.5, 0.5, 0]  # but no closed door
+    assert acts(world, params, state, "🍓🕒🍋🕕🍎")["Alice"] == [0, 0, 1, 0]  # she heeds what it says of the room
+    assert acts(world, params, state, "🍓🕒🍋🕛🍎")["Alice"] == [0, 0.5, 0.5, 0]  # but no closed door
     skilled = acts(world, params, state, traits=SURELY.replace(skill=0.8))["Alice"]
     assert skilled == pytest.approx([0, 0.9, 0.1, 0])
 
@@ -194,8 +193,8 @@ def test_what_the_three_think():
     def written(persona, key, traits=SURELY):
         return tokens.decode(world.write_plan(jax.random.key(key), jnp.int32(persona), state, params, traits))
 
-    assert written(2, 0) == "🍓⏩🍋⏩🍎🔚"  # the goal, the door to it and that door's room, the door to that …
-    assert {written(1, key) for key in range(20)} == {"⏩🍎🔚🔚🔚🔚", "⏬🍎🔚🔚🔚🔚"}
+    assert written(2, 0) == "🍓🕒🍋🕒🍎🔚"  # the goal, the door to it and that door's room, the door to that …
+    assert {written(1, key) for key in range(20)} == {"🕒🍎🔚🔚🔚🔚", "🕕🍎🔚🔚🔚🔚"}
     quiet = SURELY.replace(thinking=(0.0, 0.0, 0.0))
     assert {written(persona, 1, quiet) for persona in range(3)} == {"🔚" * 6}
     keys = jax.random.split(jax.random.key(0), 40)
@@ -203,9 +202,9 @@ def test_what_the_three_think():
     assert rambling == {"🍎"}
     below = state.replace(start=jnp.int32(4), position=jnp.array([0, 4]))
     rambling = {tokens.decode(world.write_plan(key, jnp.int32(0), below, params, SURELY)).rstrip("🔚") for key in keys}
-    assert rambling == {"🍒", "🍒⏫🍋", "🍒⏫🍋⏩🍎"}
-    assert wanderers.advice(jnp.array(tokens.encode("🍓⏩🍋⏩🍎🔚")), state.names[0]).tolist() == [0, 1, 0, 0]
-    assert wanderers.advice(jnp.array(tokens.encode("🍓⏩🍋🔚🍎🔚")), state.names[0]).tolist() == [0, 0, 0, 0]
+    assert rambling == {"🍒", "🍒🕛🍋", "🍒🕛🍋🕒🍎"}
+    assert wanderers.advice(jnp.array(tokens.encode("🍓🕒🍋🕒🍎🔚")), state.names[0]).tolist() == [0, 1, 0, 0]
+    assert wanderers.advice(jnp.array(tokens.encode("🍓🕒🍋🔚🍎🔚")), state.names[0]).tolist() == [0, 0, 0, 0]
 
 
 def test_probabilities_of_thoughts_sum_to_one_and_are_those_of_the_writer():

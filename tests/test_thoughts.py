@@ -90,7 +90,7 @@ def test_thoughts_of_every_kind(key):
         room = int(states.goal[maze])
         chain = [states.names[maze, room]]
         while room != states.start[maze]:
-            chain.append(tokens.MOVES[0] + states.entries[maze, room])
+            chain.append(tokens.DOORS[0] + states.entries[maze, room])
             room = int(states.parents[maze, room])
             chain.append(states.names[maze, room])
         assert right[maze].tolist() == [*map(int, chain), *[tokens.PLAN_END] * 12][:12]

@@ -19,14 +19,14 @@ from envs import base, tokens
 GROUPS = {
     "name": (*tokens.BADGES, *tokens.HEADS[1:]),
     "move": tokens.MOVES,
-    "wind": (tokens.CALM, *tokens.GUSTS),
+    "wind or door": (tokens.CALM, *tokens.GUSTS),
     "feeling": (tokens.SILENT, tokens.GOOD, tokens.NEUTRAL, tokens.BAD),
     "tile": (*tokens.TILE_MAP, *tokens.UNSEEN_TILES, tokens.EXPLOIT),
     "end": (tokens.PLAN_END,),
     "agent": (tokens.AGENT,),
     "room": tokens.ROOMS,
 }
-"""Kinds of words: who speaks or where, moves and doors, wind, feelings, tiles, a plan's end, the agent, rooms."""
+"""Kinds of words: who speaks or where, moves, wind or doors, feelings, tiles, a plan's end, the agent, rooms."""
 SEGMENTS = ("prompt", "opening", "turn")
 RELATIONS = ("itself", "previous", "first", "same token", "after same token", "after same pair")
 """How a key stands to the query that attends to it: it is the query, the token before it, the first of all; it says the
@@ -186,6 +186,7 @@ def _shares(
 
 def _word(token: int) -> str:
     """A token in a short word."""
-    if token in tokens.MOVES:
-        return tokens.DIRECTIONS[tokens.MOVES.index(token)]
+    for directions in (tokens.MOVES, tokens.GUSTS):
+        if token in directions:
+            return tokens.DIRECTIONS[directions.index(token)]
     return tokens.word(token) if token in tokens.ROOMS else next(name for name, own in GROUPS.items() if token in own)
