@@ -126,14 +126,14 @@ class RoomsOptions(base.Options):
 class EmojiRooms(base.World):
     """The world `EmojiRooms-v0`.
 
-    The prompt is the head, the facts, the doors that pay as `🌀 door room`, the rooms of Mold as `📇 room`, then `🏁 door
-    parent goal 🤖 start`: the goal's fact with 🏁 for its name, its name, and where the trip begins. An observation is
-    [the room one is in, what the last move met]. Arguments are as `RoomsOptions` has them.
+    The prompt is the head, the facts, the doors that pay as `🌀 door room`, the rooms of Mold as `📇 room`, then
+    `🏁 door parent goal 🤖 start`: the goal's fact with 🏁 for its name, its name, and where the trip begins. An
+    observation is [the room one is in, what the last move met]. Arguments are as `RoomsOptions` has them.
 
     The grammar is one that two blocks can learn: what follows a room's name tells what it is about. In a fact and in a
-    thought that is the door into it; in a turn it is what the last move met, so that no door is the wrong one. Doors told
-    are other words than moves made, or every turn would look like a fact about the room that was entered. And doors that
-    pay stand apart: among the facts they pass for open ones wherever a room's doors are read off the token after it.
+    thought that is the door into it; in a turn it is what the last move met, so that no door is the wrong one. Doors
+    told are other words than moves made, or every turn would look like a fact about the room that was entered. And
+    doors that pay stand apart: among the facts they pass for open ones to a head that reads them off the token after.
 
     Raises:
         ValueError: no turns, or a number out of range.
