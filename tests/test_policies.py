@@ -24,6 +24,8 @@ FAMILIES = {
     "gru that looks back": PolicyConfig(family="gru", width=24, layers=3, heads=2, hidden=24, lookback=3),
 }
 BATCH, LENGTH = 3, 29
+MORE = 13
+"""Tokens for which a cache has room, and that are not read."""
 
 
 class Family:
@@ -80,8 +82,9 @@ def sequence():
     return jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, tokens.FIRST)
 
 
-@pytest.mark.parametrize("chunks", [[1] * LENGTH, [7, 7, 7, 7, 1], [20, 9], [LENGTH]])
-@pytest.mark.parametrize("longer", [0, 13])
+@pytest.mark.parametrize(
+    ("chunks", "longer"), [([1] * LENGTH, MORE), ([7, 7, 7, 7, 1], MORE), ([20, 9], 0), ([LENGTH], 0)]
+)
 def test_cached_decoding_equals_the_full_forward_at_every_position(family, sequence, chunks, longer):
     for change in (family.change(0.0, 0.0), family.change(1.0, 0.2)):
         logits, values, _ = family.predictions(
@@ -297,7 +300,7 @@ def test_reduced_precision_stores_what_it_says_and_predicts_in_float32(family, s
 
 
 def test_reading_from_the_first_token_forgets_what_the_cache_held(family, sequence):
-    push, empty = family.change(0.0, 0.0), family.policy.empty_cache(BATCH, LENGTH)
+    push, empty = family.change(0.0, 0.0), family.policy.empty_cache(BATCH, LENGTH + MORE)
     fresh, _, _ = family.decoded(family.parameters, empty, sequence[:, :7], 0, push)
     _, _, used = family.decoded(family.parameters, empty, sequence[:, 7:14], 0, push)
     np.testing.assert_array_equal(family.decoded(family.parameters, used, sequence[:, :7], 0, push)[0], fresh)
