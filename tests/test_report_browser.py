@@ -1,6 +1,7 @@
 """The report in a real browser, opened from disk: it loads without a complaint, draws, plays and obeys the keyboard."""
 
 import io
+import itertools
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,8 @@ from agents import runs
 from agents.runs import config as configs
 from analysis.measure import REGISTRY, measure
 from envs.rooms import RoomsOptions
-from ground import numbers
+from ground import files, numbers
+from studies.__main__ import NAMES, find
 from studies.report import site
 from tests import tiny, verdicts
 
@@ -89,6 +91,21 @@ def courses(tmp_path_factory):
     out = tmp_path_factory.mktemp("courses")
     verdicts.write(out, name="courses", runs={name: verdicts.arm(out, planted(out, name)) for name in ARMS})
     return site.build(out, 2, Console(file=io.StringIO())).with_name("courses-smoke.html")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """The first page, with every study's own question and number, and takeaways as long as one would write them."""
+    out = tmp_path_factory.mktemp("four")
+    for name, verdict in zip(NAMES[:4], itertools.cycle(verdicts.MEANS), strict=False):
+        asked = next(one for one in find(name).questions if one.primary)
+        told = verdicts.document(verdict, takeaway=f"{'What this study has taught us of it, ' * 4}again.")
+        question, estimate = told["questions"][0], asked.criteria[0].estimate
+        question["text"], question["criteria"][0]["estimate"] = asked.text, estimate
+        told["estimates"][estimate] = told["estimates"].pop("gain")
+        (out / name / "smoke").mkdir(parents=True)
+        files.write_json(out / name / "smoke" / "verdict.json", told)
+    return site.build(out, 2, Console(file=io.StringIO()))
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +217,28 @@ def test_pages_fit_wide_and_narrow_screens(page, folder, courses, scheme):
     assert len(set(strokes)) == len(ARMS)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) > 384) == (scheme == "light")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_four_studies_are_seen_at_once(page, index, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(index.as_uri())
+    cards = page.locator(".card")
+    assert cards.count() == 4
+    for card in cards.all():
+        for part in ("h3", ":scope > .meta .badge", ".glance > p", ".figure-number", ".interval-plot"):
+            box = card.locator(part).bounding_box()
+            assert box["y"] + box["height"] < 800, part
+            assert box["x"] + box["width"] <= 1280, part
+        assert not card.get_by_text("Asked:").is_visible()
+        size = "x => parseFloat(getComputedStyle(x).fontSize) * (x.getScreenCTM ? x.getScreenCTM().a : 1)"
+        assert min(card.locator("p:visible, text").evaluate_all(f"all => all.map({size})")) > 11
+    bottom = "Math.max(...Array.from(document.querySelectorAll('.card')).map(x => x.getBoundingClientRect().bottom))"
+    assert page.evaluate(bottom) <= 800
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    assert page.evaluate("document.documentElement.scrollHeight") <= 2300
 
 
 def test_the_table_tells_what_numpy_does(explorer):
