@@ -58,7 +58,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         end_low, end_high = (x / end["whole"] for x in (end["low"], end["high"]))
         each[f"share of selection at the end, at least, {titles[arm]}"] = of(end_low)
         each[f"share of selection at the end, at most, {titles[arm]}"] = of(end_high)
-        each[f"Larry lost at the end, {titles[arm]}"] = of(end["survival"].sel(persona="Larry"), "nats per episode")
+        each[f"Larry lost, {titles[arm]}"] = of(end["survival"].sel(persona="Larry"), "nats per episode")
     slow = ledgers.get("slow", ppo)
     weak, strong = _share(slow, WEAK)[0], (ppo["high"] / ppo["whole"]).isel(checkpoint=-1)
     each["share of selection, weak less strong RL"] = of(
@@ -69,12 +69,10 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     each["transition, at the latest"] = of(high, "KL from which less than half of what PPO adds can be selection")
     each["KL where selection bends"] = of(transitions.bend(ppo["low"], ppo["whole"])[0], "segmented regression, PPO")
     each["BIC gained by the bend"] = of(transitions.bend(ppo["low"], ppo["whole"])[1])
-    floor = transitions.at(shuffled["whole"], shuffled["steps"], float(shuffled["steps"].max()))
     matched = _steps(ppo, shuffled)
     each["KL where gratuitous KL exceeds what noise spends"] = of(
         transitions.exceeds(matched["spent"], matched["noise"], matched["whole"]), "PPO"
     )
-    each["KL of shuffled rewards at the end"] = of(floor, "nats per episode")
 
     worlds = [arm for arm in LAW if arm in ledgers]
     laws, shares = [], []
@@ -98,8 +96,6 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     level = 0.5 * _stacked(levels).min("world") + 0.5 * by_base(base["success"].sel(policy="model"))
     each["KL at equal success, SFT on Alice less PPO"] = of(_when(sft, "whole", level) - _when(ppo, "whole", level))
     each["Larry lost, weak RL"] = of(transitions.at(_larry(slow), slow["whole"], WEAK))
-    each["Larry lost, SFT on Alice"] = of(_larry(sft).isel(checkpoint=-1))
-    each["Larry lost, strong RL"] = of(_larry(ppo).isel(checkpoint=-1))
     agreement = ppo["agreement"].isel(checkpoint=-1)
     each["deeds that tell the name, gained by PPO"] = of(agreement.sel(policy="model") - agreement.sel(policy="base"))
     if {"psr", "nsr"} <= ledgers.keys():
@@ -286,7 +282,9 @@ STUDY = Study(
         "Selection is known within a range, since deeds betray only in part whose they are.",
         "What was learnt of the share and of the personas' reward holds where rewards are paid at the goal.",
         "Before these criteria were written one arm had been looked at: PPO at a rate of 1e-3 from eight bases of "
-        "eight rooms, of whose KL a twentieth was selection at first and a half at the end.",
+        "eight rooms, of whose KL a twentieth was selection at first and a half at the end. Later PPO at a rate of "
+        "3e-4 was looked at, from eight bases of which half did not explore; they were replaced, and nothing of the "
+        "criteria was changed but names of estimates.",
         "In EmojiMaze tiles are hidden, so what reward needs is not known there; and a base that is shown badges is no "
         "exact mixture of its personas.",
     ),
@@ -373,7 +371,7 @@ STUDY = Study(
             "It is not.",
             "Larry lost, weak RL < 0.2",
             "Larry lost, SFT on Alice < 0.2",
-            "Larry lost, strong RL > 0.2",
+            "Larry lost, PPO > 0.2",
             smallest=0.0,
         ),
         ask(
