@@ -4,7 +4,6 @@ A policy that RL has made surer does better at one attempt and may do worse at m
 its base would have tried (arXiv 2504.13837, 2506.01347). So both are measured on the same held-out mazes.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from ground import seeds
 BLOCK = 16
 """Mazes of one call to the device: a block is some seconds of work, after which progress can be shown."""
 
-_AT_ONCE = 64
+_AT_ONCE = 32
 """Attempts that a member plays at the same time on a CPU, where larger working sets leave the cache."""
 
 _DIGITS = 13
@@ -160,7 +159,6 @@ def play(
             driver = silent(world, lambda state: jnp.zeros(world.num_actions, jnp.float32))
         else:
             driver = rollout.policy_driver(policy, parameters, world, temperature=temperature)
-            driver = dataclasses.replace(driver, begin=_read_once(driver.begin))
 
         def maze(index):
             own, chance = (jax.random.fold_in(key, index) for key in (maze_key, chance_key))
@@ -168,7 +166,9 @@ def play(
             def part(rows):
                 noise = rollout.gumbel(samples, lambda x: x[rows])
                 keys = jnp.broadcast_to(own, rows.shape)
-                played, _, _ = rollout.play(world, params, keys, chance, driver, noise)
+                played, _, _ = rollout.play(
+                    world, params, keys, chance, driver, noise, group=len(rows), stops=population.on_cpu(mesh)
+                )
                 solved = rollout.succeeded(world, played)
                 return solved, jnp.where(solved[:, None], _words(played), jnp.uint32(0))
 
@@ -214,15 +214,6 @@ def silent(world: base.World, scores: Callable[[base.WorldState], jax.Array]) ->
         return jnp.full((len(states.time), world.opening_length), tokens.PLAN_END, jnp.int32)
 
     return rollout.scripted_driver(world, lambda states, plans: jax.vmap(scores)(states), write)
-
-
-def _read_once(begin: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
-    """Reads one prompt where all are the same, and gives everyone its memory."""
-
-    def once(prompt):
-        return jax.tree.map(lambda x: jnp.repeat(x, len(prompt), axis=0), begin(prompt[:1]))
-
-    return once
 
 
 def _words(episodes: rollout.Episodes) -> jax.Array:

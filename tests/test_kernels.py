@@ -72,6 +72,21 @@ def test_sparing_attention_keeps_no_weights_for_its_backward_pass(key, function)
     assert (largest >= 2 * heads * 64 * length) == (function is attention)
 
 
+def test_what_groups_share_is_attended_to_as_if_each_had_its_own(key):
+    groups, size, before, own, positions = 2, 3, 5, 6, (2, 3)
+    shapes = [(groups * size, own), (groups * size, own), (groups, before), (groups, before), (groups * size, 2)]
+    parts = zip(jax.random.split(key, 5), shapes, strict=True)
+    keys, values, *shared, query = (3 * jax.random.normal(part, (b, HEADS, WIDTH, n)) for part, (b, n) in parts)
+    turned = lambda x: jnp.swapaxes(x, 2, 3)  # noqa: E731
+    mixed = kernels.cached_attention(
+        query, keys, turned(values), jnp.array(positions), HIGHEST, (shared[0], turned(shared[1]))
+    )
+    whole = (
+        jnp.concatenate([jnp.repeat(x, size, axis=0), y], axis=3) for x, y in zip(shared, (keys, values), strict=True)
+    )
+    np.testing.assert_allclose(mixed, textbook([before + p for p in positions], query, *whole), atol=2e-5)
+
+
 def test_attention_survives_scores_that_overflow_an_exponential(key):
     operands = [200 * jax.random.normal(part, (1, 1, WIDTH, 20)) for part in jax.random.split(key, 3)]
     gradient = jax.grad(lambda *xs: attention(tuple(range(20)), *xs).sum(), argnums=(0, 1, 2))(*operands)

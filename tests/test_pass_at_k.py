@@ -93,6 +93,9 @@ class Blind:
     def empty_cache(self, batch, length):
         return Cache(((jnp.zeros((batch, 1), jnp.float32),),))
 
+    def fork(self, cache, times, start):
+        return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache)
+
     def decode(self, parameters, cache, chunk, start, *, intervention=None, at=None):
         return Outputs(jnp.zeros((len(chunk), 1, 1), jnp.float32)), cache
 

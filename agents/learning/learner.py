@@ -148,6 +148,11 @@ def microbatches(tree: Any, size: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tree)
 
 
+def joined(tree: Any) -> Any:
+    """The reverse of `microbatches`: axes 0 and 1 of every array are one."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
+
+
 def accumulate(
     loss: Callable[[Parameters, Any], tuple[jax.Array, Metrics]],
     parameters: Parameters,

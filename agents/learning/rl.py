@@ -8,6 +8,7 @@ part of the task (the policy can count the turns it has read), so nothing is boo
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -72,11 +73,30 @@ def read_decisions(
     sequence: jax.Array,
     *,
     intervention: Intervention | None = None,
+    group: int = 1,
 ) -> Reading:
-    """Read whole episodes int32[B, S]; raises ValueError where the world has words that the policy does not know."""
+    """Read whole episodes int32[B, S].
+
+    Args:
+        policy, parameters: of one member.
+        world: of the episodes.
+        sequence: their tokens.
+        intervention: on the residual stream; each episode then reads its own prompt.
+        group: episodes in a row that have the same prompt, which is read once.
+
+    Raises:
+        ValueError: the world has words that the policy does not know.
+    """
     rollout.check_words(policy, world)
-    at = world.decision_positions() - 1
-    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at)
+    at, start, memory = world.decision_positions() - 1, 0, None
+    if group > 1 and intervention is None and world.prompt_length > 1:
+        # The last token of the prompt is read with what follows, for the first decision comes right after it.
+        start = world.prompt_length - 1
+        memory = policy.remember(parameters, sequence[::group, :start])
+        memory = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), memory)
+    outputs = policy.forward(
+        parameters, sequence[:, start:-1], intervention=intervention, at=at - start, after=memory, start=start
+    )
     logits, values = policy.heads(parameters, outputs.hidden)
     return Reading(
         openings=world.saying_log_probabilities(logits[:, : world.opening_length]),
@@ -98,18 +118,21 @@ def read(
     return reading.actions, reading.values[:, world.opening_length :]
 
 
-def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array):
+def loss_function(
+    policy: Policy, world: base.World, config: RLConfig, decisions: jax.Array, norm: jax.Array, group: int = 1
+):
     """The loss of a microbatch and its metrics.
 
     Args:
         policy, world, config: of the stage.
         decisions: float32[], decisions of the minibatch, over which metrics are means.
         norm: float32[], from `algorithms.shares`, over which the loss is one.
+        group: as in `read_decisions`.
     """
 
     def loss(parameters, batch_and_shares: tuple[Batch, jax.Array]):
         batch, share = batch_and_shares
-        reading = read_decisions(policy, parameters, world, batch.tokens)
+        reading = read_decisions(policy, parameters, world, batch.tokens, group=group)
         log_ratio = reading.chosen(world.said(world.opening(batch.tokens)), batch.actions) - batch.log_probabilities
         compared = log_ratio
         if config.ratio == "episode":
@@ -160,6 +183,11 @@ def loss_function(policy: Policy, world: base.World, config: RLConfig, decisions
     return loss
 
 
+def sharing(config: RLConfig, microbatch: int, shards: learner.Shards) -> int:
+    """How many episodes in a row share their prompt in every microbatch that a device has of a minibatch."""
+    return math.gcd(config.group, learner.divisor(config.episodes // (shards.parts * shards.count), microbatch))
+
+
 def collect(
     policy: Policy,
     world: base.World,
@@ -170,6 +198,7 @@ def collect(
     microbatch: int,
     shards: learner.Shards,
     *,
+    at_once: int = 0,
     behaviour: Parameters | None = None,
     reference: Parameters | None = None,
     plan_budget: jax.Array | None = None,
@@ -182,44 +211,50 @@ def collect(
         key: all chance of the batch.
         microbatch: episodes scored at the same time.
         shards: this device's share.
+        at_once: episodes that it plays at the same time; 0 for all.
         behaviour: parameters that play; those that learn by default.
         reference: parameters to stay near; None for none.
         plan_budget: int32[], tokens of a plan that the policy may choose; all by default.
     """
     maze_key, turn_key, shuffle_key = jax.random.split(key, 3)
     mazes = jnp.repeat(jax.random.split(maze_key, config.episodes // config.group), config.group)
-    episodes, scores, _ = rollout.play(
+    driver = rollout.policy_driver(
+        policy,
+        parameters if behaviour is None else behaviour,
         world,
-        params,
-        shards.local(mazes),
-        turn_key,
-        rollout.policy_driver(
-            policy,
-            parameters if behaviour is None else behaviour,
-            world,
-            temperature=config.temperature,
-            plan_budget=plan_budget,
-        ),
-        rollout.gumbel(config.episodes, shards.local),
-        observe=lambda _, scores: scores,
+        temperature=config.temperature,
+        plan_budget=plan_budget,
     )
+    group, rows = sharing(config, microbatch, shards), config.episodes // shards.count
+    together = group * learner.divisor(rows // group, max((at_once or rows) // group, 1))
+
+    def play(rows):
+        def local(x):
+            return shards.local(x)[rows]
+
+        noise, keep = rollout.gumbel(config.episodes, local), lambda _, scores: scores
+        episodes, scores, _ = rollout.play(
+            world, params, local(mazes), turn_key, driver, noise, observe=keep, group=group
+        )
+        return episodes, jnp.moveaxis(scores, 0, 1)
+
+    episodes, scores = learner.joined(jax.lax.map(play, jnp.arange(rows).reshape(-1, together)))
 
     def score(parameters):
         """Log-probabilities of what was chosen and values, both [B, K + T]."""
 
         def part(rows):
-            reading = read_decisions(policy, parameters, world, rows[0])
+            reading = read_decisions(policy, parameters, world, rows[0], group=group)
             return reading.chosen(world.said(world.opening(rows[0])), rows[1]), reading.values
 
         of_minibatch = len(episodes.tokens) // shards.parts
         parts = learner.microbatches((episodes.tokens, episodes.actions), learner.divisor(of_minibatch, microbatch))
-        scored = jax.lax.map(part, parts)
-        return tuple(x.reshape(-1, *x.shape[2:]) for x in scored)
+        return learner.joined(jax.lax.map(part, parts))
 
     taken, values = score(parameters)
     played = taken if behaviour is None else score(behaviour)[0]
     expected = jnp.zeros_like(taken) if reference is None else score(reference)[0]
-    drawn = jax.nn.log_softmax(config.temperature * jnp.moveaxis(scores, 0, 1), axis=-1)
+    drawn = jax.nn.log_softmax(config.temperature * scores, axis=-1)
     drawn = jnp.take_along_axis(drawn, episodes.actions[..., None], axis=-1)[..., 0]
     gathered = shards.gather((episodes, drawn, taken, values, played, expected))
     episodes, drawn, taken, values, played, expected = gathered
@@ -279,7 +314,9 @@ def strangers(key: jax.Array, episodes: int, group: int) -> jax.Array:
     return (other[:, None] * group + jnp.arange(group)[None]).reshape(-1)
 
 
-def update_function(policy: Policy, world: base.World, microbatch: int, teacher: SFTConfig) -> learner.Update:
+def update_function(
+    policy: Policy, world: base.World, microbatch: int, teacher: SFTConfig, at_once: int = 0
+) -> learner.Update:
     """The stage's update of one member.
 
     Metrics are means over the decisions of all epochs, but for `return`, `success` and `episode_kl`, of the episodes
@@ -293,6 +330,7 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
         policy, world: of the stage.
         microbatch: episodes of one forward and backward pass.
         teacher: what there is to imitate, where the stage's config says so.
+        at_once: episodes that a device plays at the same time; 0 for all.
     """
 
     def update(state, config: RLConfig, params, shards):
@@ -302,10 +340,11 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
         state, behaviour = stale_version(config, reset_reference(config, state))
         by_minibatch = dataclasses.replace(shards, parts=config.minibatches)
         budget = plan_budget(config, world, state.update)
-        roles = {"behaviour": behaviour, "reference": state.reference, "plan_budget": budget}
+        roles = {"behaviour": behaviour, "reference": state.reference, "plan_budget": budget, "at_once": at_once}
         batch, collected = collect(
             policy, world, config, params, state.parameters, collect_key, microbatch, by_minibatch, **roles
         )
+        group = sharing(config, microbatch, by_minibatch)
         lessons, mu = None, between(config.imitation_weight, config.final_imitation_weight, config, state.update)
         if config.imitation == "sft":
             shown = demonstrations.persona_episodes(
@@ -320,7 +359,7 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
             share, whole = algorithms.shares(config, decided)
             part = jax.tree.map(lambda x: x[shards.local(rows)], batch), shards.local(share)
             decisions = jnp.maximum(decided.sum(dtype=jnp.float32), 1.0)
-            loss = loss_function(policy, world, config, decisions, whole)
+            loss = loss_function(policy, world, config, decisions, whole, group)
             gradient, metrics = learner.accumulate(loss, state.parameters, part, microbatch, shards)
             if lesson is not None:
                 weight, focus = teacher.observation_weight, config.imitation_focus
@@ -334,10 +373,13 @@ def update_function(policy: Policy, world: base.World, microbatch: int, teacher:
             state, norm = learner.descend(state, gradient, rate, config.max_gradient_norm, config.weight_decay)
             return state, metrics | {"gradient_norm": norm, "learning_rate": rate}
 
-        # The first epoch meets the episodes as they were scored, microbatch by microbatch: how a processor rounds a
-        # row of a product can depend on the rows beside it, and the first ratio is to be 1 to the bit.
-        orders = jax.vmap(lambda key: jax.random.permutation(key, config.episodes))
-        order = orders(jax.random.split(order_key, config.epochs)).at[0].set(jnp.arange(config.episodes))
+        # Groups stay together, for they share their prompts. The first epoch meets the episodes as they were scored,
+        # microbatch by microbatch: how a processor rounds a row of a product can depend on the rows beside it, and the
+        # first ratio is to be 1 to the bit.
+        groups = config.episodes // config.group
+        orders = jax.vmap(lambda key: jax.random.permutation(key, groups))
+        order = orders(jax.random.split(order_key, config.epochs)).at[0].set(jnp.arange(groups))
+        order = order[..., None] * config.group + jnp.arange(config.group)[None, None]
         lessons = jax.tree.map(lambda x: jnp.concatenate([x] * config.epochs), lessons)
         state, metrics = jax.lax.scan(minibatch, state, (order.reshape(-1, size), lessons))
         first = {f"first_{name}": metrics[name][0] for name in ("ratio_error", "kl")}

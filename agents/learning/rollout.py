@@ -1,6 +1,7 @@
 """Playing episodes: worlds that speak tokens, and policies that continue them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +99,8 @@ class Driver:
     open: Callable[[Any, jax.Array, base.WorldState, jax.Array, "Noise"], tuple[jax.Array, jax.Array, Any]]
     """(memory, token said last int32[B], states, key, noise) → (opening int32[B, K], where there was a choice
     bool[B, K], memory). Called once, before the first turn, in worlds where something is said there."""
+    fork: Callable[[Any, int], Any] = lambda memory, times: jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), memory)
+    """(first memory, times) → the same of so many episodes in a row for each."""
 
 
 Noise = Callable[[jax.Array, int], jax.Array]
@@ -119,6 +122,8 @@ def play(
     *,
     observe: Callable[[base.WorldState, jax.Array], Any] | None = None,
     batched_params: bool = False,
+    group: int = 1,
+    stops: bool = False,
 ) -> tuple[Episodes, Any, base.WorldState]:
     """Play a batch of episodes to their end: a fresh maze each, reset once.
 
@@ -131,16 +136,27 @@ def play(
         noise: from `gumbel`.
         observe: (states, action scores) → what to record before each turn.
         batched_params: whether every leaf of `params` has a leading axis B.
+        group: episodes in a row whose keys (and parameters) are the same; their prompt is read once.
+        stops: whether to stop when all episodes have ended. What is recorded of turns after that is all 0.
 
     Returns:
         The episodes, what `observe` returned with the turn as axis 0, and the states at the end.
     """
+
+    def firsts(tree):
+        return jax.tree.map(lambda x: x[::group], tree) if group > 1 else tree
+
+    def everyone(tree):
+        return jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), tree) if group > 1 else tree
+
     axis = 0 if batched_params else None
     reset = jax.vmap(world.reset_env, in_axes=(0, axis))
     step = jax.vmap(world.step_env, in_axes=(None, 0, 0, axis))
     around = jax.vmap(world.neighbours, in_axes=(0, axis))
-    observation, states = reset(episode_keys, params)
-    prompt = jax.vmap(world.prompt, in_axes=(0, axis))(states, params)
+    shared = firsts(params) if batched_params else params
+    started = reset(firsts(episode_keys), shared)
+    prompts = jax.vmap(world.prompt, in_axes=(0, axis))(started[1], shared)
+    observation, states = everyone(started)
 
     def turn(carry, index):
         said, observation, states, memory = carry
@@ -151,14 +167,17 @@ def play(
         observation, states, reward, terminated, _ = step(step_key, states, action, params)
         return (action + tokens.MOVES[0], observation, states, memory), (*before, action, reward, terminated)
 
-    spoken, memory = prompt, driver.begin(prompt)
+    spoken = prompt = everyone(prompts)
+    memory = driver.begin(prompts)
+    memory = driver.fork(memory, group) if group > 1 else memory
     written = jnp.zeros((len(prompt), world.opening_length), bool)
     if world.opening_length:
         open_key = jax.random.fold_in(key, world.turns)
         opening, written, memory = driver.open(memory, prompt[:, -1], states, open_key, noise)
         spoken = jnp.concatenate([prompt, opening], axis=-1)
     start = (spoken[:, -1], observation, states, memory)
-    (_, _, states, _), (observations, neighbours, record, *rest) = jax.lax.scan(turn, start, jnp.arange(world.turns))
+    loop = _until_all_have_ended if stops else jax.lax.scan
+    (_, _, states, _), (observations, neighbours, record, *rest) = loop(turn, start, jnp.arange(world.turns))
     by_episode = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (observations, neighbours, *rest))
     observations, neighbours, actions, rewards, terminated = by_episode
     conversation = jnp.concatenate([observations, actions[..., None] + tokens.MOVES[0]], axis=-1)
@@ -173,6 +192,25 @@ def play(
         written=written,
     )
     return episodes, record, states
+
+
+def _until_all_have_ended(turn, start, indices):
+    """`jax.lax.scan` of `play`, which stops early."""
+    records = jax.eval_shape(turn, start, indices[0])[1]
+    blank = jax.tree.map(lambda s: jnp.zeros((len(indices), *s.shape), s.dtype), records)
+
+    def goes_on(carry):
+        index, _, records = carry
+        return (index == 0) | ((index < len(indices)) & ~records[-1][index - 1].all())
+
+    def step(carry):
+        index, state, records = carry
+        state, record = turn(state, indices[index])
+        enter = functools.partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
+        return index + 1, state, jax.tree.map(enter, records, record)
+
+    _, end, records = jax.lax.while_loop(goes_on, step, (jnp.int32(0), start, blank))
+    return end, records
 
 
 def check_words(policy: Policy, world: base.World) -> None:
@@ -258,7 +296,10 @@ def policy_driver(
         (cache, _, _), (said, written) = jax.lax.scan(say, start, jnp.arange(world.opening_length))
         return said.T, written.T, cache
 
-    return Driver(begin, choose, begin_to_speak)
+    def fork(cache, times):
+        return policy.fork(cache, times, world.prompt_length - 1)
+
+    return Driver(begin, choose, begin_to_speak, fork)
 
 
 def policy_episodes(

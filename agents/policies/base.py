@@ -249,8 +249,10 @@ class Policy(abc.ABC):
         capture: jax.Array | Sequence[int] | None = None,
         capture_layers: Sequence[int] | None = None,
         at: np.ndarray | None = None,
+        after: Cache | None = None,
+        start: int = 0,
     ) -> Outputs:
-        """Read whole sequences at once.
+        """Read whole sequences at once, or what follows their first tokens.
 
         Args:
             parameters: of one member.
@@ -261,8 +263,10 @@ class Policy(abc.ABC):
             capture_layers: which of the layers 0 (embedding) to `config.layers` to return; all by default.
             at: positions int[C], increasing, whose hidden state is wanted; all by default. The last block then
                 computes nothing else, unless its stream is captured.
+            after: from `remember`, of the `start` tokens before the sequences; positions in `capture` and `at` count
+                from the first token after them.
         """
-        outputs, _ = self._read(parameters, sequence, None, 0, intervention, capture, capture_layers, at)
+        outputs, _ = self._read(parameters, sequence, after, start, intervention, capture, capture_layers, at)
         return outputs
 
     def decode(
@@ -287,6 +291,17 @@ class Policy(abc.ABC):
         outputs, after = self._read(parameters, chunk, cache, start, intervention, capture, capture_layers, at)
         assert after is not None
         return outputs, after
+
+    def remember(self, parameters: Parameters, beginnings: jax.Array) -> Cache:
+        """What is remembered of the first tokens int32[B, C] of sequences, from which `forward` reads on."""
+        cache, last = self.empty_cache(len(beginnings), 0), np.array([beginnings.shape[1] - 1])
+        _, after = self._read(parameters, beginnings, cache, 0, None, None, None, last)
+        assert after is not None
+        return after
+
+    def fork(self, cache: Cache, times: int, start: int) -> Cache:
+        """A cache that has read `start` tokens for `times` sequences in a row, each of which goes on by itself."""
+        return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache)
 
     def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""

@@ -11,6 +11,7 @@ multiplied; see `PolicyConfig.matrix_precision`.
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -232,7 +233,12 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def cached_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array, precision: PrecisionLike
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    positions: jax.Array,
+    precision: PrecisionLike,
+    shared: Sequence[jax.Array] = (),
 ) -> jax.Array:
     """Attention of a few positions to a cache that already holds them.
 
@@ -242,14 +248,37 @@ def cached_attention(
         value: [B, heads, length, D].
         positions: of the queries, int32[C].
         precision: of products of float32.
+        shared: keys [G, heads, D, P] and values [G, heads, P, D] of what came before the cache, of each of G equal
+            groups of sequences in a row; every query sees them. A group's queries meet them in one product.
 
     Returns:
         [B, heads, D, C], of the dtype of `value`.
     """
-    scores = _einsum("bhqd,bhdk->bhqk", jnp.swapaxes(query, 2, 3), key, precision=precision)
+    product = functools.partial(_einsum, precision=precision)
+    turned = jnp.swapaxes(query, 2, 3)
+    scores = product("bhqd,bhdk->bhqk", turned, key)
     visible = jnp.arange(key.shape[3])[None] <= positions[:, None]
     scores = jnp.where(visible[None, None], scores, -1e30)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    share = 1 / weights.sum(axis=-1, keepdims=True)
-    mixed = _einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value, precision=precision) * share
-    return jnp.swapaxes(mixed.astype(value.dtype), 2, 3)
+    highest = scores.max(axis=-1, keepdims=True)
+    if not shared:
+        weights = jnp.exp(scores - highest)
+        share = 1 / weights.sum(axis=-1, keepdims=True)
+        mixed = product("bhqk,bhkd->bhqd", weights.astype(value.dtype), value) * share
+        return jnp.swapaxes(mixed.astype(value.dtype), 2, 3)
+    (batch, heads, count, _), groups = turned.shape, len(shared[0])
+
+    def together(x):  # [B, heads, C, X] → [G, heads, B / G * C, X]
+        return jnp.swapaxes(x.reshape(groups, -1, heads, count, x.shape[-1]), 1, 2).reshape(
+            groups, heads, -1, x.shape[-1]
+        )
+
+    def apart(x):
+        return jnp.swapaxes(x.reshape(groups, heads, -1, count, x.shape[-1]), 1, 2).reshape(batch, heads, count, -1)
+
+    before = product("ghqd,ghdk->ghqk", together(turned), shared[0])
+    highest = jnp.maximum(highest, apart(before.max(axis=-1, keepdims=True)))
+    weights, earlier = jnp.exp(scores - highest), jnp.exp(before - together(highest))
+    total = weights.sum(axis=-1, keepdims=True) + apart(earlier.sum(axis=-1, keepdims=True))
+    mixed = product("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
+    mixed += apart(product("ghqk,ghkd->ghqd", earlier.astype(value.dtype), shared[1]))
+    return jnp.swapaxes((mixed / total).astype(value.dtype), 2, 3)

@@ -53,14 +53,27 @@ class Attention(nnx.Module):
             mixed = kernels.causal_attention(
                 positions.static, query, key, value, self.precision, sparing=positions.sparing
             )
-        else:
-            new = (key, jnp.swapaxes(value, 2, 3))
-            starts = ((0, 0, 0, positions.start), (0, 0, positions.start, 0))
-            cache = tuple(
-                jax.lax.dynamic_update_slice(old, part.astype(old.dtype), at)
-                for old, part, at in zip(cache, new, starts, strict=True)
+        elif isinstance(start := positions.start, int) and len(cache) == 2:
+            # Known when compiling, and so are the keys that each may see.
+            key = jnp.concatenate([cache[0][..., :start], key], axis=3)
+            value = jnp.concatenate([jnp.swapaxes(cache[1][:, :, :start], 2, 3), value], axis=3)
+            at = tuple(start + token for token in positions.static)
+            mixed = kernels.causal_attention(at, query, key, value, self.precision, sparing=positions.sparing)
+            room = [(0, 0), (0, max(cache[0].shape[3] - key.shape[3], 0))]  # a cache that is too short grows
+            cache = (
+                jnp.pad(key, [(0, 0), (0, 0), *room]),
+                jnp.pad(jnp.swapaxes(value, 2, 3), [(0, 0), (0, 0), *room[::-1]]),
             )
-            mixed = kernels.cached_attention(query, cache[0], cache[1], positions.now, self.precision)
+        else:
+            own, shared = cache[:2], cache[2:]
+            begun = shared[0].shape[3] if shared else 0
+            starts = ((0, 0, 0, start - begun), (0, 0, start - begun, 0))
+            own = tuple(
+                jax.lax.dynamic_update_slice(old, part.astype(old.dtype), at)
+                for old, part, at in zip(own, (key, jnp.swapaxes(value, 2, 3)), starts, strict=True)
+            )
+            mixed = kernels.cached_attention(query, own[0], own[1], positions.now - begun, self.precision, shared)
+            cache = (*own, *shared)
         return base.dense(self.out, jnp.moveaxis(mixed, 0, 2).reshape(width, batch, -1)), cache
 
 
@@ -87,7 +100,8 @@ class Transformer(base.Policy):
     """The family `transformer`.
 
     Its cache holds, for each block, keys [B, heads, width / heads, length] and values [B, heads, length,
-    width / heads].
+    width / heads]. After `fork` there are those of what is shared, too, with the group as axis 0, and B sequences have
+    the others.
     """
 
     def block(self, rngs: nnx.Rngs) -> Block:
@@ -101,6 +115,18 @@ class Transformer(base.Policy):
             return tuple(jnp.zeros((batch, config.heads, *shape), config.compute_dtype) for shape in shapes)
 
         return tuple(empty() for _ in range(config.layers))
+
+    def fork(self, cache: base.Cache, times: int, start: int) -> base.Cache:
+        def block(key, value):
+            batch, heads, width, length = key.shape
+            own = ((width, length - start), (length - start, width))
+            empty = (jnp.zeros((batch * times, heads, *shape), key.dtype) for shape in own)
+            return (*empty, key[..., :start], value[:, :, :start])
+
+        if start == 0:
+            return super().fork(cache, times, start)
+        recent = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache.recent)
+        return base.Cache(tuple(block(*memory) for memory in cache.layers), recent)
 
     def positions(self, start: jax.Array | int, length: int) -> Positions:
         angles = _angles(start + jnp.arange(length), self.config.width // self.config.heads)

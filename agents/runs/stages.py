@@ -20,6 +20,12 @@ from ground import processes, seeds, signals
 PASS = 2**18
 """Tokens of one forward and backward pass of all members of an accelerator, at most."""
 
+PLAYED = 32
+"""Episodes that a member plays at the same time on a CPU, where larger working sets leave the cache."""
+
+LONG = 256
+"""Tokens from which on a CPU reads 8 episodes of RL in one pass and not 16, for the same reason."""
+
 
 class Diverged(Exception):
     """Training has no finite member left."""
@@ -99,9 +105,10 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         mesh = Mesh(mesh.devices[: math.gcd(len(trained), mesh.shape["member"])], mesh.axis_names)
     accelerated = not population.on_cpu(mesh)
     policy = dataclasses.replace(policy, sparing=accelerated)
-    microbatch = microbatch or (side_by_side(len(trained) // mesh.shape["member"], length) if accelerated else 16)
+    few = 8 if name == "rl" and length >= LONG else 16
+    microbatch = microbatch or (side_by_side(len(trained) // mesh.shape["member"], length) if accelerated else few)
     if name == "rl":
-        update = rl.update_function(policy, world, microbatch, config.sft)
+        update = rl.update_function(policy, world, microbatch, config.sft, 0 if accelerated else PLAYED)
     else:
         update = imitation.update_function(policy, world, microbatch)
     large = 0
