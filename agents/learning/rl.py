@@ -88,15 +88,14 @@ def read_decisions(
         ValueError: the world has words that the policy does not know.
     """
     rollout.check_words(policy, world)
-    at, start, memory = world.decision_positions() - 1, 0, None
+    at, shared = world.decision_positions() - 1, {}
     if group > 1 and intervention is None and world.prompt_length > 1:
         # The last token of the prompt is read with what follows, for the first decision comes right after it.
         start = world.prompt_length - 1
         memory = policy.remember(parameters, sequence[::group, :start])
-        memory = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), memory)
-    outputs = policy.forward(
-        parameters, sequence[:, start:-1], intervention=intervention, at=at - start, after=memory, start=start
-    )
+        shared = {"after": jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), memory), "start": start}
+        sequence, at = sequence[:, start:], at - start
+    outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at, **shared)
     logits, values = policy.heads(parameters, outputs.hidden)
     return Reading(
         openings=world.saying_log_probabilities(logits[:, : world.opening_length]),
