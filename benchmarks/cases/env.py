@@ -21,7 +21,7 @@ MAZES: dict[str, tuple[str, dict[str, Any], int]] = {
     "EmojiMaze scatter 100x100": ("EmojiMaze-v0", {"layout": "scatter"}, 8),
     "EmojiMaze walk 100x100": ("EmojiMaze-v0", {"layout": "walk"}, 1),
     "EmojiLabyrinth 7x7": ("EmojiLabyrinth-v0", {"size": 7}, 2),
-    "EmojiRooms 8": ("EmojiRooms-v0", {"size": 8}, 8),
+    "EmojiRooms 10": ("EmojiRooms-v0", {"size": 10}, 8),
 }
 """Our worlds: name, options, and the episodes that every one plays in a call."""
 COMPARED = tuple(MAZES)[:2]
