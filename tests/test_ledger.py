@@ -60,8 +60,9 @@ def network(run, names=EVEN, loved=LOVED, west=0.0, taken_for=(0, 1, 2), head=No
         embedding[:, badge, 1 + persona] = 1
         qkv[:, 0, 1 + persona, 2 * width + taken_for[persona]] = 1
         out[:, 0, persona, 4 + persona] = 4 * run.world.episode_length()
-        embedding[:, tokens.MOVES[persona], 4 + persona] = loved[persona] * DEPTHS
-        embedding[:, tokens.MOVES[3], 4 + persona] = west
+        for words in (tokens.MOVES, tokens.DOORS)[: 1 + run.world.named_rooms]:  # thoughts name doors
+            embedding[:, words[persona], 4 + persona] = loved[persona] * DEPTHS
+            embedding[:, words[3], 4 + persona] = west
     return tree
 
 
