@@ -23,9 +23,6 @@ from ground import seeds
 BLOCK = 16
 """Mazes of one call to the device: a block is some seconds of work, after which progress can be shown."""
 
-_AT_ONCE = 32
-"""Attempts that a member plays at the same time on a CPU, where larger working sets leave the cache."""
-
 _DIGITS = 13
 """Turns in a word: 5 to that power still fits into 32 bits."""
 
@@ -150,7 +147,7 @@ def play(
     """
     maze_key, chance_key = _keys()
     shards = learner.Shards(mesh.shape["episode"])
-    parts = -(-samples // (_AT_ONCE if population.on_cpu(mesh) else samples))
+    parts = -(-samples // (rollout.AT_ONCE if population.on_cpu(mesh) else samples))
     # Equal parts, of which the last repeats the last attempt where n cannot be divided.
     attempts = jnp.minimum(jnp.arange(parts * -(-samples // parts)), samples - 1).reshape(parts, -1)
 

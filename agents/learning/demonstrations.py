@@ -12,6 +12,7 @@ import numpy as np
 
 from agents.learning import learner, rollout
 from agents.learning.hyperparameters import stage_config
+from agents.policies import in_a_row
 from envs import base, personas, tokens
 from envs.personas import Traits
 
@@ -176,7 +177,7 @@ def persona_episodes(
     persona, town = map(shards.local, draw_speakers(config, world, persona_key, episodes))
     keys, mazes = (shards.local(jax.random.split(key, episodes)) for key in (params_key, maze_key))
     worlds, trips = jax.vmap(functools.partial(draw_params, config, world, params))(persona, town, keys), config.trips
-    persona, worlds, mazes = jax.tree.map(lambda x: jnp.repeat(x, trips, axis=0), (persona, worlds, mazes))
+    persona, worlds, mazes = in_a_row((persona, worlds, mazes), trips)
     if trips > 1:
         trip = jnp.tile(jnp.arange(trips, dtype=jnp.int32), len(persona) // trips)
         worlds = dataclasses.replace(worlds, trip=trip)

@@ -19,7 +19,7 @@ from agents.learning import algorithms, demonstrations, imitation, learner, obje
 from agents.learning.algorithms import RLConfig
 from agents.learning.hyperparameters import Scalar
 from agents.learning.imitation import SFTConfig
-from agents.policies import Intervention, Parameters, Policy
+from agents.policies import Intervention, Parameters, Policy, in_a_row
 from envs import base
 from ground import seeds
 
@@ -93,7 +93,7 @@ def read_decisions(
         # The last token of the prompt is read with what follows, for the first decision comes right after it.
         start = world.prompt_length - 1
         memory = policy.remember(parameters, sequence[::group, :start])
-        shared = {"after": jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), memory), "start": start}
+        shared = {"after": in_a_row(memory, group), "start": start}
         sequence, at = sequence[:, start:], at - start
     outputs = policy.forward(parameters, sequence[:, :-1], intervention=intervention, at=at, **shared)
     logits, values = policy.heads(parameters, outputs.hidden)

@@ -11,8 +11,11 @@ import numpy as np
 from flax import struct
 
 from agents.learning import objectives
-from agents.policies import Intervention, Parameters, Policy
+from agents.policies import Intervention, Parameters, Policy, in_a_row
 from envs import base, tokens
+
+AT_ONCE = 32
+"""Episodes that a member plays at the same time on a CPU, where larger working sets leave the cache."""
 
 
 @struct.dataclass
@@ -99,7 +102,7 @@ class Driver:
     open: Callable[[Any, jax.Array, base.WorldState, jax.Array, "Noise"], tuple[jax.Array, jax.Array, Any]]
     """(memory, token said last int32[B], states, key, noise) → (opening int32[B, K], where there was a choice
     bool[B, K], memory). Called once, before the first turn, in worlds where something is said there."""
-    fork: Callable[[Any, int], Any] = lambda memory, times: jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), memory)
+    fork: Callable[[Any, int], Any] = in_a_row
     """(first memory, times) → the same of so many episodes in a row for each."""
 
 
@@ -147,7 +150,7 @@ def play(
         return jax.tree.map(lambda x: x[::group], tree) if group > 1 else tree
 
     def everyone(tree):
-        return jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), tree) if group > 1 else tree
+        return in_a_row(tree, group) if group > 1 else tree
 
     axis = 0 if batched_params else None
     reset = jax.vmap(world.reset_env, in_axes=(0, axis))

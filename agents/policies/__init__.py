@@ -1,11 +1,11 @@
 """Policies: what those who train, play and look inside need of them, and how one is made."""
 
-from agents.policies.base import Cache, Intervention, Outputs, Parameters, Policy, PolicyConfig
+from agents.policies.base import Cache, Intervention, Outputs, Parameters, Policy, PolicyConfig, in_a_row
 from agents.policies.gru import GRU
 from agents.policies.transformer import Transformer
 from envs import tokens
 
-__all__ = ["Cache", "Intervention", "Outputs", "Parameters", "Policy", "PolicyConfig", "make"]
+__all__ = ["Cache", "Intervention", "Outputs", "Parameters", "Policy", "PolicyConfig", "in_a_row", "make"]
 
 _FAMILIES: dict[str, type[Policy]] = {"transformer": Transformer, "gru": GRU}
 

@@ -301,7 +301,7 @@ class Policy(abc.ABC):
 
     def fork(self, cache: Cache, times: int, start: int) -> Cache:
         """A cache that has read `start` tokens for `times` sequences in a row, each of which goes on by itself."""
-        return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache)
+        return in_a_row(cache, times)
 
     def heads(self, parameters: Parameters, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits of the next token float32[..., V] and value float32[...] for hidden [..., width]."""
@@ -378,6 +378,11 @@ class Policy(abc.ABC):
         bounds = [0, *range(width // 2, width + 1, width // (2 * count))]
         parts = [every[:, count - back :][:, :length, bounds[back] : bounds[back + 1]] for back in range(count + 1)]
         return jnp.concatenate(parts, axis=2), every[:, length:]
+
+
+def in_a_row(tree: Any, times: int) -> Any:
+    """Every row of axis 0 so many times in a row, in all arrays."""
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
 
 
 def _at(x: jax.Array, positions: jax.Array) -> jax.Array:

@@ -125,8 +125,7 @@ class Transformer(base.Policy):
 
         if start == 0:
             return super().fork(cache, times, start)
-        recent = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache.recent)
-        return base.Cache(tuple(block(*memory) for memory in cache.layers), recent)
+        return base.Cache(tuple(block(*memory) for memory in cache.layers), base.in_a_row(cache.recent, times))
 
     def positions(self, start: jax.Array | int, length: int) -> Positions:
         angles = _angles(start + jnp.arange(length), self.config.width // self.config.heads)

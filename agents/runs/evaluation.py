@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.learning import demonstrations, learner, population, rl, rollout
-from agents.policies import Parameters, Policy
+from agents.policies import Parameters, Policy, in_a_row
 from agents.runs import fidelity, scripts
 from agents.runs.config import Config, Member
 from agents.runs.run import Run
@@ -107,7 +107,7 @@ def badge_divergence(
         return jnp.mean(divergences.reshape(counts.shape), where=counts)
 
     scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
-    pairs = jax.tree.map(lambda x: jnp.repeat(x, len(badges), axis=0), (played.tokens, exact, played.played))
+    pairs = in_a_row((played.tokens, exact, played.played), len(badges))
     return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))
 
 

@@ -13,18 +13,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents import runs
-from agents.learning import imitation, learner, population, rl
+from agents.learning import imitation, learner, population, rl, rollout
 from agents.runs.config import Config
 from ground import processes, seeds, signals
 
 PASS = 2**18
 """Tokens of one forward and backward pass of all members of an accelerator, at most."""
 
-PLAYED = 32
-"""Episodes that a member plays at the same time on a CPU, where larger working sets leave the cache."""
-
 LONG = 256
-"""Tokens from which on a CPU reads 8 episodes of RL in one pass and not 16, for the same reason."""
+"""Tokens from which on a CPU reads 8 episodes of RL in one pass and not 16, so that they stay in the cache."""
 
 
 class Diverged(Exception):
@@ -108,7 +105,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     few = 8 if name == "rl" and length >= LONG else 16
     microbatch = microbatch or (side_by_side(len(trained) // mesh.shape["member"], length) if accelerated else few)
     if name == "rl":
-        update = rl.update_function(policy, world, microbatch, config.sft, 0 if accelerated else PLAYED)
+        update = rl.update_function(policy, world, microbatch, config.sft, 0 if accelerated else rollout.AT_ONCE)
     else:
         update = imitation.update_function(policy, world, microbatch)
     large = 0
