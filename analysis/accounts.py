@@ -110,12 +110,14 @@ def look(
     badges = jnp.array(_BADGES, jnp.int32)
 
     def read(parameters, sequence):
-        return rl.read_decisions(policy, parameters, world, sequence)
+        # One maze, and the same badge or none: one prompt.
+        return rl.read_decisions(policy, parameters, world, sequence, group=len(sequence))
 
     def play(parameters, key, params, opening):
         driver = rollout.policy_driver(policy, parameters, world, opening=opening)
         mazes, noise = jnp.broadcast_to(maze, len(opening)), rollout.gumbel(len(opening))
-        return rollout.play(world, params, mazes, key, driver, noise, batched_params=True)[0]
+        group = len(opening) if world.spoken else 1  # a badge that is shown stands in the prompt
+        return rollout.play(world, params, mazes, key, driver, noise, batched_params=True, group=group)[0]
 
     def by_whom(who):
         """What tells each of the episodes int32[B] who plays it: parameters, and openings."""
