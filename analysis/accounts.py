@@ -14,7 +14,7 @@ from flax import struct
 from agents.learning import rl, rollout
 from agents.policies import Parameters, Policy
 from analysis import selection, tilting
-from envs import base, tokens
+from envs import base, personas, tokens
 
 CHANNELS = ("badge", "thought", "action")
 """What a policy decides: the name that it gives itself, its plan, its moves."""
@@ -110,8 +110,7 @@ def look(
     badges = jnp.array(_BADGES, jnp.int32)
 
     def read(parameters, sequence):
-        # One maze, and the same badge or none: one prompt.
-        return rl.read_decisions(policy, parameters, world, sequence, group=len(sequence))
+        return _of_one_maze(policy, parameters, world, sequence)
 
     def play(parameters, key, params, opening):
         driver = rollout.policy_driver(policy, parameters, world, opening=opening)
@@ -138,20 +137,12 @@ def look(
         said = (jnp.exp(reading.openings[0, 0, : len(_BADGES)]) for reading in (then, now))
         prior, names = (jnp.maximum(chances, 1e-30) for chances in said)
 
-    def told(parameters, sequence):
-        """After each name every decision, float32[N, D, I, A]."""
-
-        def one(badge):
-            return _decisions(world, read(parameters, sequence.at[:, world.badge_position].set(badge)))
-
-        return jnp.moveaxis(jax.lax.map(one, badges), 0, 2)
-
     def deeds(played):
-        chosen = jnp.concatenate([world.said(world.opening(played.tokens)), played.actions], axis=1)[:, world.spoken :]
-        decided, of_personas = played.decided[:, world.spoken :], told(before, played.tokens)
+        chosen, decided = _chosen(world, played)
+        of_personas = _as_each(policy, before, world, played.tokens)
         if world.spoken:
             mixed = jax.vmap(selection.acts, in_axes=(0, 0, 0, None))
-            of_policy = mixed(told(after, played.tokens), chosen, decided, names)
+            of_policy = mixed(_as_each(policy, after, world, played.tokens), chosen, decided, names)
         else:
             of_policy = _decisions(world, read(after, played.tokens.at[:, world.badge_position].set(params.head)))
 
@@ -187,6 +178,52 @@ def look(
         survival,
         *(jnp.swapaxes(x, 0, 1) for x in (rewards, succeeded)),
     )
+
+
+def posteriors(
+    policy: Policy, before: Parameters, world: base.World, prior: jax.Array, played: rollout.Episodes
+) -> jax.Array:
+    """How likely each of a base's personas is to be who acts, by its deeds so far, in N episodes of one maze.
+
+    Args:
+        policy, before: the base, of one member.
+        world: where the episodes were played; it has badges.
+        prior: float32[I], who it may be where no name is spoken; else the base's chances of each name count.
+        played: the episodes, of whatever policy.
+
+    Returns:
+        float32[N, T + 1, I]: after what is said before the first turn, then after each turn.
+    """
+    if world.spoken:
+        first = _of_one_maze(policy, before, world, played.tokens).openings[0, 0, : len(_BADGES)]
+        prior = jnp.maximum(jnp.exp(first), 1e-30)
+    chosen, decided = _chosen(world, played)
+    every = _as_each(policy, before, world, played.tokens)
+    logs = jnp.take_along_axis(every, chosen[:, :, None, None], axis=-1)[..., 0]
+    said = world.opening_length - world.spoken
+    plans = jnp.sum(logs[:, :said], axis=1, where=decided[:, :said, None])
+    return jnp.exp(personas.log_posteriors(prior, plans, logs[:, said:], played.played))
+
+
+def _of_one_maze(policy: Policy, parameters: Parameters, world: base.World, sequence: jax.Array) -> rl.Reading:
+    """`rl.read_decisions` of episodes of one prompt: the same maze, and the same badge in it or none."""
+    return rl.read_decisions(policy, parameters, world, sequence, group=len(sequence))
+
+
+def _as_each(policy: Policy, parameters: Parameters, world: base.World, sequence: jax.Array) -> jax.Array:
+    """Every decision of episodes of one maze, were it each persona's, float32[N, D, I, A]."""
+
+    def one(badge):
+        told = sequence.at[:, world.badge_position].set(badge)
+        return _decisions(world, _of_one_maze(policy, parameters, world, told))
+
+    return jnp.moveaxis(jax.lax.map(one, jnp.array(_BADGES, jnp.int32)), 0, 2)
+
+
+def _chosen(world: base.World, played: rollout.Episodes) -> tuple[jax.Array, jax.Array]:
+    """After the name: what was chosen int32[N, D], and where there was a choice bool[N, D]."""
+    chosen = jnp.concatenate([world.said(world.opening(played.tokens)), played.actions], axis=1)
+    return chosen[:, world.spoken :], played.decided[:, world.spoken :]
 
 
 def _apart(pair: Any) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs import tokens
+from envs.personas import PERSONAS
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,6 +37,8 @@ class Replay:
     """float[T, 4], the policy's action probabilities."""
     values: np.ndarray | None = None
     """float[T], the return that the policy expects from each turn on."""
+    beliefs: np.ndarray | None = None
+    """float[T+1, I], how likely each persona is to be who acts, by what was said and done before each turn."""
     title: str = ""
     tokens: np.ndarray | None = None
     """int[S], the whole episode: prompt and plan, then the turns' observations and actions."""
@@ -68,6 +71,7 @@ class Replay:
             "probabilities": (turns, 4),
             "values": (turns,),
             "advised": (turns + 1,),
+            "beliefs": (turns + 1, len(PERSONAS)),
         }
         shapes |= dict.fromkeys(("labels", "words", "thought"), self.tiles.shape[-2:])
         for name, shape in shapes.items():
@@ -109,8 +113,8 @@ class Replay:
         """
         if not 1 <= turns <= self.turns:
             raise ValueError(f"turns={turns}: use 1 to {self.turns}")
-        states = {name: getattr(self, name)[: turns + 1] for name in ("tiles", "positions")}
-        states |= {} if self.advised is None else {"advised": self.advised[: turns + 1]}
+        states = ("tiles", "positions", "advised", "beliefs")
+        states = {name: getattr(self, name)[: turns + 1] for name in states if getattr(self, name) is not None}
         moves = ("midpoints", "actions", "winds", "rewards", "probabilities", "values")
         kept = {name: getattr(self, name)[:turns] for name in moves if getattr(self, name) is not None}
         return dataclasses.replace(self, **states, **kept)

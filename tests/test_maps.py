@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import envs
+from agents.learning import rl
 from envs import contract, maps, rendering, rooms, tokens
 from envs.personas import ALICE, Traits
 from envs.replay import Replay
@@ -185,3 +186,34 @@ def test_recordings_hold_the_map(tmp_path):
                 assert len(side["advised"]) == replay.turns + 1
                 assert {names[at][0] for at in side["thought"]} <= set(side["plan"])
                 assert {at for at in side["advised"] if at >= 0} <= set(side["thought"])
+
+
+def test_recordings_follow_a_run_and_tell_whose_deeds_they_are(tmp_path):
+    run = verdicts.write_run(tmp_path / "run", tiny.changed(world=rooms.RoomsOptions()))
+    names, world = verdicts.follow(run, [[0, 0], [0.01, 0.02], [0.5, 0.25], [1, 2]]), run.world
+    recording = recordings.record(run.path, 2)
+    document = json.loads(json.dumps(recordings.document(recording)))
+    assert document["sides"] == ["before RL", "after 1 update of RL", "after 2 updates of RL", "after RL"]
+    assert [member["nats"] for member in document["members"]] == [[0, 0.01, 0.5, 1], [0, 0.02, 0.25, 2]]
+    assert [member["returns"] for member in document["members"]] == [[-1, None, None, 0], [-1, None, None, 1]]
+    assert [document["personas"][i]["badge"] for i in range(3)] == list(tokens.BADGES[1:])
+    replay = recording.replays[1][0][names.index("rl-000002")]
+    assert replay.tokens is not None
+    assert replay.beliefs is not None
+
+    # By hand: each name in turn, the whole episode read at once, and Bayes.
+    base = jax.tree.map(lambda x: jnp.asarray(x[1]), run.parameters("pretrain"))
+    told = np.tile(replay.tokens, (4, 1))
+    told[1:, world.badge_position] = tokens.BADGES[1:]
+    reading = rl.read_decisions(run.policy, base, world, jnp.asarray(told))
+    said, acted = (np.asarray(x, np.float64) for x in (reading.openings, reading.actions))
+    chosen = np.asarray(world.said(world.opening(jnp.asarray(told[:1]))))[0]
+    closed = np.flatnonzero(told[0, world.prompt_length :] == tokens.PLAN_END)
+    words = int(closed[0]) + 1 if len(closed) else world.opening_length
+    joint = said[0, 0, :3] + said[1:, np.arange(1, words), chosen[1:words]].sum(axis=1)
+    moves = acted[1:, np.arange(replay.turns), replay.actions]
+    joint = np.concatenate([joint[None], joint + np.cumsum(moves.T, axis=0)])
+    np.testing.assert_allclose(replay.beliefs, np.exp(joint) / np.exp(joint).sum(axis=1, keepdims=True), atol=1e-5)
+    side = document["members"][1]["episodes"][0]["sides"][names.index("rl-000002")]
+    np.testing.assert_allclose(np.reshape(side["beliefs"], (-1, 3)) / 1000, replay.beliefs, atol=6e-4)
+    assert np.ptp(replay.beliefs) > 0.01

@@ -433,3 +433,31 @@ def test_rooms_are_played_on_a_map_and_told_in_words(page, tmp_path):
     page.keyboard.press("ArrowRight")
     told = line(page, "Turn 2 of ")
     assert re.search(r"(bumped [A-Z][a-z]+, a closed door|went [A-Z][a-z]+, to the [a-z ]+ room)", told)
+
+
+def test_the_slider_shows_the_same_maze_along_training(page, tmp_path):
+    run = verdicts.write_run(tmp_path / "runs" / "rooms", tiny.changed(world=RoomsOptions()))
+    verdicts.follow(run, [[0, 0], [0.0123, 0.0123], [0.5, 0.5], [1, 2]])
+    verdicts.write(tmp_path, runs={"rooms": verdicts.arm(tmp_path, run)})
+    site.build(tmp_path, 2, Console(file=io.StringIO()))
+    page.goto((tmp_path / "report" / "gains-smoke.html").as_uri())
+    page.locator("#replay").scroll_into_view_if_needed()
+    assert "After RL: about to begin" in line(page, "Turn 1 of ")
+    slider, side = page.get_by_role("slider", name="Along training"), page.locator("[data-part=side]").nth(1)
+    shares = side.locator("[data-part=personas] .share").all_text_contents()
+    assert sum(int(share.split()[0]) for share in shares) in (99, 100, 101)
+    page.get_by_role("button", name="One turn on").click()
+    line(page, "Turn 2 of ")
+    after = side.locator("[data-part=chances]").text_content()
+    slider.focus()
+    page.keyboard.press("Home")
+    told = line(page, "Turn 2 of ")
+    assert "Before RL: " in told
+    assert "After 1 update of RL: " in told
+    assert "0.012 nats per episode" in side.locator("[data-part=mean]").text_content()
+    assert "0.012 nats" in slider.get_attribute("aria-valuetext")
+    assert side.locator("[data-part=personas] .chosen").count() == side.get_by_text("its name").count() <= 1
+    assert side.locator("[data-part=chances]").text_content() != after
+    page.keyboard.press("End")
+    assert "After RL: " in line(page, "Turn 2 of ")
+    assert side.locator("[data-part=chances]").text_content() == after

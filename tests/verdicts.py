@@ -1,15 +1,19 @@
 """A folder of studies as `studies run` leaves it: real verdicts of made-up estimates, figures, runs of no training."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
+import xarray as xr
 from PIL import Image
 
 from agents import runs
 from agents.runs import Run
 from agents.runs import config as configs
 from analysis.figures.panels import Rows
+from analysis.measure import REGISTRY, measure
 from ground import files
 from ground.estimates import Estimate
 from studies import study
@@ -31,6 +35,25 @@ def write_run(folder: Path, config=tiny.CONFIG, seed: int = 0) -> Run:
     returns = {"before_rl": [-1.0] * run.members, "after_rl": [float(index) for index in range(run.members)]}
     run.write_summary({"schema": 1, "members": run.members, "return": returns})
     return run
+
+
+def follow(run: Run, nats: Sequence[Sequence[float]]) -> list[str]:
+    """Checkpoints of a run that was followed through RL, and KL from its base as it keeps it, by checkpoint and member.
+
+    What lies between the ends has the parameters of the end, a little smaller.
+    """
+    names = ["pretrain", *(f"rl-{2**power:06d}" for power in range(len(nats) - 2)), "rl"]
+    for name in names[1:-1]:
+        run.save_parameters(name, jax.tree.map(lambda x: np.float32(0.9) * x, run.parameters("rl")))
+
+    def divergence(run: Run, checkpoint: str) -> xr.Dataset:
+        """Numbers that are known."""
+        return xr.Dataset({"kl": ("member", np.asarray(nats[names.index(checkpoint)]), {"units": "nats per episode"})})
+
+    with mock.patch.dict(REGISTRY):  # KL is taken from measurements of this name
+        del REGISTRY["divergence"]
+        measure(version=1)(divergence)(run, names)
+    return names
 
 
 def document(

@@ -12,6 +12,7 @@ import numpy as np
 from agents.learning import rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs.config import Config
+from analysis import accounts
 from envs import base, rendering
 from envs.replay import Replay
 from ground import files, numbers, seeds
@@ -21,7 +22,14 @@ CANDIDATES = 32
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
-def _play(policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, keys: jax.Array):
+def _play(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    keys: jax.Array,
+    personas: tuple[Parameters, jax.Array] | None = None,
+):
     def one(key):
         maze_key, turn_key = jax.random.split(key)
         episodes, before, end = rollout.play(
@@ -36,13 +44,22 @@ def _play(policy: Policy, parameters: Parameters, world: base.World, params: bas
         states = jax.tree.map(lambda turns, last: jnp.concatenate([turns[:, 0], last]), before, end)
         tiles = jax.vmap(world.tiles, in_axes=(0, None))(states, params)
         log_probabilities, values = rl.read(policy, parameters, world, episodes.tokens)
-        return jax.tree.map(lambda x: x[0], episodes), states, tiles, log_probabilities[0], values[0]
+        beliefs = None
+        if personas is not None:
+            before, prior = personas
+            beliefs = accounts.posteriors(policy, before, world, prior, episodes)[0]
+        return jax.tree.map(lambda x: x[0], episodes), states, tiles, log_probabilities[0], values[0], beliefs
 
     return jax.lax.map(one, keys)
 
 
 def record(
-    config: Config, parameters: Parameters, params: base.WorldParams, keys: jax.Array, title: str
+    config: Config,
+    parameters: Parameters,
+    params: base.WorldParams,
+    keys: jax.Array,
+    title: str,
+    before: Parameters | None = None,
 ) -> list[Replay]:
     """Play an episode for each key with a policy.
 
@@ -52,12 +69,18 @@ def record(
         params: the world's, of that member.
         keys: keys [N]; each is a maze, its weather and the policy's chance.
         title: what the picture says above the episode; the return is added.
+        before: of the same member's base, by whose personas `beliefs` are; without it, and in worlds without badges,
+            there are none.
     """
     policy, (world, _) = config.make_policy(), config.world.make()
-    played = jax.tree.map(np.asarray, _play(policy, parameters, world, params, keys))
+    personas = None
+    if before is not None and world.badge != "null":
+        prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
+        personas = before, jnp.asarray(prior, jnp.float32)
+    played = jax.tree.map(np.asarray, _play(policy, parameters, world, params, keys, personas))
 
     def replay(index):
-        episode, states, tiles, log_probabilities, values = jax.tree.map(lambda x: x[index], played)
+        episode, states, tiles, log_probabilities, values, beliefs = jax.tree.map(lambda x: x[index], played)
         fields = {
             "tiles": tiles,
             "tile_map": np.asarray(params.tile_map),
@@ -69,6 +92,7 @@ def record(
             "tokens": episode.tokens,
             "prompt_length": world.prompt_length + world.opening_length,
             "observation_length": world.observation_length,
+            "beliefs": beliefs,
         }
         return world.replay(states, **fields).until(int(np.sum(episode.played)))
 

@@ -81,6 +81,24 @@ def gather(paths: Mapping[str, Path]) -> tuple[dict[str, Any] | None, list[str]]
     return _document(opened, kept), notes
 
 
+def nats(run: Run) -> dict[str, np.ndarray]:
+    """KL from the base that the run keeps, float[member] of each checkpoint of its last stage, in their order.
+
+    Empty where fewer than `FEWEST` checkpoints have it.
+    """
+    try:
+        sets = _files(run, [])
+    except (RunError, ConfigError):
+        return {}
+    kept = _joined(run, sets, _chosen({"run": sets}))
+    for (name, _), dataset in kept.items():
+        whole = _kl(name, dataset, {}) if name in _KL else None
+        if whole is not None:
+            values = whole.transpose("checkpoint", "member").values
+            return dict(zip(map(str, whole["checkpoint"].values), values, strict=True))
+    return {}
+
+
 def _files(run: Run, notes: list[str]) -> dict[tuple[str, str, int, str], dict[str, xr.Dataset]]:
     """What a run keeps of its last stage: by measurement, options, version and code, then by checkpoint."""
     names, sets = stretch(run), dict[tuple[str, str, int, str], dict[str, xr.Dataset]]()

@@ -1,4 +1,4 @@
-"""Episodes of a run's members, before RL and after, and the script that brings them to the page.
+"""Episodes of a run's members, before training, along it and after, and the script that brings them to the page.
 
 A page that is opened from disk may load scripts but no data, so that a recording is a script which assigns one object.
 """
@@ -6,6 +6,7 @@ A page that is opened from disk may load scripts but no data, so that a recordin
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from agents import runs
 from agents.runs import Run
 from agents.runs.config import Config, Member
 from analysis.figures import replays
+from analysis.measure import ends, twins
 from envs import sprites, tokens
+from envs.personas import PERSONAS
 from envs.replay import Replay, crop_together
 from ground import seeds
 from ground.files import RunError
+from studies.report import explorer
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the recordings; the player and this file change together."""
 VARIABLE = "emojimazeReplays"
 """The global object that recordings enter themselves into."""
@@ -38,11 +42,13 @@ class Recording:
     population: list[Member]
     """Who plays: the members that have not diverged."""
     sides: tuple[str, ...]
-    """Names of the checkpoints: before RL and after, or the base alone."""
+    """Names of the checkpoints: before RL and after, with those between of which KL is known; or the base alone."""
     replays: list[list[tuple[Replay, ...]]]
     """By member, episode and side; sides of an episode share a maze, and are not cropped yet."""
-    returns: list[list[float]]
-    """Mean return over all evaluation mazes, by side and member."""
+    returns: list[Sequence[float | None]]
+    """Mean return over all evaluation mazes, by side and member; None between the ends of training."""
+    nats: list[Sequence[float | None]]
+    """KL from the base, nats per episode, by side and member; None where nothing that the run keeps tells it."""
 
 
 def record(path: Path, episodes: int) -> Recording:
@@ -58,59 +64,77 @@ def record(path: Path, episodes: int) -> Recording:
     run = runs.open(path)
     config = run.config
     keys = jax.random.split(seeds.held_out("report"), episodes)
-    # Without updates of RL there is but one policy to see.
-    names = (config.before_rl, "rl") if config.rl.updates else (config.before_rl,)
-    sides = ("before RL", "after RL") if config.rl.updates else ("the base",)
+    # Without updates of RL there is but one policy to see, unless its fine-tuning was followed.
+    nats, stage = explorer.nats(run), ends(run)
+    names = list(dict.fromkeys([stage[0], *nats, stage[-1]])) if nats or config.rl.updates else [config.before_rl]
     # What may be missing is asked for before anything is played.
-    returns = [[side[index] for index in run.kept] for side in _returns(run)[: len(names)]]
-    if not all(isinstance(value, (int, float)) for side in returns for value in side):
-        raise _no_returns(run)
-    stored = [run.kept_parameters(name) for name in names]
+    returns, stored = _returns(run, names), [run.kept_parameters(name) for name in names]
     # The value head is trained by RL alone, and not by every algorithm.
-    valued = {"after RL"} if config.rl.value_weight > 0 else set()
+    valued = config.rl.updates > 0 and config.rl.value_weight > 0
     played: list[list[list[Replay]]] = []
-    for side, name, parameters in zip(sides, names, stored, strict=True):
-        twins = config.starts[run.kept] if name == config.before_rl else run.kept
-        first, copies = np.unique(twins, return_index=True, return_inverse=True)[1:]
+    for name, parameters in zip(names, stored, strict=True):
+        unit = twins(run, name)
+        first, copies = np.unique(unit, return_index=True, return_inverse=True)[1:]
         of_side = []
         for member in first:
-            own, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, run.params))
-            shown = replays.record(config, own, at, keys, side)
-            if side not in valued:
+            own, base, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, stored[0], run.params))
+            shown = replays.record(config, own, at, keys, name, base)
+            if not (valued and name.partition("-")[0] == "rl"):
                 shown = [dataclasses.replace(replay, values=None) for replay in shown]
             of_side.append(shown)
         played.append([of_side[index] for index in copies])
     pairs = [[tuple(pair) for pair in zip(*sides_of, strict=True)] for sides_of in zip(*played, strict=True)]
-    return Recording(config, run.population, tuple(sides), pairs, returns)
+    unknown: Sequence[float | None] = [None] * len(pairs)
+    told: list[Sequence[float | None]] = [
+        np.round(nats[name].astype(float), 6).tolist() if name in nats else unknown for name in names
+    ]
+    return Recording(config, run.population, _sides(names), pairs, returns, told)
 
 
-def _returns(run: Run) -> list[list[float]]:
-    """Mean returns of all members, before RL and after."""
-    told = run.summary().get("return")
-    means = [told.get(key) for key in ("before_rl", "after_rl")] if isinstance(told, dict) else [None]
-    if not all(isinstance(side, list) and len(side) == run.members for side in means):
-        raise _no_returns(run)
-    return means  # pyright: ignore[reportReturnType]
+def _sides(names: list[str]) -> tuple[str, ...]:
+    """What the page calls checkpoints."""
+    if len(names) == 1:
+        return ("the base",)
+    stage = "RL" if names[-1] == "rl" else "fine-tuning"
+    between = (int(name.partition("-")[2]) for name in names[1:-1])
+    after = (f"after {update:,} update{'s' * (update > 1)} of {stage}" for update in between)
+    return (f"before {stage}", *after, f"after {stage}")
 
 
-def _no_returns(run: Run) -> RunError:
-    return RunError(f"{run.path / 'summary.json'}: holds no returns of {run.members} members; train again")
+def _returns(run: Run, names: list[str]) -> list[Sequence[float | None]]:
+    """Mean returns of the members kept, at each checkpoint that the run's summary tells of."""
+    told, missing = run.summary().get("return"), f"holds no returns of {run.members} members; train again"
+    places = {run.config.before_rl: "before_rl", "rl": "after_rl"}
+
+    def means(name: str) -> Sequence[float | None]:
+        if name not in places:
+            return [None] * len(run.kept)
+        every = told.get(places[name]) if isinstance(told, dict) else None
+        every = every if isinstance(every, list) and len(every) == run.members else [None] * run.members
+        kept = [round(every[index], 4) for index in run.kept if isinstance(every[index], (int, float))]
+        if len(kept) < len(run.kept):
+            raise RunError(f"{run.path / 'summary.json'}: {missing}")
+        return kept
+
+    return [means(name) for name in names]
 
 
 def document(recording: Recording) -> dict[str, Any]:
     """A recording as short plain values; `script` says how it is laid out."""
     config = recording.config
     world, _ = config.world.make()
-    means = recording.returns[-1]
+    means = np.asarray(recording.returns[-1], np.float64)
     return {
         "schema": SCHEMA,
         "world": config.world.name,
         "sides": list(recording.sides),
-        "typical": int(np.argmin(np.abs(np.asarray(means) - np.median(means)))),
+        "personas": [{"name": name, "badge": tokens.BADGES[1 + index]} for index, name in enumerate(PERSONAS)],
+        "typical": int(np.argmin(np.abs(means - np.median(means)))),
         "members": [
             {
                 "label": f"seed {member.seed}" + (f", {member.label}" if member.label else ""),
-                "returns": [round(side[index], 4) for side in recording.returns],
+                "returns": [side[index] for side in recording.returns],
+                "nats": [side[index] for side in recording.nats],
                 "episodes": [_episode(pair, world.prompt_length) for pair in recording.replays[index]],
             }
             for index, member in enumerate(recording.population)
@@ -156,6 +180,7 @@ def _side(replay: Replay, prompt_length: int) -> dict[str, Any]:
         "rewards": _rounded(replay.rewards, 4),
         "probabilities": None if replay.probabilities is None else _rounded(replay.probabilities * 1000, 0),
         "values": None if replay.values is None else _rounded(replay.values, 3),
+        "beliefs": None if replay.beliefs is None else _rounded(replay.beliefs * 1000, 0),
         "observations": [token for turn in range(replay.turns) for token in replay.observation(turn)],
         "plan": replay.prompt[prompt_length:],
         "thought": [] if replay.thought is None else np.flatnonzero(replay.thought).tolist(),
@@ -178,7 +203,8 @@ def script(key: str, recording: Recording) -> bytes:
 
     Boards are one digit per tile, the role, row by row; `changes[t]` are cell and role of every tile that turn t has
     changed. `thought` are the tiles that the thought names, `advised` the one that it names for each turn, or -1.
-    Positions are row and column in the window, probabilities in thousandths, in the order of the moves.
+    `beliefs` are the personas before each turn and at the end, in thousandths. Positions are row and column in the
+    window, probabilities in thousandths, in the order of the moves.
     """
     text = json.dumps(document(recording), separators=(",", ":"), allow_nan=False)
     name = json.dumps(key)

@@ -270,18 +270,35 @@
     words.directions.forEach(function (name, action) {
       var over = turn >= side.turns, chosen = !over && +side.side.actions[turn] === action;
       var share = over || !side.side.probabilities ? null : side.side.probabilities[4 * turn + action] / 10;
-      var item = make("li", chosen ? "chosen" : "");
-      item.appendChild(sprite(words.moves + action, ""));
-      item.appendChild(make("span", "name", name));
-      var bar = make("span", "bar");
-      bar.setAttribute("aria-hidden", "true");
-      bar.appendChild(make("span", "fill"));
-      bar.firstChild.style.width = (share || 0) + "%";
-      item.appendChild(bar);
-      item.appendChild(make("span", "share", share === null ? "–" : Math.round(share) + " %"));
-      item.appendChild(make("span", "mark", chosen ? "chosen" : ""));
-      list.appendChild(item);
+      list.appendChild(bar(words.moves + action, name, share, chosen, "chosen"));
     });
+  }
+
+  // A share of 100 as a bar with its picture, name and number; null: there is none.
+  function bar(token, name, share, chosen, mark) {
+    var item = make("li", chosen ? "chosen" : ""), line = make("span", "bar");
+    item.appendChild(sprite(token, ""));
+    item.appendChild(make("span", "name", name));
+    line.setAttribute("aria-hidden", "true");
+    line.appendChild(make("span", "fill"));
+    line.firstChild.style.width = (share || 0) + "%";
+    item.appendChild(line);
+    item.appendChild(make("span", "share", share === null ? "–" : Math.round(share) + " %"));
+    item.appendChild(make("span", "mark", chosen ? mark : ""));
+    return item;
+  }
+
+  // Whose deeds these are most likely, by all that was said and done so far, and what it calls itself.
+  function personas(element, side, turn, list) {
+    element.replaceChildren();
+    element.hidden = !side.side.beliefs;
+    if (element.hidden) return;
+    var badges = list.map(function (persona) { return persona.badge; }), name = badges.indexOf(side.side.plan[0]);
+    var items = list.map(function (persona, index) {
+      var share = side.side.beliefs[list.length * Math.min(turn, side.turns) + index] / 10;
+      return bar(persona.badge, persona.name, share, index === name, "its name");
+    });
+    element.replaceChildren.apply(element, [make("li", "label", "Acts so far like")].concat(items));
   }
 
   // `valued`: whether either side has a trained value head; both tell the same facts, so that they can be compared.
@@ -335,7 +352,7 @@
   }
 
   window.emojimazeBoard = {
-    Side: Side, build: build, board: board, reads: reads, chances: chances, fortune: fortune, chart: chart,
+    Side: Side, build: build, board: board, reads: reads, chances: chances, personas: personas, fortune: fortune, chart: chart,
     legend: legend, signed: signed
   };
 })();

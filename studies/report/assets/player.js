@@ -1,7 +1,7 @@
 "use strict";
 // The replay's controls: which episode is shown, at which turn, and whether it plays.
 (function () {
-  var draw = window.emojimazeBoard, player = document.querySelector('[data-part="player"]');
+  var draw = window.emojimazeBoard, numbers = window.emojimazeNumbers, player = document.querySelector('[data-part="player"]');
   if (!player) return;
 
   function part(name, root) { return (root || player).querySelector('[data-part="' + name + '"]'); }
@@ -11,6 +11,8 @@
   var PLAY = "M5 2.5 13 8l-8 5.5z", PAUSE = "M4 3h3v10H4zM9 3h3v10H9z", TURN = 900;
   var panels = Array.prototype.slice.call(player.querySelectorAll('[data-part="side"]'));
   var line = part("turn"), recording = null, sides = [], cells = [], turn = 0, turns = 0, timer = null;
+  // Which of the recording's sides the panels show: the first, and one that is chosen along training.
+  var shown = [0, 1];
   // What was asked for last; a script that arrives late must not replace a newer choice.
   var wanted = "";
 
@@ -52,26 +54,42 @@
     choice("arm").disabled = false;
     player.querySelectorAll("button").forEach(function (each) { each.disabled = false; });
     choice("turn").disabled = false;
+    var last = recording.sides.length - 1, along = choice("along");
+    part("along").hidden = last < 2;
+    along.max = Math.max(last, 1);
+    along.value = along.max;
     start();
   }
 
   function start() {
     var member = recording.members[choice("member").value], episode = member.episodes[choice("episode").value];
     pause();
-    sides = episode.sides.map(function (side) { return new draw.Side(episode, side); });
+    shown = recording.sides.length > 1 ? [0, Number(choice("along").value)] : [0];
+    sides = shown.map(function (index) { return new draw.Side(episode, episode.sides[index]); });
     turns = Math.max.apply(null, sides.map(function (side) { return side.turns; }));
     turn = 0;
     choice("turn").max = turns;
     panels.forEach(function (panel, index) {
       panel.hidden = index >= sides.length;
       if (panel.hidden) return;
-      part("name", panel).textContent = capital(recording.sides[index]);
-      part("mean", panel).textContent = "mean return over all evaluation mazes " +
-        draw.signed(member.returns[index], Math.abs(member.returns[index]) < 10 ? 2 : 1);
+      part("name", panel).textContent = called(index);
+      part("mean", panel).textContent = means(member, shown[index]);
       cells[index] = draw.build(part("board", panel), sides[index]);
     });
     draw.legend(part("legend"), sides);
+    choice("along").setAttribute("aria-valuetext", called(shown.length - 1) + ", " + part("mean", panels[shown.length - 1]).textContent);
     show();
+  }
+
+  // What the panel's side is called.
+  function called(index) { return capital(recording.sides[shown[index]]); }
+
+  // What is known of a member at a side, over more mazes than one.
+  function means(member, side) {
+    var words = [], earned = member.returns[side], nats = member.nats[side];
+    if (nats !== null) words.push("KL from the base " + numbers.fixed(nats, nats < 5e-4 ? 0 : numbers.digits(nats, 2)) + " nats per episode");
+    if (earned !== null) words.push("mean return over all evaluation mazes " + draw.signed(earned, Math.abs(earned) < 10 ? 2 : 1));
+    return words.join(", ");
   }
 
   function capital(text) { return text.charAt(0).toUpperCase() + text.slice(1); }
@@ -89,13 +107,14 @@
       draw.board(board.parentNode, board, cells[index], side, turn);
       draw.reads(part("reads", panel), side, turn);
       draw.chances(part("chances", panel), side, turn);
+      draw.personas(part("personas", panel), side, turn, recording.personas);
       draw.fortune(part("fortune", panel), side, turn, valued);
       charts.replaceChildren(draw.chart("Return so far", side.returns, returns, turns, turn, ""));
     });
     choice("turn").value = turn;
     choice("turn").setAttribute("aria-valuetext", when());
     line.textContent = when() + ". " + sides.map(function (side, index) {
-      return capital(recording.sides[index]) + ": " + side.story(turn) + ".";
+      return called(index) + ": " + side.story(turn) + ".";
     }).join(" ");
   }
 
@@ -158,6 +177,12 @@
   choice("arm").addEventListener("change", load);
   choice("member").addEventListener("change", start);
   choice("episode").addEventListener("change", start);
+  // The maze stays where it is, so that one turn can be compared along training.
+  choice("along").addEventListener("input", function () {
+    var at = turn;
+    start();
+    go(at);
+  });
   choice("turn").addEventListener("input", function () {
     pause();
     go(Number(choice("turn").value));
