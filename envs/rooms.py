@@ -233,7 +233,9 @@ class EmojiRooms(base.World):
         children = jnp.full((self.size, 4), -1, jnp.int32)
         below = jnp.full((self.size, self.size), -1, jnp.int32).at[0, 0].set(0)
         draws = jax.random.uniform(key, (self.size, self.size, 4))
-        for room in range(1, self.size):
+
+        def add(room, tree):
+            parents, entries, children, below = tree
             # No way on is the way back; every room keeps one door that is neither, so none of the last is ever full.
             free = (children < 0) & (jnp.arange(4)[None] != _opposite(entries)[:, None])
             near = (rooms < room) & (rooms >= room - NEAR)
@@ -243,7 +245,10 @@ class EmojiRooms(base.World):
             children = children.at[parent, door].set(room)
             way = below[:, parent]
             below = below.at[:, room].set(jnp.where(way >= 0, way + 1, -1)).at[room, room].set(0)
-        return parents, entries, children, below
+            return parents, entries, children, below
+
+        # A loop, for unrolled it took most of the time that programs which play here need to compile.
+        return jax.lax.fori_loop(1, self.size, add, (parents, entries, children, below))
 
     def _trip(self, key: jax.Array, below: jax.Array, params: RoomsParams) -> tuple[jax.Array, jax.Array]:
         """Start and goal, int32[] each: a distance that there is within the range, then one of its pairs."""

@@ -98,3 +98,28 @@ def test_what_can_be_used_is_used(environment, devices):
     assert (status, errors) == (0, [])
     assert out.count("CpuDevice") == devices
     assert ("×" if "UTF8" not in str(environment) and "ascii" not in str(environment) else "?") in out
+
+
+@pytest.mark.parametrize(
+    ("variables", "keep", "flags"),
+    [
+        ({}, True, f"--{environment.LEVEL}=2"),
+        (
+            {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"},
+            True,
+            f"--xla_cpu_enable_fast_math=false --{environment.LEVEL}=2",
+        ),
+        ({"XLA_FLAGS": f"--{environment.LEVEL}=3"}, True, f"--{environment.LEVEL}=3"),
+        ({}, False, ""),
+    ],
+)
+def test_programs_are_compiled_quickly_unless_told_otherwise(variables, keep, flags):
+    program = f"from ground import environment\nenvironment.start('command', keep_programs={keep})\nimport os\n"
+    status, out, errors = run(program + "print(os.environ.get('XLA_FLAGS', ''))", JAX_PLATFORMS="cpu", **variables)
+    assert (status, out.strip(), errors) == (0, flags, [])
+
+
+@pytest.mark.parametrize(("platforms", "accelerated"), [("cpu", False), ("cuda,cpu", True), ("tpu", True)])
+def test_only_programs_of_a_cpu_are(monkeypatch, platforms, accelerated):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert environment._accelerated() == accelerated

@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.learning.learner import Metrics, Shards, TrainState, Update
+from ground import environment
 
-OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
-"""XLA's defaults, for programs that run long even where most optimisation is switched off to compile quickly."""
+OPTIMISED = {environment.LEVEL: 2, "xla_llvm_disable_expensive_passes": False}
+"""For programs that run long even where most optimisation is switched off to compile quickly."""
 
 
 def mesh(members: int, episodes: int, devices: Sequence[Any] | None = None) -> Mesh:
