@@ -4,6 +4,8 @@ The networks are those of `test_ledger`, in rooms one door away: three personas,
 its own name. Each study has eight bases of its own and measures them as `persona_transition` does at `laptop` scale.
 """
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -48,23 +50,26 @@ def judged(mine):
     return "change" if high.high < 0.5 else "undecided"
 
 
-def test_studies_tell_what_was_planted(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(test_ledger, "DEPTHS", DEPTHS)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Bases of all studies, each a little deeper in love than the one before."""
     config = tiny.changed(world=test_ledger.ROOMS, population={"seeds": len(DEPTHS)}, pretrain={"shared": False})
-    run = untrained.write(tmp_path / "run", config)
-    run.save_parameters("pretrain", test_ledger.network(run))
+    with mock.patch.object(test_ledger, "DEPTHS", DEPTHS):
+        made = untrained.write(tmp_path_factory.mktemp("studies") / "run", config)
+        made.save_parameters("pretrain", test_ledger.network(made))
+        for number, change in enumerate(PLANTS.values(), start=2):
+            made.save_parameters(f"rl-{number:06d}", test_ledger.network(made, **change))
+    return made
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_studies_tell_what_was_planted(run, plant, capsys):
     sizes = persona_transition.STUDY.options["laptop"]["ledger"]
-    rates = {}
-    for number, (plant, change) in enumerate(PLANTS.items(), start=2):
-        run.save_parameters(f"rl-{number:06d}", test_ledger.network(run, **change))
-        measured = measures.ledger(run, f"rl-{number:06d}", **sizes).isel(checkpoint=0)
-        studies = [measured.isel(member=np.arange(MEMBERS) + first) for first in range(0, len(DEPTHS), MEMBERS)]
-        said = [judged(study) for study in studies]
-        deeds = float(measured["account"].isel(part=slice(3)).sum("part").mean())
-        (expected,) = (words for beginning, words in EXPECTED.items() if plant.startswith(beginning))
-        rates[plant] = said.count(expected) / STUDIES
-        wrong = sum(word not in (expected, "undecided") for word in said)
-        with capsys.disabled():
-            print(f"{plant}: {deeds:.2f} nats by deeds, told {rates[plant]:.0%}, wrong {wrong / STUDIES:.0%}")
-        assert wrong == 0, (plant, said)
-    assert min(rate for plant, rate in rates.items() if not plant.endswith("faint")) >= 0.8, rates
+    measured = measures.ledger(run, f"rl-{list(PLANTS).index(plant) + 2:06d}", **sizes).isel(checkpoint=0)
+    said = [judged(measured.isel(member=slice(x, x + MEMBERS))) for x in range(0, len(DEPTHS), MEMBERS)]
+    (expected,) = (words for beginning, words in EXPECTED.items() if plant.startswith(beginning))
+    deeds = float(measured["account"].isel(part=slice(3)).sum("part").mean())
+    with capsys.disabled():
+        print(f"\n{plant}: {deeds:.2f} nats by deeds, told by {said.count(expected)} of {STUDIES}: {set(said)}")
+    assert set(said) <= {expected, "undecided"}
+    assert said.count(expected) >= (0 if plant.endswith("faint") else 0.8 * STUDIES)

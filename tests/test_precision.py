@@ -19,7 +19,7 @@ FAMILIES = {
     "transformer": PolicyConfig(width=16, layers=2, heads=2, hidden=32),
     "gru": PolicyConfig(family="gru", width=16, layers=2, heads=2, hidden=32),
 }
-OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
 """Long passes, which take longer to run than to compile with the optimisation of the other tests."""
 BOUND = 0.012
 """Of the relative error of a parameter's gradient in bfloat16; products of rounded numbers alone give .002 to .006."""
