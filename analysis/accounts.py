@@ -85,10 +85,42 @@ class Maze:
     """bool[2, I, n]"""
 
 
+@struct.dataclass
+class Base:
+    """What a base does in one maze, whatever it is compared with; or in several, as a leading axis."""
+
+    mixture: rollout.Episodes
+    """Episodes of the mixture of its personas, N of them."""
+    told: rollout.Episodes
+    """Episodes of the base told to be each persona, n of them in a row for each."""
+    log_personas: jax.Array
+    """float32[N, I], log-likelihood of the deeds of `mixture` under the base told to be each persona."""
+
+
+def of_base(
+    policy: Policy,
+    before: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    prior: jax.Array,
+    key: jax.Array,
+    episodes: int,
+) -> Base:
+    """Play a maze as a base, and as each of its personas; arguments as in `look`."""
+    who_key = jax.random.fold_in(key, 2)
+    drawn = jax.random.categorical(who_key, jnp.log(prior), shape=(episodes,)).astype(jnp.int32)
+    # Where no name is spoken, the mixture is that of prompts.
+    who = jnp.full_like(drawn, -1) if world.spoken else drawn
+    mixture, told = _play(policy, before, world, params, key, who, 0)
+    every, (chosen, decided) = _as_each(policy, before, world, mixture.tokens), _chosen(world, mixture)
+    return Base(mixture, told, jax.vmap(_likelihood, in_axes=(2, None, None), out_axes=1)(every, chosen, decided))
+
+
 def look(
     policy: Policy,
     after: Parameters,
     before: Parameters,
+    known: Base,
     world: base.World,
     params: base.WorldParams,
     prior: jax.Array,
@@ -100,84 +132,96 @@ def look(
     Args:
         policy: of both.
         after, before: parameters of π and of its base, of one member.
+        known: from `of_base`, of the same maze.
         world, params: where they play; the world has badges.
         prior: float32[I], w where no name is spoken.
         key: all chance of the maze and of what is played in it.
         episodes: N, of π and of the mixture; of each persona a fourth.
     """
-    maze, own_key, mixture_key, who_key, told_key = jax.random.split(key, 5)
     both = jax.tree.map(lambda *x: jnp.stack(x), after, before)
-    badges = jnp.array(_BADGES, jnp.int32)
-
-    def read(parameters, sequence):
-        return _of_one_maze(policy, parameters, world, sequence)
-
-    def play(parameters, key, params, opening):
-        driver = rollout.policy_driver(policy, parameters, world, opening=opening)
-        mazes, noise = jnp.broadcast_to(maze, len(opening)), rollout.gumbel(len(opening))
-        group = len(opening) if world.spoken else 1  # a badge that is shown stands in the prompt
-        return rollout.play(world, params, mazes, key, driver, noise, batched_params=True, group=group)[0]
-
-    def by_whom(who):
-        """What tells each of the episodes int32[B] who plays it: parameters, and openings."""
-        named, opening = jax.vmap(lambda one: rollout.told(world, params, one, 1))(who)
-        return named, opening[:, 0]
-
-    # Where no name is spoken, the mixture is that of prompts; π is told nothing.
-    drawn = jax.random.categorical(who_key, jnp.log(prior), shape=(episodes,)).astype(jnp.int32)
-    nobody = jnp.full_like(drawn, -1)
-    who = jnp.stack([nobody, nobody if world.spoken else drawn])
-    keys = jnp.stack([own_key, mixture_key])
-    played = jax.lax.map(lambda x: play(x[0], x[1], *by_whom(x[2])), (both, keys, who))
-    own = jax.tree.map(lambda x: x[0], played)
-    now, then = _apart(jax.lax.map(lambda parameters: read(parameters, own.tokens), both))
+    nobody = jnp.full(episodes, -1, jnp.int32)  # π is told nothing
+    own, as_model = _play(policy, after, world, params, key, nobody, 1)
+    now, then = _apart(jax.lax.map(lambda parameters: _read(policy, parameters, world, own.tokens), both))
     names = prior
     if world.spoken:
         # The name is the first that is said, so that all episodes of a maze have its chances in common.
         said = (jnp.exp(reading.openings[0, 0, : len(_BADGES)]) for reading in (then, now))
         prior, names = (jnp.maximum(chances, 1e-30) for chances in said)
 
-    def deeds(played):
-        chosen, decided = _chosen(world, played)
-        of_personas = _as_each(policy, before, world, played.tokens)
-        if world.spoken:
-            mixed = jax.vmap(selection.acts, in_axes=(0, 0, 0, None))
-            of_policy = mixed(_as_each(policy, after, world, played.tokens), chosen, decided, names)
-        else:
-            of_policy = _decisions(world, read(after, played.tokens.at[:, world.badge_position].set(params.head)))
+    def of_policy(played):
+        """Every decision after the name, whatever it is, float32[N, D, A]."""
+        if not world.spoken:
+            badge = played.tokens.at[:, world.badge_position].set(params.head)
+            return _decisions(world, _read(policy, after, world, badge))
+        mixed, (chosen, decided) = jax.vmap(selection.acts, in_axes=(0, 0, 0, None)), _chosen(world, played)
+        return mixed(_as_each(policy, after, world, played.tokens), chosen, decided, names)
 
-        def likelihood(every):
-            return jnp.sum(jnp.take_along_axis(every, chosen[..., None], axis=-1)[..., 0], axis=1, where=decided)
-
-        nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))
-        named = played.tokens[:, world.badge_position, None] == badges[None]
+    def deeds(played, log_policy, log_personas, nats):
         return Deeds(
-            log_policy=likelihood(of_policy),
-            log_personas=jax.vmap(likelihood, in_axes=2, out_axes=1)(of_personas),
-            nats=nats(of_policy, of_personas, chosen, decided, prior),
+            log_policy=_likelihood(log_policy, *_chosen(world, played)),
+            log_personas=log_personas,
+            nats=nats,
             rewards=played.returns,
             succeeded=rollout.succeeded(world, played),
-            named=jnp.argmax(named, axis=1).astype(jnp.int32),
+            named=_named(world, played),
         )
 
-    def of_persona(one):
-        """Survival, rewards and successes of episodes that are told to be it."""
-        key, asked = jax.random.fold_in(told_key, one), by_whom(jnp.full(max(episodes // _TOLD, 2), one))
-        played = jax.lax.map(lambda parameters: play(parameters, key, *asked), both)
-        as_base = jax.tree.map(lambda x: x[1], played)
-        now, then = _apart(jax.lax.map(lambda parameters: read(parameters, as_base.tokens), both))
-        nats = by_channel(world, then, now, as_base).sum(axis=1)
-        return nats, *(jax.vmap(x)(played)[::-1] for x in (lambda x: x.returns, lambda x: rollout.succeeded(world, x)))
+    of_own, of_mixture = _apart(jax.lax.map(of_policy, jax.tree.map(lambda *x: jnp.stack(x), own, known.mixture)))
+    every, (chosen, decided) = _as_each(policy, before, world, own.tokens), _chosen(world, own)
+    nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))(of_own, every, chosen, decided, prior)
+    log_personas = jax.vmap(_likelihood, in_axes=(2, None, None), out_axes=1)(every, chosen, decided)
 
-    survival, rewards, succeeded = jax.lax.map(of_persona, jnp.arange(len(_BADGES), dtype=jnp.int32))
+    told, each = known.told, len(known.told.tokens) // len(_BADGES)
+    readings = jax.lax.map(lambda parameters: _read(policy, parameters, world, told.tokens, each), both)
+    told_now, told_then = _apart(readings)
+    by_persona = [
+        jax.tree.map(lambda x: x.reshape(len(_BADGES), each, *x.shape[1:]), x)
+        for x in (by_channel(world, told_then, told_now, told).sum(axis=1), known.told, as_model)
+    ]
+    survival, *pair = by_persona
     return Maze(
         prior,
         names,
         by_channel(world, now, then, own),
-        *_apart(jax.lax.map(deeds, played)),
+        deeds(own, of_own, log_personas, nats),
+        deeds(known.mixture, of_mixture, known.log_personas, jnp.zeros_like(nats)),
         survival,
-        *(jnp.swapaxes(x, 0, 1) for x in (rewards, succeeded)),
+        jnp.stack([jax.vmap(lambda x: x.returns)(x) for x in pair]),
+        jnp.stack([jax.vmap(lambda x: rollout.succeeded(world, x))(x) for x in pair]),
     )
+
+
+def _play(
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    key: jax.Array,
+    who: jax.Array,
+    place: int,
+) -> tuple[rollout.Episodes, rollout.Episodes]:
+    """Episodes of one maze told to be int32[N], and a fourth as many told to be each persona, in a row for each.
+
+    Of one key all have the same maze and weather, and those that are told to be somebody the same chance, so that what
+    training did to a persona is no chance; the others' depends on the place, of the base or of π.
+    """
+    maze, key = jax.random.split(key)
+    count = max(len(who) // _TOLD, 2)
+    asked = jnp.concatenate([who, jnp.repeat(jnp.arange(len(_BADGES), dtype=jnp.int32), count)])
+    named, opening = jax.vmap(lambda one: rollout.told(world, params, one, 1))(asked)
+    driver = rollout.policy_driver(policy, parameters, world, opening=opening[:, 0])
+
+    def noise(key, choices):
+        own, common = rollout.gumbel(len(who)), rollout.gumbel(len(asked) - len(who))
+        return jnp.concatenate(
+            [own(jax.random.fold_in(key, place), choices), common(jax.random.fold_in(key, 2), choices)]
+        )
+
+    mazes = jnp.broadcast_to(maze, len(asked))
+    group = len(asked) if world.spoken else 1  # a badge that is shown stands in the prompt
+    played = rollout.play(world, named, mazes, key, driver, noise, batched_params=True, group=group)[0]
+    first, rest = (jax.tree.map(lambda x: x[: len(who)], played), jax.tree.map(lambda x: x[len(who) :], played))
+    return first, rest
 
 
 def posteriors(
@@ -195,7 +239,7 @@ def posteriors(
         float32[N, T + 1, I]: after what is said before the first turn, then after each turn.
     """
     if world.spoken:
-        first = _of_one_maze(policy, before, world, played.tokens).openings[0, 0, : len(_BADGES)]
+        first = _read(policy, before, world, played.tokens).openings[0, 0, : len(_BADGES)]
         prior = jnp.maximum(jnp.exp(first), 1e-30)
     chosen, decided = _chosen(world, played)
     every = _as_each(policy, before, world, played.tokens)
@@ -205,9 +249,9 @@ def posteriors(
     return jnp.exp(personas.log_posteriors(prior, plans, logs[:, said:], played.played))
 
 
-def _of_one_maze(policy: Policy, parameters: Parameters, world: base.World, sequence: jax.Array) -> rl.Reading:
-    """`rl.read_decisions` of episodes of one prompt: the same maze, and the same badge in it or none."""
-    return rl.read_decisions(policy, parameters, world, sequence, group=len(sequence))
+def _read(policy: Policy, parameters: Parameters, world: base.World, sequence: jax.Array, group: int = 0) -> rl.Reading:
+    """Read episodes of one maze, of which so many in a row share their prompt, badge and all; by default all do."""
+    return rl.read_decisions(policy, parameters, world, sequence, group=group or len(sequence))
 
 
 def _as_each(policy: Policy, parameters: Parameters, world: base.World, sequence: jax.Array) -> jax.Array:
@@ -215,7 +259,7 @@ def _as_each(policy: Policy, parameters: Parameters, world: base.World, sequence
 
     def one(badge):
         told = sequence.at[:, world.badge_position].set(badge)
-        return _decisions(world, _of_one_maze(policy, parameters, world, told))
+        return _decisions(world, _read(policy, parameters, world, told))
 
     return jnp.moveaxis(jax.lax.map(one, jnp.array(_BADGES, jnp.int32)), 0, 2)
 
@@ -224,6 +268,17 @@ def _chosen(world: base.World, played: rollout.Episodes) -> tuple[jax.Array, jax
     """After the name: what was chosen int32[N, D], and where there was a choice bool[N, D]."""
     chosen = jnp.concatenate([world.said(world.opening(played.tokens)), played.actions], axis=1)
     return chosen[:, world.spoken :], played.decided[:, world.spoken :]
+
+
+def _likelihood(every: jax.Array, chosen: jax.Array, decided: jax.Array) -> jax.Array:
+    """Log-likelihood of what was chosen, float32[N], where every decision is float32[N, D, A]."""
+    return jnp.sum(jnp.take_along_axis(every, chosen[..., None], axis=-1)[..., 0], axis=1, where=decided)
+
+
+def _named(world: base.World, played: rollout.Episodes) -> jax.Array:
+    """Place of the name that stands where a badge does, int32[N]; 0 where none does."""
+    badge = played.tokens[:, world.badge_position, None]
+    return jnp.argmax(badge == jnp.array(_BADGES, jnp.int32)[None], axis=1).astype(jnp.int32)
 
 
 def _apart(pair: Any) -> tuple[Any, Any]:

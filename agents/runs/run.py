@@ -53,7 +53,7 @@ class State(NamedTuple):
     """One line to show the user where a newer state was damaged, else None."""
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Run:
     """A run directory, made by `create` and `open`. Its methods raise RunError where the disk or a file is at fault.
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,17 +82,15 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
     for name, value, least in (("mazes", mazes, 2), ("episodes", episodes, 8)):
         if not least <= value <= LARGEST:
             raise ConfigError(f"--{name}={value}: use {least} to {LARGEST}")
-    config, world = run.config, run.world
+    world = run.world
     if world.badge == "null":
         raise ConfigError(
             f"{run.path}: nobody can be told who to be in its world; give a run with --world.badge shown or spoken, "
             "or use `analysis divergence`"
         )
-    after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, ends(run)[0]))
-    prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
-    weights = jnp.asarray(np.tile(prior, (len(run.kept), 1)), jnp.float32)
-    numbers = jnp.asarray(run.kept, jnp.int32)
-    told = account(run.policy, after, before, world, run.params, weights, numbers, mazes, episodes)
+    given, known, misfit = _base(run, mazes, episodes)
+    after = jax.tree.map(jnp.asarray, run.kept_parameters(checkpoint))
+    told = account(run.policy, after, *given, known, world, mazes, episodes) | {"misfit": misfit}
     told = jax.tree.map(np.asarray, told)
     persona, policies = "member persona", "member policy"
     rest = "name given to the same deeds" if world.spoken else "misfit as the model meets it"
@@ -138,31 +137,71 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
     return xr.Dataset(made, {name: list(values) for name, values in labels.items() if name in used})
 
 
+@functools.lru_cache(maxsize=1)
+def _base(run: Run, mazes: int, episodes: int) -> tuple[tuple[Any, ...], accounts.Base, jax.Array]:
+    """What is the same at all checkpoints: a run's base and where it plays, what it did there, its misfit."""
+    config = run.config
+    before = jax.tree.map(jnp.asarray, run.kept_parameters(ends(run)[0]))
+    prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
+    weights = jnp.asarray(np.tile(prior, (len(run.kept), 1)), jnp.float32)
+    given = (before, run.params, weights, jnp.asarray(run.kept, jnp.int32))
+    return given, *of_base(run.policy, *given, run.world, mazes, episodes)
+
+
+def _keys(number: jax.Array, mazes: int) -> jax.Array:
+    """Of a member's mazes: were chance the same for all members, an interval over them would not know of it."""
+    return jax.random.split(jax.random.fold_in(seeds.held_out("ledger"), number), mazes)
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "world", "mazes", "episodes"))
+def of_base(
+    policy: Policy,
+    before: Parameters,
+    params: base.WorldParams,
+    prior: jax.Array,
+    numbers: jax.Array,
+    world: base.World,
+    mazes: int,
+    episodes: int,
+) -> tuple[accounts.Base, jax.Array]:
+    """`accounts.of_base` of every member and maze, and the misfit float32[M]; arguments as in `account`."""
+
+    def member(before, params, prior, number):
+        def maze(key):
+            return accounts.of_base(policy, before, world, params, prior, key, episodes)
+
+        exact = jnp.float32(0)
+        misfit = exact if world.spoken else fidelity.misfit(policy, before, world, params, prior)
+        return jax.lax.map(maze, _keys(number, mazes)), misfit
+
+    return population.over_members(member, population.mesh(len(prior), 1))(before, params, prior, numbers)
+
+
 @functools.partial(jax.jit, static_argnames=("policy", "world", "mazes", "episodes"))
 def account(
     policy: Policy,
     after: Parameters,
     before: Parameters,
-    world: base.World,
     params: base.WorldParams,
     prior: jax.Array,
     numbers: jax.Array,
+    known: accounts.Base,
+    world: base.World,
     mazes: int,
     episodes: int,
 ) -> dict[str, jax.Array]:
-    """`accounts.tell` of every member, and its `misfit`; axis 0 is the member in all arrays, `prior` float32[M, I].
+    """`accounts.tell` of every member; axis 0 is the member in all arrays, `prior` float32[M, I].
 
     `numbers` int32[M] are those of the members: each has its own mazes and chance, the same at every checkpoint.
+    `known` is from `of_base`.
     """
 
-    def member(after, before, params, prior, number):
-        def maze(key):
-            return accounts.look(policy, after, before, world, params, prior, key, episodes)
+    def member(after, before, params, prior, number, known):
+        def maze(key_and_known):
+            key, known = key_and_known
+            return accounts.look(policy, after, before, known, world, params, prior, key, episodes)
 
-        # Were chance the same for all members, an interval over them would not know of it.
-        own = jax.random.fold_in(seeds.held_out("ledger"), number)
-        told = accounts.tell(world, jax.lax.map(maze, jax.random.split(own, mazes)))
-        exact = jnp.float32(0)
-        return told | {"misfit": exact if world.spoken else fidelity.misfit(policy, before, world, params, prior)}
+        return accounts.tell(world, jax.lax.map(maze, (_keys(number, mazes), known)))
 
-    return population.over_members(member, population.mesh(len(prior), 1))(after, before, params, prior, numbers)
+    mesh = population.mesh(len(prior), 1)
+    return population.over_members(member, mesh)(after, before, params, prior, numbers, known)
