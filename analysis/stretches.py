@@ -58,8 +58,8 @@ class Stretch:
         for name in names[first : last + 1] if first <= last else names[last : first + 1][::-1]:
             yield _matrices(self.run, name, self.used)
 
-    def learning_rate(self) -> np.ndarray:
-        """Learning rate summed over the optimiser steps between both checkpoints, from the metrics; float64[M].
+    def learning_rate(self, power: int = 1) -> np.ndarray:
+        """Learning rate to a power, summed over the steps between both checkpoints, from the metrics; float64[M].
 
         Raises:
             RunError: metrics are missing.
@@ -70,7 +70,7 @@ class Stretch:
             if first == last:
                 continue
             self.run.check_metrics(stage, last)
-            rates = self.run.metric(stage, "learning_rate")[first:last].sum(axis=0)
+            rates = (self.run.metric(stage, "learning_rate")[first:last] ** power).sum(axis=0)
             config = self.run.config.rl
             total += rates * (config.epochs * config.minibatches if stage == "rl" else 1)
         return total

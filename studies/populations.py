@@ -22,7 +22,7 @@ ORDERS: dict[Scale, int] = {"smoke": 2, "laptop": 12, "paper": 24}
 """Bases of a world whose tiles are permuted: a multiple of six puts every order of three emoji on as many."""
 RATES: dict[Scale, tuple[float, ...]] = {
     "smoke": (1e-3, 2e-5),
-    "laptop": (1e-3, 2e-4, 2e-5),
+    "laptop": (1e-3, 3e-4, 1e-4, 3e-5),
     "paper": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5),
 }
 """Learning rates where they are the question, the usual one first."""
@@ -105,17 +105,36 @@ def _narrated_sft(scale: Scale) -> Config:
     return without_rl(config, config.rl.updates * config.rl.episodes)
 
 
-def _rates(scale: Scale, algorithm: str = "ppo", dtype: str = "float32", section: str = "rl", most: int = 9) -> Config:
+def _rates(scale: Scale, dtype: str = "float32", section: str = "rl") -> Config:
     """A sweep of learning rates."""
-    sweep = f"{section}.learning_rate={','.join(f'{rate:g}' for rate in RATES[scale][:most])}"
-    return recipe(scale, algorithm=algorithm, policy={"parameter_dtype": dtype}, population={"sweep": (sweep,)})
+    sweep = f"{section}.learning_rate={','.join(f'{rate:g}' for rate in RATES[scale])}"
+    return recipe(scale, policy={"parameter_dtype": dtype}, population={"sweep": (sweep,)}, rl=_PLAIN)
 
 
-def _rates_sft(scale: Scale) -> Config:
-    """As many optimiser steps as RL takes."""
+def _rates_sft(scale: Scale, **sft: Any) -> Config:
+    """Fine-tuning for as many optimiser steps as RL takes, every one of them a checkpoint of its own at first."""
     config = _rates(scale, section="sft")
     steps = config.rl.updates * config.rl.epochs * config.rl.minibatches
-    return without_rl(config, steps * config.sft.episodes)
+    config = without_rl(config, steps * config.sft.episodes)
+    return dataclasses.replace(config, sft=dataclasses.replace(config.sft, **sft))
+
+
+def _longer(scale: Scale) -> Config:
+    """Five times as many steps at the last rate but one: as far as at a higher one, less of it to and fro."""
+    updates = 5 * configs.start(scale, "EmojiMaze-v0", "ppo").rl.updates
+    return recipe(scale, rl=_PLAIN | {"learning_rate": RATES[scale][-2], "updates": updates})
+
+
+def _width(scale: Scale, width: int) -> Config:
+    """A policy of another width, its rate so that steps are as long beside its weights, which go as 1 / √width."""
+    rate = RATES[scale][len(RATES[scale]) // 2 - 1] * (64 / width) ** 0.5
+    policy = {"width": width, "hidden": 4 * width}
+    return recipe(scale, policy=policy, rl=_PLAIN | {"learning_rate": float(f"{rate:.3g}")})
+
+
+_PLAIN = {"entropy_weight": 0.0, "equalized_entropy_weight": 0.0}
+WIDTHS = (32, 128, 256)
+"""Of policies besides the usual 64."""
 
 
 for _name in ("ppo", "dr_grpo", "reinforce"):
@@ -124,9 +143,12 @@ add("narrated/sft", "SFT on Alice", _narrated_sft)
 add("narrated/shuffled", "PPO, rewards shuffled", lambda scale: _narrated(scale, shuffle_rewards=True))
 add("unnarrated/ppo", "PPO, base without narrator", lambda scale: _narrated(scale, narration=0.0))
 add("rates/ppo", "PPO, stored in float32", _rates)
-add("rates/ppo_bfloat16", "PPO, stored in bfloat16", lambda scale: _rates(scale, dtype="bfloat16"))
-add("rates/dr_grpo", "Dr. GRPO, stored in float32", lambda scale: _rates(scale, "dr_grpo", most=1))
-add("rates/sft", "SFT, stored in float32", _rates_sft)
+add("rates/ppo_bfloat16", "PPO, stored in bfloat16", lambda scale: _rates(scale, "bfloat16"))
+add("rates/ppo_longer", "PPO, five times as long", _longer)
+add("rates/sft", "SFT on Alice", _rates_sft)
+add("rates/own", "SFT on own successes", lambda scale: _rates_sft(scale, source="successes"))
+for _width_of in WIDTHS:
+    add(f"rates/width_{_width_of}", f"PPO, width {_width_of}", lambda scale, width=_width_of: _width(scale, width))
 for _name in ALGORITHMS:
     add(
         f"labyrinth/{_name}",

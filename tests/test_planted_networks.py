@@ -64,7 +64,7 @@ def moved(share, by, seed=0):
 @pytest.mark.parametrize(
     ("high", "low", "expected"),
     [
-        (0.15, 0.05, {"band": "supported", "fewer_than_sft": "supported", "rate": "refuted", "overlap": "supported"}),
+        (0.2, 0.1, {"band": "supported", "fewer_than_sft": "supported", "rate": "refuted", "overlap": "supported"}),
         (0.95, 0.7, {"band": "refuted", "fewer_than_sft": "refuted", "rate": "supported"}),
     ],
 )
@@ -76,9 +76,11 @@ def test_changed_parameters_are_counted(tmp_path, high, low, expected):
         "sft": {"sft": moved(1.0, 0.03)},
     })  # fmt: skip
     estimates, found = answers(study, trained)
-    assert estimates["changed, PPO"].mean == pytest.approx(high, abs=1e-3)
+    assert estimates["changed, PPO where it learns least"].mean == pytest.approx(low, abs=1e-3)
     assert estimates["changed, by rate"].mean == pytest.approx(high - low, abs=2e-3)
-    assert estimates["SFT less PPO at the same KL from the base"].mean == pytest.approx(1 - (high + low) / 2, abs=2e-3)
+    assert estimates["SFT on Alice less PPO at the same KL from the base"].mean == pytest.approx(
+        1 - (high + low) / 2, abs=2e-3
+    )
     assert {name: found[name] for name in expected} == expected
 
 

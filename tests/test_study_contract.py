@@ -20,7 +20,7 @@ OPTIONS = {
     "attempts": {"samples": 4, "mazes": 8},
     "returns": {"episodes": 64},
     "course": {"episodes": 64},
-    "subnetwork": {"members": 4, "draws": 1},
+    "subnetwork": {"members": 4, "draws": 1, "densities": (0.1, 0.01)},
     "ledger": {"mazes": 2, "episodes": 32},
 }
 BASES = 4
@@ -73,7 +73,7 @@ def test_every_estimate_that_is_asked_about_is_made(measured):
             assert estimate.members <= BASES, name
             assert estimate.members == BASES or np.isnan(estimate.low), name
     for name in asked:
-        if name.startswith("SFT less PPO") or " at equal " in name or " at KL " in name:
+        if any(words in name for words in (" at the same KL ", " at equal ", " at KL ")):
             continue  # untrained twins may match nowhere
         assert np.isfinite(everything.estimates[name].mean), name
 

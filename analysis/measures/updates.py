@@ -63,7 +63,9 @@ def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
     Returns:
         Shares of the parameters of each kind, float64[kind, member]: those changed by each of `changes.DEFINITIONS`,
         and `changes.CONCENTRATIONS`; and `changes.LENGTHS` of the update. Beside them `learning_rate_sum` [member] over
-        the steps, `median_weight` and `learning_rate_sum_over_median_weight` [kind, member]. For figures
+        the steps, `median_weight`, and over it [kind, member] how far steps of Adam could have gone: in one direction,
+        `learning_rate_sum_over_median_weight`, and to and fro by chance, `learning_rate_root_over_median_weight`, the
+        root of the summed squares. For figures
         `by_matrix` [measure, matrix, member], `curve` [tolerance, view, scale, kind, member], the share that moved by
         more than a tolerance, and `course` [state, view, kind, member], what has become of the parameters as seen at
         the checkpoints kept so far: what changed and was cancelled between two of them counts as never touched.
@@ -83,6 +85,7 @@ def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
 
     *_, last = changes.course(stretch.course())
     rate, median = stretch.learning_rate(), of_kinds(lambda names: changes.median_weight(before, names))
+    root = np.sqrt(stretch.learning_rate(power=2))
     share, hidden = {"units": "share of the parameters"}, {"table": 0}
     dataset = stretches.dataset(
         {kind: measured(names) for kind, names in kinds.items()},
@@ -96,6 +99,11 @@ def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
             ("kind", "member"),
             rate / np.where(median > 0, median, np.nan),
             {"long_name": "that sum over the median |w|"},
+        ),
+        learning_rate_root_over_median_weight=(
+            ("kind", "member"),
+            root / np.where(median > 0, median, np.nan),
+            {"long_name": "root of the summed squares over the median |w|"} | hidden,
         ),
         curve=(
             ("kind", "member", "view", "scale", "tolerance"),
