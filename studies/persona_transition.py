@@ -151,14 +151,23 @@ def _panels(
     law: Mapping[str, tuple[xr.DataArray, xr.DataArray]],
     each: Mapping[str, Estimate],
 ) -> Iterator[Panel]:
-    words = "KL from the base (nats per episode)"
+    words, noise = "KL from the base (nats per episode)", ledgers["shuffled"]
     for arm in ("ppo", "grpo", "exploit", "sft_alice"):
         if arm in ledgers:
             ledger = ledgers[arm]
             mean = ledger["account"].mean("member").transpose("checkpoint", "part")
             order = np.argsort(ledger["whole"].mean("member").values)
             areas = {str(part): np.maximum(mean.sel(part=part).values[order], 0) for part in mean["part"].values}
-            yield Areas(ledger["whole"].mean("member").values[order], areas, words, f"{titles[arm]}: nats per episode")
+            needed = ledger["tilt"].sel(price=["needed selection", "needed change"]).sum("price", skipna=False)
+            lines = {"needed for as much reward": needed.mean("member").values[order]}
+            if ledger["stage"].values[-1] == "rl":
+                spent = dict(
+                    zip(noise["steps"].isel(member=0).values, noise["whole"].mean("member").values, strict=True)
+                )
+                steps = ledger["steps"].isel(member=0).values[order]
+                lines["spent on shuffled rewards"] = np.array([spent.get(step, np.nan) for step in steps])
+            whole = ledger["whole"].mean("member").values[order]
+            yield Areas(whole, areas, words, f"{titles[arm]}: nats per episode", lines=lines)
     several = [
         arm for arm in ("ppo", "slow", "grpo", "psr", "nsr", "exploit", "sft_alice", "shuffled") if arm in ledgers
     ]
@@ -422,7 +431,7 @@ STUDY = Study(
     },
     options={
         "smoke": {"ledger": {"mazes": 4, "episodes": 16}},
-        "laptop": {"ledger": {"mazes": 16, "episodes": 64}},
+        "laptop": {"ledger": {"mazes": 32, "episodes": 64}},
         "paper": {"ledger": {"mazes": 128, "episodes": 128}},
     },
     measure=measure,

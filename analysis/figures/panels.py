@@ -279,13 +279,19 @@ class Areas(Panel):
     x_label: str
     y_label: str
     log_x: bool = False
+    lines: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """What the whole is compared with, float[N] each: dashed, over the areas."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self.areas)
+        return (*self.areas, *self.lines)
 
     def legend(self, styles: Mapping[str, Style]) -> dict[str, Any]:
-        return {name: Patch(color=styles[name].colour, alpha=0.8, linewidth=0) for name in self.areas}
+        patches = {name: Patch(color=styles[name].colour, alpha=0.8, linewidth=0) for name in self.areas}
+        return patches | {name: Line2D([], [], **self._dashed(styles[name])) for name in self.lines}
+
+    def _dashed(self, chosen: Style) -> dict[str, Any]:
+        return {"color": style.INK, "linestyle": "--", "linewidth": 1.2, "marker": chosen.marker, "markersize": 3}
 
     @property
     def words(self) -> str:
@@ -299,6 +305,8 @@ class Areas(Panel):
             self.x, *self.areas.values(), colors=[styles[name].colour for name in self.areas], alpha=0.8,
             edgecolor="white", linewidth=0.5,
         )  # fmt: skip
+        for name, values in self.lines.items():
+            axes.plot(self.x, values, **self._dashed(styles[name]))
         axes.set_xscale("log" if self.log_x else "linear")
         marks.fit(axes, "x", np.asarray(self.x, float), log=self.log_x, pad=0.0)
         axes.set_ylim(0, None)
@@ -310,7 +318,7 @@ class Areas(Panel):
         _number(axes, "x", width, self.log_x, bool(np.all(np.mod(self.x, 1) == 0)))
 
     def table(self) -> Iterator[Row]:
-        for name, values in self.areas.items():
+        for name, values in {**self.areas, **self.lines}.items():
             for x, value in zip(self.x, values, strict=True):
                 yield Row(name, x, value=value)
 

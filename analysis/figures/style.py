@@ -92,7 +92,12 @@ _ARMS: dict[str, Style] = {
         ("W-REINFORCE", ORANGE, "*", SOLID),
         ("SFT, SFT on Alice, after SFT", ORANGE, "P", DASHED),
         ("rejection SFT, SFT on own samples", ORANGE, "h", MIXED),
-        ("shuffled, shuffled rewards", PURPLE, "s", DOTTED),
+        ("shuffled, shuffled rewards, PPO rewards shuffled", PURPLE, "s", DOTTED),
+        # Commas and blanks do not count: "selection, in every maze".
+        ("selection in every maze", GREEN, "s", SOLID),
+        ("selection by the maze", SKY, "s", DASHED),
+        ("change within personas", VERMILION, "s", SOLID),
+        ("name given to the same deeds, misfit as the model meets it", GREY, "s", DOTTED),
     )
     for name in names.split(", ")
 }
