@@ -97,8 +97,8 @@ def _start(command: str, together: bool, quickly: bool) -> None:
         raise ConfigError(f"JAX_NUM_CPU_DEVICES={devices} and XLA_FLAGS={flags}: two numbers of devices; unset one")
     if flags and not _survives(jax.devices):
         raise ConfigError(f"XLA_FLAGS={flags}: XLA has no such flag or value; correct it, or unset it")
-    if quickly and LEVEL not in flags and not _accelerated():
-        os.environ["XLA_FLAGS"] = f"{flags} --{LEVEL}=2".strip()
+    if quickly and (quick := _quick(flags)):
+        os.environ["XLA_FLAGS"] = quick
     if together:
         from ground import processes
 
@@ -127,6 +127,11 @@ def enough_memory() -> Iterator[None]:
         why = " ".join(str(error).split())[:200] or "MemoryError"
         remedy = "use fewer members at once, episodes or samples, or a smaller policy"
         raise ConfigError(f"out of memory ({why}); {remedy}") from error
+
+
+def _quick(flags: str) -> str:
+    """Flags of XLA by which programs compile quickly, where that is not decided already."""
+    return flags if LEVEL in flags or _accelerated() else f"{flags} --{LEVEL}=2".strip()
 
 
 def _accelerated() -> bool:

@@ -100,26 +100,21 @@ def test_what_can_be_used_is_used(environment, devices):
     assert ("×" if "UTF8" not in str(environment) and "ascii" not in str(environment) else "?") in out
 
 
+def test_programs_are_compiled_quickly_unless_told_otherwise():
+    program = "from ground import environment\nenvironment.start('command')\nimport os\n"
+    status, out, errors = run(program + "print(os.environ['XLA_FLAGS'])", JAX_PLATFORMS="cpu")
+    assert (status, out.strip(), errors) == (0, f"--{environment.LEVEL}=2", [])
+
+
 @pytest.mark.parametrize(
-    ("variables", "keep", "flags"),
+    ("platforms", "flags", "quick"),
     [
-        ({}, True, f"--{environment.LEVEL}=2"),
-        (
-            {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"},
-            True,
-            f"--xla_cpu_enable_fast_math=false --{environment.LEVEL}=2",
-        ),
-        ({"XLA_FLAGS": f"--{environment.LEVEL}=3"}, True, f"--{environment.LEVEL}=3"),
-        ({}, False, ""),
+        ("cpu", "--xla_other=1", f"--xla_other=1 --{environment.LEVEL}=2"),
+        ("cpu", f"--{environment.LEVEL}=3", f"--{environment.LEVEL}=3"),
+        ("cuda,cpu", "", ""),
+        ("tpu", "--xla_other=1", "--xla_other=1"),
     ],
 )
-def test_programs_are_compiled_quickly_unless_told_otherwise(variables, keep, flags):
-    program = f"from ground import environment\nenvironment.start('command', keep_programs={keep})\nimport os\n"
-    status, out, errors = run(program + "print(os.environ.get('XLA_FLAGS', ''))", JAX_PLATFORMS="cpu", **variables)
-    assert (status, out.strip(), errors) == (0, flags, [])
-
-
-@pytest.mark.parametrize(("platforms", "accelerated"), [("cpu", False), ("cuda,cpu", True), ("tpu", True)])
-def test_only_programs_of_a_cpu_are(monkeypatch, platforms, accelerated):
+def test_only_programs_of_a_cpu_are_and_flags_that_are_there_stay(monkeypatch, platforms, flags, quick):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    assert environment._accelerated() == accelerated
+    assert environment._quick(flags) == quick
