@@ -64,6 +64,7 @@ def test_it_is_the_run_on_disk_to_the_bit(held, written):
 
 
 def test_it_can_be_measured(held, written):
+    assert len({held, written}) == 2  # handles, by which measurements remember what they know of a run
     one, other = (measures.updates(run, "rl") for run in (held, written))
     assert one["norm"].dims == other["norm"].dims
     np.testing.assert_array_equal(one["norm"], other["norm"])

@@ -24,7 +24,7 @@ Values = Mapping[str, Any]
 """Swept field, such as `rl.learning_rate` → its value, float32[]."""
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Held(Run):
     """A run in memory: all that a `Run` tells, but for files. Measurements measure it anew whenever they are asked."""
 
