@@ -53,8 +53,6 @@ class Deeds:
     """float32[N], log-likelihood under π, whatever it calls itself; that of the world's chance left out."""
     log_personas: jax.Array
     """float32[N, I], under the base told to be each persona."""
-    nats: jax.Array
-    """float32[N], KL(π ‖ mixture of personas), each decision in closed form."""
     rewards: jax.Array
     """float32[N], undiscounted."""
     succeeded: jax.Array
@@ -73,6 +71,8 @@ class Maze:
     """float32[I], π's chances of each name; the prior where it speaks none."""
     channels: jax.Array
     """float32[N, 3], of episodes of π, KL(π ‖ π_0) by `CHANNELS`."""
+    nats: jax.Array
+    """float32[N], of the same, KL(π ‖ mixture of personas) by deeds, each decision in closed form."""
     model: Deeds
     """Episodes of π."""
     mixture: Deeds
@@ -112,8 +112,7 @@ def of_base(
     # Where no name is spoken, the mixture is that of prompts.
     who = jnp.full_like(drawn, -1) if world.spoken else drawn
     mixture, told = _play(policy, before, world, params, key, who, 0)
-    every, (chosen, decided) = _as_each(policy, before, world, mixture.tokens), _chosen(world, mixture)
-    return Base(mixture, told, jax.vmap(_likelihood, in_axes=(2, None, None), out_axes=1)(every, chosen, decided))
+    return Base(mixture, told, _likelihood(_as_each(policy, before, world, mixture.tokens), *_chosen(world, mixture)))
 
 
 def look(
@@ -156,11 +155,10 @@ def look(
         mixed, (chosen, decided) = jax.vmap(selection.acts, in_axes=(0, 0, 0, None)), _chosen(world, played)
         return mixed(_as_each(policy, after, world, played.tokens), chosen, decided, names)
 
-    def deeds(played, log_policy, log_personas, nats):
+    def deeds(played, log_policy, log_personas):
         return Deeds(
-            log_policy=_likelihood(log_policy, *_chosen(world, played)),
+            log_policy=_likelihood(log_policy[:, :, None], *_chosen(world, played))[:, 0],
             log_personas=log_personas,
-            nats=nats,
             rewards=played.returns,
             succeeded=rollout.succeeded(world, played),
             named=_named(world, played),
@@ -169,25 +167,24 @@ def look(
     of_own, of_mixture = _apart(jax.lax.map(of_policy, jax.tree.map(lambda *x: jnp.stack(x), own, known.mixture)))
     every, (chosen, decided) = _as_each(policy, before, world, own.tokens), _chosen(world, own)
     nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))(of_own, every, chosen, decided, prior)
-    log_personas = jax.vmap(_likelihood, in_axes=(2, None, None), out_axes=1)(every, chosen, decided)
 
     told, each = known.told, len(known.told.tokens) // len(_BADGES)
     readings = jax.lax.map(lambda parameters: _read(policy, parameters, world, told.tokens, each), both)
     told_now, told_then = _apart(readings)
-    by_persona = [
-        jax.tree.map(lambda x: x.reshape(len(_BADGES), each, *x.shape[1:]), x)
-        for x in (by_channel(world, told_then, told_now, told).sum(axis=1), known.told, as_model)
-    ]
-    survival, *pair = by_persona
+
+    def by_persona(numbers):
+        return numbers.reshape(len(_BADGES), each)
+
     return Maze(
         prior,
         names,
         by_channel(world, now, then, own),
-        deeds(own, of_own, log_personas, nats),
-        deeds(known.mixture, of_mixture, known.log_personas, jnp.zeros_like(nats)),
-        survival,
-        jnp.stack([jax.vmap(lambda x: x.returns)(x) for x in pair]),
-        jnp.stack([jax.vmap(lambda x: rollout.succeeded(world, x))(x) for x in pair]),
+        nats,
+        deeds(own, of_own, _likelihood(every, chosen, decided)),
+        deeds(known.mixture, of_mixture, known.log_personas),
+        by_persona(by_channel(world, told_then, told_now, told).sum(axis=1)),
+        jnp.stack([by_persona(x.returns) for x in (told, as_model)]),
+        jnp.stack([by_persona(rollout.succeeded(world, x)) for x in (told, as_model)]),
     )
 
 
@@ -242,8 +239,7 @@ def posteriors(
         first = _read(policy, before, world, played.tokens).openings[0, 0, : len(_BADGES)]
         prior = jnp.maximum(jnp.exp(first), 1e-30)
     chosen, decided = _chosen(world, played)
-    every = _as_each(policy, before, world, played.tokens)
-    logs = jnp.take_along_axis(every, chosen[:, :, None, None], axis=-1)[..., 0]
+    logs = _logs(_as_each(policy, before, world, played.tokens), chosen)
     said = world.opening_length - world.spoken
     plans = jnp.sum(logs[:, :said], axis=1, where=decided[:, :said, None])
     return jnp.exp(personas.log_posteriors(prior, plans, logs[:, said:], played.played))
@@ -270,9 +266,14 @@ def _chosen(world: base.World, played: rollout.Episodes) -> tuple[jax.Array, jax
     return chosen[:, world.spoken :], played.decided[:, world.spoken :]
 
 
+def _logs(every: jax.Array, chosen: jax.Array) -> jax.Array:
+    """What of every decision float32[N, D, I, A] belongs to the choices int32[N, D], float32[N, D, I]."""
+    return jnp.take_along_axis(every, chosen[:, :, None, None], axis=-1)[..., 0]
+
+
 def _likelihood(every: jax.Array, chosen: jax.Array, decided: jax.Array) -> jax.Array:
-    """Log-likelihood of what was chosen, float32[N], where every decision is float32[N, D, A]."""
-    return jnp.sum(jnp.take_along_axis(every, chosen[..., None], axis=-1)[..., 0], axis=1, where=decided)
+    """Log-likelihood of what was chosen, float32[N, I]; arguments as `_logs` and `_chosen` have them."""
+    return jnp.sum(_logs(every, chosen), axis=1, where=decided[:, :, None])
 
 
 def _named(world: base.World, played: rollout.Episodes) -> jax.Array:
@@ -319,8 +320,8 @@ def tell(world: base.World, mazes: Maze) -> dict[str, jax.Array]:
     model, mixture, prior = mazes.model, mazes.mixture, mazes.prior
     channels = mazes.channels.mean(axis=(0, 1))
     totals = mazes.channels.sum(axis=2).mean(axis=1)
-    split = selection.split(model.log_policy, model.log_personas, prior, divergences=model.nats, jackknife=True)
-    reach = selection.reach(model.log_policy, model.log_personas, prior, divergences=model.nats)
+    split = selection.split(model.log_policy, model.log_personas, prior, divergences=mazes.nats, jackknife=True)
+    reach = selection.reach(model.log_policy, model.log_personas, prior, divergences=mazes.nats)
     choice = selection.common(split.weights, prior)
     rest = channels.sum() - split.divergence
     log_joint = [x.log_personas + jnp.log(prior)[:, None] for x in (mixture, model)]

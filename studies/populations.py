@@ -26,6 +26,10 @@ RATES: dict[Scale, tuple[float, ...]] = {
     "paper": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5),
 }
 """Learning rates where they are the question, the usual one first."""
+WIDTHS = (32, 128, 256)
+"""Of policies, besides the usual one."""
+_PLAIN: dict[str, Any] = {"entropy_weight": 0.0, "equalized_entropy_weight": 0.0}
+"""RL without a bonus of entropy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ def _rates(scale: Scale, dtype: str = "float32", section: str = "rl") -> Config:
 
 
 def _rates_sft(scale: Scale, **sft: Any) -> Config:
-    """Fine-tuning for as many optimiser steps as RL takes, every one of them a checkpoint of its own at first."""
+    """Fine-tuning for as many optimiser steps as RL takes."""
     config = _rates(scale, section="sft")
     steps = config.rl.updates * config.rl.epochs * config.rl.minibatches
     config = without_rl(config, steps * config.sft.episodes)
@@ -127,14 +131,12 @@ def _longer(scale: Scale) -> Config:
 
 def _width(scale: Scale, width: int) -> Config:
     """A policy of another width, its rate so that steps are as long beside its weights, which go as 1 / √width."""
-    rate = RATES[scale][len(RATES[scale]) // 2 - 1] * (64 / width) ** 0.5
+    rate = (
+        RATES[scale][len(RATES[scale]) // 2 - 1]
+        * (configs.start(scale, "EmojiMaze-v0", "ppo").policy.width / width) ** 0.5
+    )
     policy = {"width": width, "hidden": 4 * width}
     return recipe(scale, policy=policy, rl=_PLAIN | {"learning_rate": float(f"{rate:.3g}")})
-
-
-_PLAIN = {"entropy_weight": 0.0, "equalized_entropy_weight": 0.0}
-WIDTHS = (32, 128, 256)
-"""Of policies besides the usual 64."""
 
 
 for _name in ("ppo", "dr_grpo", "reinforce"):
@@ -174,7 +176,7 @@ def _followed(scale: Scale, world: str, /, algorithm: str = "ppo", *, rl: Any = 
         rl, **sections: fields that differ.
     """
     usual = configs.start(scale, world, algorithm).rl
-    steps = {"learning_rate": 3e-4, "entropy_weight": 0.0, "equalized_entropy_weight": 0.0, "chunk": 1}
+    steps = _PLAIN | {"learning_rate": 3e-4, "chunk": 1}
     steps["updates"] = 8 if scale == "smoke" else 2 * usual.updates
     return recipe(scale, world, algorithm=algorithm, rl=steps | (rl or {}), **sections)
 

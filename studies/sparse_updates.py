@@ -11,12 +11,13 @@ from analysis import measures
 from analysis.figures.panels import Curve, Curves, Panel
 from analysis.measure import end
 from ground.estimates import Estimate
+from studies import populations
 from studies.study import Comparison, Options, Results, Study, ask, by_base, of
 
 SWEPT = ("ppo", "ppo_bfloat16", "sft", "own")
 """Arms with a grid of learning rates, on the same bases but for storage."""
-WIDTHS = {"width_32": 32, "ppo": 64, "width_128": 128, "width_256": 256}
-ARMS = {name: f"rates/{name}" for name in (*SWEPT, "ppo_longer", *(name for name in WIDTHS if name != "ppo"))}
+WIDTHS = {f"width_{width}": width for width in populations.WIDTHS}
+ARMS = {name: f"rates/{name}" for name in (*SWEPT, "ppo_longer", *WIDTHS)}
 PAPER, EXACT = "paper", "changed_stored"
 """The paper's definition, in bfloat16 and beyond 10⁻⁵; and any change of the stored bits."""
 DRIFT, DIFFUSION = "learning_rate_sum_over_median_weight", "learning_rate_root_over_median_weight"
@@ -73,9 +74,9 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         each["changed, by a longer way of as much drift"] = of(
             by_base(longer[PAPER]) - by_base(swept[other][PAPER]), f"five times as long less rate {other:g}"
         )
-    widths = {width: ends[arm] for arm, width in WIDTHS.items() if arm in ends and arm != "ppo"}
+    widths = {width: ends[arm] for arm, width in WIDTHS.items() if arm in ends}
     if widths:
-        widths[WIDTHS["ppo"]] = swept[_as_far(swept, next(iter(widths.values())))]
+        widths[runs["ppo"].config.policy.width] = swept[_as_far(swept, next(iter(widths.values())))]
         wide = np.log2(list(widths)) - np.log2(list(widths)).mean()
         shares = [by_base(part[PAPER]) for part in widths.values()]
         slopes = (wide[:, None] * np.stack([share.values for share in shares])).sum(axis=0) / (wide**2).sum()

@@ -105,6 +105,11 @@ class Config:
         """The stage whose end RL starts from."""
         return self.stages[-2]
 
+    @property
+    def prior(self) -> np.ndarray:
+        """Chances of the personas in the town where members play, float64[3]."""
+        return self.pretrain.priors(self.world.towns)[max(self.world.town - 1, 0)]
+
     def make_policy(self) -> Policy:
         """The policy, which knows the words of the world."""
         return policies.make(self.policy, self.world.make()[0].vocabulary)

@@ -174,7 +174,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
     told = {}
     if run.world.badge != "null":
         params, traits = lessons(player)
-        prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
+        prior = config.prior
         outcomes = np.stack([badges, scores[_scripted(player)][:, speakers]])
         told = fidelity.told(run.policy, first, run.world, params, traits, prior, outcomes)
     for member in config.members:

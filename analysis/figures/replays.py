@@ -75,8 +75,7 @@ def record(
     policy, (world, _) = config.make_policy(), config.world.make()
     personas = None
     if before is not None and world.badge != "null":
-        prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
-        personas = before, jnp.asarray(prior, jnp.float32)
+        personas = before, jnp.asarray(config.prior, jnp.float32)
     played = jax.tree.map(np.asarray, _play(policy, parameters, world, params, keys, personas))
 
     def replay(index):

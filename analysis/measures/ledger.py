@@ -140,10 +140,8 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
 @functools.lru_cache(maxsize=1)
 def _base(run: Run, mazes: int, episodes: int) -> tuple[tuple[Any, ...], accounts.Base, jax.Array]:
     """What is the same at all checkpoints: a run's base and where it plays, what it did there, its misfit."""
-    config = run.config
     before = jax.tree.map(jnp.asarray, run.kept_parameters(ends(run)[0]))
-    prior = config.pretrain.priors(config.world.towns)[max(config.world.town - 1, 0)]
-    weights = jnp.asarray(np.tile(prior, (len(run.kept), 1)), jnp.float32)
+    weights = jnp.asarray(np.tile(run.config.prior, (len(run.kept), 1)), jnp.float32)
     given = (before, run.params, weights, jnp.asarray(run.kept, jnp.int32))
     return given, *of_base(run.policy, *given, run.world, mazes, episodes)
 

@@ -352,7 +352,7 @@
   }
 
   window.emojimazeBoard = {
-    Side: Side, build: build, board: board, reads: reads, chances: chances, personas: personas, fortune: fortune, chart: chart,
-    legend: legend, signed: signed
+    Side: Side, build: build, board: board, reads: reads, chances: chances, personas: personas, fortune: fortune,
+    chart: chart, legend: legend, signed: signed
   };
 })();

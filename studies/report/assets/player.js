@@ -1,7 +1,8 @@
 "use strict";
 // The replay's controls: which episode is shown, at which turn, and whether it plays.
 (function () {
-  var draw = window.emojimazeBoard, numbers = window.emojimazeNumbers, player = document.querySelector('[data-part="player"]');
+  var draw = window.emojimazeBoard, numbers = window.emojimazeNumbers;
+  var player = document.querySelector('[data-part="player"]');
   if (!player) return;
 
   function part(name, root) { return (root || player).querySelector('[data-part="' + name + '"]'); }
@@ -77,7 +78,8 @@
       cells[index] = draw.build(part("board", panel), sides[index]);
     });
     draw.legend(part("legend"), sides);
-    choice("along").setAttribute("aria-valuetext", called(shown.length - 1) + ", " + part("mean", panels[shown.length - 1]).textContent);
+    var last = shown.length - 1, known = part("mean", panels[last]).textContent;
+    choice("along").setAttribute("aria-valuetext", called(last) + ", " + known);
     show();
   }
 
@@ -87,8 +89,13 @@
   // What is known of a member at a side, over more mazes than one.
   function means(member, side) {
     var words = [], earned = member.returns[side], nats = member.nats[side];
-    if (nats !== null) words.push("KL from the base " + numbers.fixed(nats, nats < 5e-4 ? 0 : numbers.digits(nats, 2)) + " nats per episode");
-    if (earned !== null) words.push("mean return over all evaluation mazes " + draw.signed(earned, Math.abs(earned) < 10 ? 2 : 1));
+    if (nats !== null) {
+      var digits = nats < 5e-4 ? 0 : numbers.digits(nats, 2);
+      words.push("KL from the base " + numbers.fixed(nats, digits) + " nats per episode");
+    }
+    if (earned !== null) {
+      words.push("mean return over all evaluation mazes " + draw.signed(earned, Math.abs(earned) < 10 ? 2 : 1));
+    }
     return words.join(", ");
   }
 
