@@ -35,6 +35,7 @@ from ground.files import RunError
 from ground.terminal import ConfigError
 from studies import study as frame
 from studies.populations import Scale
+from studies.questions import agreement
 from studies.report import results, site
 from studies.store import Store
 from studies.study import Study
@@ -176,6 +177,9 @@ def _run(study: Study, command: Run, console: Console) -> None:
                 f"[{_COLOURS[criterion['verdict']]}]{criterion['verdict']}[/]",
             )
     console.print(table)
+    for question in document["questions"]:
+        if words := agreement(question):
+            console.print(f"{question['text']} {words}.", highlight=False, markup=False)
     verdict = document["verdict"]
     console.print(
         f"verdict: [bold {_COLOURS[verdict]}]{document['words']}[/] ({verdict}), by the questions in bold together, "

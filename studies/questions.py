@@ -4,6 +4,9 @@ A question is a list of criteria, each a bound on one estimate: above it, or bel
 effect of interest beyond the bound; the bar is then the bound and that effect. An interval wholly beyond the bar
 supports. An interval that excludes the bar refutes, but only where such an effect was named: no better than a null is
 not shown, and not refuted. All of it is data, so that a verdict can be read, repeated and tried on planted effects.
+
+What was asked might as well have been measured at another layer, k or rate. Such variants are stated with a question
+and judged like it; how many agree is told beside the answer and decides nothing (a multiverse, Steegen et al. 2016).
 """
 
 import dataclasses
@@ -101,10 +104,21 @@ class Question:
     """Whether its first criterion is the study's deciding number."""
     gate: bool = False
     """Whether nothing else may be answered unless this is supported: that what is asked about is there at all."""
+    variants: tuple[str, ...] = ()
+    """Estimates that might as well have stood in place of its first criterion's."""
 
     def verdict(self, estimates: Estimates) -> Verdict:
         """What the estimates answer."""
         return together(criterion.verdict(estimates) for criterion in self.criteria)
+
+    def varied(self, variant: str) -> "Question":
+        """The same of another estimate."""
+        first = self.criteria[0].estimate
+        changed = [
+            dataclasses.replace(criterion, estimate=variant) if criterion.estimate == first else criterion
+            for criterion in self.criteria
+        ]
+        return dataclasses.replace(self, criteria=tuple(changed), variants=())
 
     def p_value(self, estimates: Estimates) -> float:
         """How sure the answer is: for support the weakest criterion's p, for refutation the strongest's, corrected."""
@@ -125,11 +139,12 @@ def ask(
     leading: bool = False,
     primary: bool = False,
     gate: bool = False,
+    variants: Iterable[str] = (),
 ) -> Question:
     """A question, its criteria written as `success gained by NSR > 0`.
 
     Args:
-        name, text, prediction, refutation, leading, primary, gate: see `Question`.
+        name, text, prediction, refutation, leading, primary, gate, variants: see `Question`.
         *criteria: the name of an estimate, `>` or `<`, and the bound.
         smallest: smallest effect of interest beyond each bound; without one nothing can be refuted.
     """
@@ -139,7 +154,9 @@ def ask(
         assert match, words
         side: Any = match[2]
         parsed.append(Criterion(match[1], side, (-1 if match[3] else 1) * float(match[4]), smallest))
-    return Question(name, text, prediction, refutation, tuple(parsed), leading or primary, primary, gate)
+    return Question(
+        name, text, prediction, refutation, tuple(parsed), leading or primary, primary, gate, tuple(variants)
+    )  # fmt: skip
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
@@ -187,7 +204,24 @@ def judge(questions: Sequence[Question], estimates: Estimates) -> dict[str, Any]
                     }
                     for criterion in question.criteria
                 ],
+                "variants": {name: question.varied(name).verdict(estimates) for name in question.variants},
             }
         )
     verdict = together(answer["verdict"] for answer in answers if answer["leading"])
     return {"verdict": verdict, "words": WORDS[verdict], "rule": RULE, "questions": answers}
+
+
+def agreement(question: Mapping[str, Any]) -> str:
+    """How many of its variants say of a question what its own estimates say, before any correction; empty without any.
+
+    Args:
+        question: as `judge` tells it.
+    """
+    variants: Mapping[str, Verdict] = question.get("variants", {})
+    answer = together(criterion["verdict"] for criterion in question["criteria"])
+    others = [f"{name} ({verdict})" for name, verdict in variants.items() if verdict != answer]
+    if not variants:
+        return ""
+    return f"{len(variants) - len(others)} of {len(variants)} stated variants agree" + (
+        f", but not {'; '.join(others)}" if others else ""
+    )

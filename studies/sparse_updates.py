@@ -24,12 +24,15 @@ DRIFT, DIFFUSION = "learning_rate_sum_over_median_weight", "learning_rate_root_o
 """How far Adam's steps could have gone beside a weight: all in one direction, and to and fro by chance."""
 LEARNT = 0.1
 """KL from the base, nats per episode, below which nothing has been learnt that a share could be told of."""
+OTHERWISE = (0.03, 0.3)
+"""KL from the base that might as well have been named."""
 GAP = 0.2
 """A difference of shares that is no matter of taste."""
 DENSITIES = (0.1, 0.03, 0.01, 0.003, 0.001)
 """Shares of the parameters that are trained alone."""
 ASKED = 0.01
 """That of which the question speaks."""
+BEYOND = "gain beyond random, {:.1%} of the parameters"
 PUBLISHED = Curve(np.array([[0.05], [0.05]]), np.array([[0.05], [0.3]]))
 """RL of language models: 1,000 steps of 5·10⁻⁵ of a weight, and the paper's shares."""
 PUBLISHED_ROOT = Curve(np.array([[1.6e-3], [1.6e-3]]), PUBLISHED.values)
@@ -52,17 +55,25 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         each[f"KL from the base, {words}"] = of(part["kl"], "nats per episode")
         each[f"return gained, {words}"] = of(part["gain"])
     rates = sorted(rate for arm, rate in points if arm == "ppo")
-    learnt = [rate for rate in rates if float(points["ppo", rate]["kl"].mean()) >= LEARNT]
-    least = points["ppo", min(learnt, default=rates[-1])]
+
+    def learnt(nats: float) -> list[float]:
+        return [rate for rate in rates if float(points["ppo", rate]["kl"].mean()) >= nats]
+
+    def share(nats: float, name: str = PAPER) -> Estimate:
+        part = points["ppo", min(learnt(nats), default=rates[-1])][name]
+        meaning = f"moved beyond 1e-5 as bfloat16, at the lowest learning rate at which PPO goes {nats:g} nats"
+        return of(part if learnt(nats) else xr.full_like(part, np.nan), meaning if name == PAPER else "")
+
+    least = points["ppo", min(learnt(LEARNT), default=rates[-1])]
     far = "the lowest learning rate at which PPO learns"
-    each["changed, PPO where it learns least"] = of(
-        least[PAPER] if learnt else xr.full_like(least[PAPER], np.nan), f"bfloat16 values moved beyond 1e-5, at {far}"
-    )
+    each["changed, PPO where it learns least"] = share(LEARNT)
+    each["stored values changed, PPO where it learns least"] = share(LEARNT, EXACT)
+    each |= {f"changed, PPO where it learns least, KL of {nats:g}": share(nats) for nats in OTHERWISE}
     each["drift of PPO where it learns least"] = of(least[DRIFT], "sum of learning rates over the median weight")
     highest, lowest = points["ppo", rates[-1]], points["ppo", rates[0]]
     each["changed, by rate"] = of(by_base(highest[PAPER]) - by_base(lowest[PAPER]), "highest less lowest learning rate")
     each["hidden by rounding"] = of(by_base(least[EXACT]) - by_base(least[PAPER]), f"stored less bfloat16, at {far}")
-    frozen = [points[key] for key in points if key[0] == "ppo_bfloat16" and key[1] in learnt]
+    frozen = [points[key] for key in points if key[0] == "ppo_bfloat16" and key[1] in learnt(LEARNT)]
     if frozen:
         coarse, fine = (by_base(x[EXACT]) for x in (frozen[0], least))
         each["changed, by storage"] = of(fine - coarse, f"float32 less bfloat16, at {far}")
@@ -88,8 +99,16 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
         if arm in ends:
             each[f"{titles[arm]} less PPO at the same KL from the base"] = of(_matched(ends[arm], course))
     if "own" in ends:
-        same = [by_base(points[arm, rates[-1]][PAPER]) for arm in ("sft", "own")]
-        each["SFT on Alice less SFT on own successes"] = of(same[0] - same[1], "same steps, highest learning rate")
+        for rate, where, name in (
+            (rates[-1], "", PAPER),
+            (rates[-1], ", stored values", EXACT),
+            (rates[len(rates) // 2], ", middle rate", PAPER),
+            (rates[0], ", lowest rate", PAPER),
+        ):
+            same = [by_base(points[arm, rate][name]) for arm in ("sft", "own")]
+            each[f"SFT on Alice less SFT on own successes{where}"] = of(
+                same[0] - same[1], f"same steps, learning rate {rate:g}"
+            )
     overlap = measures.overlaps(runs["ppo"], end(runs["ppo"])).isel(checkpoint=0)["excess"]
     overlap = overlap.sel(mask="farthest_10_percent", kind="all").isel(member=ends["ppo"]["rate"] == rates[-1])
     each["overlap beyond chance"] = of(overlap, "Jaccard index of farthest-moving tenths less weight-matched chance")
@@ -107,14 +126,12 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     ]  # fmt: skip
     if "subnetwork" in options:
         alone = _alone(runs["ppo"], **options["subnetwork"])
-        asked = alone.sel(density=ASKED)
-        each[f"gain beyond random, {ASKED:.0%} of the parameters"] = of(
-            asked.sel(mask="learned") - asked.sel(mask="random")
-        )
         for density in alone["density"].values:
             for mask in ("learned", "random"):
                 words = f"gain of {density:.1%} of the parameters alone, {mask}"
                 each[words] = of(alone.sel(density=density, mask=mask), "share of RL's gain")
+            masks = alone.sel(density=density)
+            each[BEYOND.format(density)] = of(masks.sel(mask="learned") - masks.sel(mask="random"))
         across = np.asarray(alone["density"].values, float)[:, None] * np.ones(alone.sizes["member"])
         curves = {
             words: Curve(across, alone.sel(mask=mask).transpose("density", "member").values)
@@ -202,6 +219,10 @@ STUDY = Study(
             "changed, PPO where it learns least < 0.3",
             smallest=0.0,
             primary=True,
+            variants=[
+                "stored values changed, PPO where it learns least",
+                *(f"changed, PPO where it learns least, KL of {nats:g}" for nats in OTHERWISE),
+            ],
         ),
         ask(
             "own_data",
@@ -211,6 +232,10 @@ STUDY = Study(
             "SFT on Alice less SFT on own successes > 0",
             smallest=GAP,
             leading=True,
+            variants=[
+                f"SFT on Alice less SFT on own successes, {where}"
+                for where in ("stored values", "middle rate", "lowest rate")
+            ],
         ),
         ask(
             "fewer_than_own",
@@ -233,9 +258,10 @@ STUDY = Study(
             f"Do the {ASKED:.0%} of the parameters that moved farthest carry RL's gain when trained alone?",
             f"Alone they make at least {GAP:g} of the gain more than as many random ones do.",
             "They do not.",
-            f"gain beyond random, {ASKED:.0%} of the parameters > 0",
+            f"{BEYOND.format(ASKED)} > 0",
             smallest=GAP,
             leading=True,
+            variants=[BEYOND.format(density) for density in DENSITIES if density != ASKED],
         ),
         ask(
             "precision",

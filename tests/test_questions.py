@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ground.estimates import Estimate
-from studies.questions import Criterion, ask, judge, together
+from studies.questions import Criterion, agreement, ask, judge, together
 
 
 def spread(mean: float, half: float, members: int = 8) -> Estimate:
@@ -114,3 +114,22 @@ def test_behind_a_closed_gate_nothing_is_decided():
     opened = judge(asked, estimates | {"there": spread(1.0, 0.1)})
     assert opened["verdict"] == "supported"
     assert [answer["gate"] for answer in opened["questions"]] == [True, False]
+
+
+def test_variants_are_judged_like_their_question_and_decide_nothing():
+    estimates = {"x": spread(0.3, 0.1), "x, other k": spread(0.25, 0.1), "x, other rate": spread(-0.3, 0.1)}
+    question = effect("x > 0", "x < 0.9", smallest=0.1, leading=True, variants=(*list(estimates)[1:], "never made"))
+    document = judge([question], estimates)
+    (answer,) = document["questions"]
+    assert document["verdict"] == answer["verdict"] == "supported"
+    assert answer["variants"] == {"x, other k": "supported", "x, other rate": "refuted", "never made": "inconclusive"}
+    assert agreement(answer) == (
+        "1 of 3 stated variants agree, but not x, other rate (refuted); never made (inconclusive)"
+    )
+    assert [one.estimate for one in question.varied("y").criteria] == ["y", "y"]
+    assert [one.estimate for one in effect("x > 0", "z > 0").varied("y").criteria] == ["y", "z"]
+    (plain,) = judge([effect("x > 0")], estimates)["questions"]
+    assert agreement(plain) == "" == agreement({key: plain[key] for key in plain if key != "variants"})
+    closed = judge([effect("x > 1", gate=True), question], estimates)["questions"][1]
+    assert closed["verdict"] == "inconclusive"
+    assert agreement(closed).startswith("1 of 3")

@@ -20,7 +20,7 @@ OPTIONS = {
     "attempts": {"samples": 4, "mazes": 8},
     "returns": {"episodes": 64},
     "course": {"episodes": 64},
-    "subnetwork": {"members": 4, "draws": 1, "densities": (0.1, 0.01)},
+    "subnetwork": {"members": 4, "draws": 1, "densities": (0.1, 0.03, 0.01, 0.003, 0.001)},
     "ledger": {"mazes": 2, "episodes": 32},
 }
 BASES = 4
@@ -63,6 +63,7 @@ def measured(request, tmp_path_factory):
 def test_every_estimate_that_is_asked_about_is_made(measured):
     one, everything, few = measured
     asked = {criterion.estimate for question in one.questions for criterion in question.criteria}
+    asked |= {variant for question in one.questions for variant in question.variants}
     assert asked <= set(everything.estimates)
     assert {comparison.ours for comparison in one.compared} <= set(everything.estimates)
     assert set(few.estimates) <= set(everything.estimates)

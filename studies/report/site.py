@@ -136,6 +136,7 @@ def _page(template: str, result: Result | None, **content: Any) -> bytes:
     environment.filters |= {
         "shown": results.shown, "source": _source, "probability": results.probability, "link": quote,
         "duration": _duration, "commit": _commit, "outcome": results.outcome, "plot": pictures.interval_plot,
+        "agreement": questions.agreement,
     }  # fmt: skip
     try:
         text = environment.get_template(template).render(
