@@ -26,7 +26,7 @@ RATES: dict[Scale, tuple[float, ...]] = {
     "paper": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5),
 }
 """Learning rates where they are the question, the usual one first."""
-WIDTHS = (32, 128, 256)
+WIDTHS = (16, 32, 128, 256)
 """Of policies, besides the usual one."""
 _PLAIN: dict[str, Any] = {"entropy_weight": 0.0, "equalized_entropy_weight": 0.0}
 """RL without a bonus of entropy."""
