@@ -5,7 +5,7 @@ same pretraining. Arms of a study are therefore paired by base.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from agents.learning.algorithms import ALGORITHMS
@@ -109,10 +109,16 @@ def _narrated_sft(scale: Scale) -> Config:
     return without_rl(config, config.rl.updates * config.rl.episodes)
 
 
+def _swept(config: Config, path: str, values: Iterable[float]) -> Config:
+    """A config with a grid of one field."""
+    sweep = f"{path}={','.join(f'{value:g}' for value in values)}"
+    return dataclasses.replace(config, population=dataclasses.replace(config.population, sweep=(sweep,)))
+
+
 def _rates(scale: Scale, dtype: str = "float32", section: str = "rl") -> Config:
     """A sweep of learning rates."""
-    sweep = f"{section}.learning_rate={','.join(f'{rate:g}' for rate in RATES[scale])}"
-    return recipe(scale, policy={"parameter_dtype": dtype}, population={"sweep": (sweep,)}, rl=_PLAIN)
+    plain = recipe(scale, policy={"parameter_dtype": dtype}, rl=_PLAIN)
+    return _swept(plain, f"{section}.learning_rate", RATES[scale])
 
 
 def _rates_sft(scale: Scale, **sft: Any) -> Config:
@@ -151,13 +157,6 @@ add("rates/sft", "SFT on Alice", _rates_sft)
 add("rates/own", "SFT on own successes", lambda scale: _rates_sft(scale, source="successes"))
 for _width_of in WIDTHS:
     add(f"rates/width_{_width_of}", f"PPO, width {_width_of}", lambda scale, width=_width_of: _width(scale, width))
-for _name in ALGORITHMS:
-    add(
-        f"labyrinth/{_name}",
-        ALGORITHMS[_name].title,
-        lambda scale, name=_name: recipe(scale, "EmojiLabyrinth-v0", name),
-    )
-
 TOWNS = ("1/3,1/3,1/3", ".45,.45,.1", ".1,.2,.7")
 """Priors of the three towns that every base of rooms holds: alike, few Alices, many Alices."""
 CHARGES: dict[Scale, tuple[float, ...]] = {
@@ -209,12 +208,23 @@ def _rooms_sft(scale: Scale, **sft: Any) -> Config:
 def _charged(scale: Scale, town: int = 1) -> Config:
     """REINFORCE that pays for every nat from the base: the policy where it comes to rest is known exactly."""
     config = _rooms(scale, "reinforce", town, reference="reward", learning_rate=1e-3)
-    sweep = f"rl.reference_weight={','.join(f'{charge:g}' for charge in CHARGES[scale])}"
-    return dataclasses.replace(config, population=dataclasses.replace(config.population, sweep=(sweep,)))
+    return _swept(config, "rl.reference_weight", CHARGES[scale])
+
+
+def _rooms_rates(scale: Scale, algorithm: str, minibatches: int = 1) -> Config:
+    """A sweep of learning rates where RL takes one step of each batch, or several."""
+    return _swept(_rooms(scale, algorithm, minibatches=minibatches), "rl.learning_rate", RATES[scale][:3])
 
 
 for _name in ("ppo", "grpo", "psr", "nsr"):
     add(f"rooms/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms(scale, name))
+for _name in ("psr", "nsr", "w_reinforce"):
+    add(f"rooms/{_name}_rates", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms_rates(scale, name))
+for _name in ("psr", "nsr"):
+    add(
+        f"rooms/{_name}_often_rates", f"{ALGORITHMS[_name].title}, four steps a batch",
+        lambda scale, name=_name: _rooms_rates(scale, name, minibatches=4),
+    )  # fmt: skip
 for _name, _rate, _words in (("slow", 1e-4, ", slow"), ("ppo", 3e-4, "")):
     add(
         f"dull/{_name}", f"PPO{_words}, Alice seldom thinks",

@@ -12,7 +12,7 @@ import pytest
 from analysis import measures
 from envs import tokens
 from studies import __main__ as command
-from studies import populations, questions
+from studies import negative_reinforcement, populations, questions
 from tests import untrained
 from tests.test_study_contract import OPTIONS, small
 
@@ -96,17 +96,35 @@ def sure(bases, run):
     return {**bases, "norm": {"scale": bases["norm"]["scale"] * np.float32(1000)}}
 
 
+def stubborn(bases, run):
+    """Networks that go North, three times in four, whatever they have read."""
+    tree = jax.tree.map(np.zeros_like, bases) | {"norm": bases["norm"]}
+    tree["embedding"]["embedding"][:, :, 0] = 1.0
+    tree["embedding"]["embedding"][:, tokens.MOVES[0], 0] = 1.5
+    return tree
+
+
 @pytest.mark.parametrize("narrow", ["psr", "nsr"])
 def test_a_policy_that_tries_one_way_solves_less_in_many_attempts(tmp_path, narrow):
     study = command.find("negative_reinforcement")
-    plants = {arm: {"rl": sure if arm in (narrow, "ppo") else unchanged} for arm in ("ppo", "psr", "nsr")}
-    estimates, found = answers(study, planted(study, tmp_path, plants))
-    kept = "PSR" if narrow == "nsr" else "NSR"
-    assert estimates[f"solved in many attempts, gained by {kept}"].mean == 0
-    assert estimates[f"solved in many attempts, gained by {narrow.upper()}"].high < -0.1
-    good = "supported" if narrow == "psr" else "refuted"
-    expected = {"nsr_keeps": good, "psr_narrows": good, "rl_narrows": "supported"}
-    assert {name: found[name] for name in expected} == expected
+    before = {"pretrain": stubborn, "rl-000001": stubborn}
+    plants = {arm: before | {"rl": sure if arm == narrow else unchanged} for arm in ("psr", "nsr")}
+    plants["ppo"] = {"rl": sure}
+    estimates, _ = answers(study, planted(study, tmp_path, plants))
+    more = estimates[negative_reinforcement.APART].mean
+    assert more > 0.03 if narrow == "psr" else more < -0.03
+    gained = {name: estimates[negative_reinforcement.GAINED.format(name)].mean for name in ("PSR", "NSR", "PPO")}
+    assert min(gained, key=lambda name: gained[name]) == "PPO"
+    assert (gained["NSR"] > gained["PSR"]) == (narrow == "psr")
+
+
+def test_where_nothing_was_learnt_nothing_is_said_of_what_it_cost(tmp_path):
+    study = command.find("negative_reinforcement")
+    plants = {arm: {"rl-000001": unchanged, "rl": unchanged} for arm in ("psr", "nsr")} | {"ppo": {"rl": sure}}
+    estimates, answered = answers(study, planted(study, tmp_path, plants))
+    assert estimates[negative_reinforcement.GAINED.format("NSR")].mean == 0 == estimates["success, NSR less PSR"].mean
+    assert set(answered.values()) == {"inconclusive"}
+    assert estimates[negative_reinforcement.GAINED.format("PPO")].mean < -0.03
 
 
 # Whether Gold and Mold lie at two ends of an axis
