@@ -28,6 +28,15 @@ def random(key: jax.Array, count: int, like: jax.Array) -> jax.Array:
     return with_norm(drawn, jnp.linalg.norm(like, axis=-1)[None])
 
 
+def matched(key: jax.Array, count: int, stream: jax.Array) -> jax.Array:
+    """Random directions with the covariance of a stream float32[N, L, D] at each layer; float32[count, L, D].
+
+    A stream has few dimensions, so that most isotropic directions do little to it.
+    """
+    weights = jax.random.normal(key, (count, len(stream)), jnp.float32)
+    return jnp.einsum("kn,nld->kld", weights, stream - stream.mean(axis=0, keepdims=True)) / len(stream) ** 0.5
+
+
 def with_norm(directions: jax.Array, norm: jax.Array) -> jax.Array:
     """Directions [..., D] stretched to norms [...]; zeros stay zeros."""
     own = jnp.linalg.norm(directions, axis=-1)

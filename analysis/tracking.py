@@ -50,9 +50,11 @@ def play(
     params: base.WorldParams,
     key: jax.Array,
     episodes: int,
+    player: Parameters | None = None,
 ) -> Play:
-    """Episodes of one member, at temperature 1, and its residual stream at the output of every block."""
-    played = rollout.policy_episodes(policy, parameters, world, params, key, episodes)
+    """Episodes of one member, or of another player, at temperature 1, and its stream at the output of every block."""
+    player = parameters if player is None else player
+    played = rollout.policy_episodes(policy, player, world, params, key, episodes)
     moves = jnp.asarray(world.action_positions(), jnp.int32)
     positions = jnp.broadcast_to(jnp.concatenate([moves - 1, moves]), (episodes, 2 * len(moves)))
     stream = extraction.residuals(policy, parameters, played.tokens, positions, extraction.blocks(policy))

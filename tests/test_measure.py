@@ -347,6 +347,7 @@ SMALLEST = {
     "lens": {"episodes": 4},
     "patching": {"episodes": 4},
     "probes": {"episodes": 8},
+    "recruitment": {"extraction_episodes": 120, "episodes": 4},
     "returns": {"episodes": 64},
     "thoughts": {"episodes": 8, "shuffled": True},
     "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 4, "strengths": (-1.0, 0.0, 1.0)},
@@ -356,7 +357,7 @@ SMALLEST = {
 """Options that make a measurement quick; a new one adds its own. The course asks for what its parts have compiled."""
 TOGETHER = {"overlaps", "subnetwork"}
 """Members are compared with each other, or draw in a row."""
-MAZE = {"concepts", "steering", "tracking"}
+MAZE = {"concepts", "recruitment", "steering", "tracking"}
 """Those of EmojiMaze-v0 alone."""
 THINKING = {"thoughts"}
 """Those of worlds with plans alone."""

@@ -12,6 +12,7 @@ from analysis.measures.lens import lens
 from analysis.measures.overlaps import overlaps
 from analysis.measures.patching import patching
 from analysis.measures.probes import probes
+from analysis.measures.recruitment import recruitment
 from analysis.measures.returns import returns
 from analysis.measures.spectra import spectra
 from analysis.measures.steering import steering
@@ -33,6 +34,7 @@ __all__ = [
     "overlaps",
     "patching",
     "probes",
+    "recruitment",
     "returns",
     "spectra",
     "steering",

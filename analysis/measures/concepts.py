@@ -98,7 +98,7 @@ def concepts(
         raise ConfigError(f"--permutations={permutations}: use at least 1")
     first, copies = once(run, checkpoint)
     parameters, tile_maps = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params.tile_map))
-    sets, told = extraction.sets(run, episodes, seed), _narrated(run.config.world, run.config.pretrain, seed)
+    sets, told = extraction.sets(run, episodes, seed), narrated(run.config.world, run.config.pretrain, seed)
     key = extraction.keys(seed)[0]
     read = extract(run.policy, parameters, run.world, tile_maps, sets, told, key, permutations)
     found, place, narrator, lens = jax.tree.map(lambda x: np.asarray(x)[copies], read)
@@ -144,7 +144,8 @@ def concepts(
 
 
 @functools.lru_cache(maxsize=4)
-def _narrated(config: Any, shown: Any, seed: int) -> jax.Array:
+def narrated(config: Any, shown: Any, seed: int) -> jax.Array:
+    """Narrated episodes of a run's world and personas, int32[N, S]; see `tracking.narrated`."""
     world, params = config.make()
     return tracked.narrated(world, params, shown, extraction.keys(seed)[2])
 

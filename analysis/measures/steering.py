@@ -50,6 +50,7 @@ def steering(
     extraction_episodes: int = extraction.EPISODES,
     episodes: int = 32,
     play_episodes: int = 128,
+    layer: int = 0,
     seed: int = 0,
 ) -> xr.Dataset:
     """What pushing a policy along the reward axis of the trained one does to its behaviour, or removing it.
@@ -59,6 +60,7 @@ def steering(
         extraction_episodes: of the extraction set that the axis is taken from; a multiple of 12.
         episodes: own episodes of each member in which its choices are asked for.
         play_episodes: behind each return; the same mazes for every direction, strength and member.
+        layer: the block after which to push; 0 for the layer that the paper's rule chooses for each member.
         seed: of all chance; the same as for `concepts` gives the same vectors.
 
     Returns:
@@ -73,10 +75,13 @@ def steering(
             raise ConfigError(f"--{name}={value}: use at least 1")
     if 0.0 not in strengths or len(np.unique(np.array(strengths, np.float32))) < max(3, len(strengths)):
         raise ConfigError(f"--strengths={list(strengths)}: give at least three different numbers, 0 among them")
+    if not 0 <= layer <= run.config.policy.layers:
+        raise ConfigError(f"--layer={layer}: use 0 for the rule's, or a block from 1 to {run.config.policy.layers}")
     start, end = ends(run)[0], ends(run)[-1]
     known = concepts(run, dict.fromkeys((start, end)), episodes=extraction_episodes, seed=seed)
     vectors, before = (known["vectors"].sel(checkpoint=name).values for name in (end, start))
-    layer = known["rule_layer"].sel(checkpoint=end).values - 1
+    rule = known["rule_layer"].sel(checkpoint=end).values
+    blocks = np.full_like(rule, layer) if layer else rule
     name_key, key = jax.random.split(seeds.held_out("steering", seed))
     trained = run.kept_parameters(end)
     drawn = steered.named_directions(trained, vectors, before, run.params.tile_map, name_key)
@@ -85,7 +90,7 @@ def steering(
 
     def steer(params: base.WorldParams) -> dict[str, np.ndarray]:
         found = steered.steer(
-            run.policy, parameters, run.world, params, named, layer, key, levels, episodes, play_episodes
+            run.policy, parameters, run.world, params, named, blocks - 1, key, levels, episodes, play_episodes
         )
         return _arrays(jax.tree.map(np.asarray, found))
 
@@ -98,7 +103,7 @@ def steering(
             "plain": variable("member emoji effect", both["plain"], "not steered, emoji"),
             "axis": variable("member emoji effect", both["swing"][:, :, 0], "swing along the axis, emoji"),
             "limit": variable("member emoji effect", both["limit"], "97.5 % of random |swings| lie below, emoji"),
-            "layer": variable("member", layer + 1, "steered after block", table=0),
+            "layer": variable("member", blocks, "steered after block", table=0),
             "swing": variable(dims, both["swing"], "swing", table=0),
             "removed": variable(dims, both["removed"], "without the direction", table=0),
             "steered": variable("member emoji direction strength effect", both["steered"], "steered", table=0),

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,21 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
 
 @measure(checkpoints=arms, panels=panels)
 def tracking(
-    run: Run, checkpoint: str, *, episodes: int = extraction.EPISODES, play_episodes: int = 512, seed: int = 0
+    run: Run,
+    checkpoint: str,
+    *,
+    episodes: int = extraction.EPISODES,
+    play_episodes: int = 512,
+    player: Literal["itself", "base"] = "itself",
+    seed: int = 0,
 ) -> xr.Dataset:
-    """Whether the reward axis foretells in a policy's own play what it will be paid, beside every control.
+    """Whether the reward axis foretells in play what will be paid, beside every control.
 
     Args:
         episodes: of the extraction set that the axis is taken from; a multiple of 12.
-        play_episodes: of each policy's own play, on the same mazes for all.
+        play_episodes: of play, on the same mazes for all.
+        player: who plays: the policy itself, or for every checkpoint the policy that training set out from, so that
+            networks are compared on the same episodes.
         seed: of all chance; the same as for `concepts` gives the same vectors.
 
     Returns:
@@ -66,9 +75,12 @@ def tracking(
     first, copies = once(run, checkpoint)
     vectors, others = (known["vectors"].sel(checkpoint=name).values[first] for name in (checkpoint, before))
     layer = known["rule_layer"].sel(checkpoint=checkpoint).values - 1
-    parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params))
+    plays = checkpoint if player == "itself" else start
+    parameters, players, params = jax.tree.map(
+        lambda x: x[first], (run.kept_parameters(checkpoint), run.kept_parameters(plays), run.params)
+    )
     key = extraction.keys(seed)[1]
-    read = track(run.policy, parameters, run.world, params, vectors, others, key, play_episodes)
+    read = track(run.policy, parameters, players, run.world, params, vectors, others, key, play_episodes)
     d, auroc, controls, landed = (np.asarray(x)[copies] for x in read)
     own = core.at(d, layer)
     control = core.at(controls, layer).reshape(len(d), len(directions.CONTROLS), -1, *d.shape[2:4])
@@ -100,6 +112,7 @@ def tracking(
 def track(
     policy: Policy,
     parameters: Parameters,
+    players: Parameters,
     world: base.World,
     params: base.WorldParams,
     vectors: jax.Array,
@@ -111,6 +124,7 @@ def track(
 
     Args:
         policy, parameters, world: of the members.
+        players: parameters of those who play.
         params: the world's parameters, axis 0 the member.
         vectors: concept vectors whose directions are tried, float32[M, C, L, D].
         before: those of the model before RL.
@@ -123,8 +137,8 @@ def track(
     """
     play_key, random_key = jax.random.split(key)
 
-    def member(parameters, params, vectors, before):
-        seen = tracked.play(policy, parameters, world, params, play_key, episodes)
+    def member(parameters, players, params, vectors, before):
+        seen = tracked.play(policy, parameters, world, params, play_key, episodes, players)
         named = directions.of_member(parameters, vectors, before, params.tile_map, random_key)
         few, many = (
             jnp.concatenate([named[name] for name in names]) for names in (directions.NAMES, directions.CONTROLS)
@@ -134,4 +148,4 @@ def track(
         return own.d, own.auroc, tracked.track(seen, many, areas=False).d, landed
 
     mesh = population.mesh(len(params.tile_map), 1)
-    return population.over_members(member, mesh)(parameters, params, vectors, before)
+    return population.over_members(member, mesh)(parameters, players, params, vectors, before)
