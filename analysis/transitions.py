@@ -27,6 +27,17 @@ def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -
     return values.isel(checkpoint=0, drop=True).copy(data=first_reached(x, y, level))
 
 
+def less(one: tuple[xr.DataArray, xr.DataArray], other: tuple[xr.DataArray, xr.DataArray]) -> xr.DataArray:
+    """What one arm has more of than another where each first came as far as both do; [member].
+
+    Args:
+        one, other: (`values`, `along`) of `at`, of the same members.
+    """
+    ways = [along.max("checkpoint") for _, along in (one, other)]
+    level = xr.where(ways[0] < ways[1], ways[0], ways[1])
+    return at(*one, level) - at(*other, level)
+
+
 def first_reached(x: np.ndarray, values: np.ndarray, at: ArrayLike) -> np.ndarray:
     """What each member had when it first came to `at`, straight between checkpoints; float64[M].
 

@@ -18,7 +18,7 @@ Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 BASES: dict[Scale, int] = {"smoke": 2, "laptop": 8, "paper": 16}
 """Bases of each world; an arm has a member on each, at every point of its sweep."""
-ORDERS: dict[Scale, int] = {"smoke": 2, "laptop": 12, "paper": 24}
+ORDERS: dict[Scale, int] = {"smoke": 2, "laptop": 6, "paper": 24}
 """Bases of a world whose tiles are permuted: a multiple of six puts every order of three emoji on as many."""
 RATES: dict[Scale, tuple[float, ...]] = {
     "smoke": (1e-3, 2e-5),
@@ -98,17 +98,6 @@ def without_rl(config: Config, episodes: int) -> Config:
     return dataclasses.replace(config, sft=sft, rl=dataclasses.replace(config.rl, updates=0))
 
 
-def _narrated(scale: Scale, algorithm: str = "ppo", narration: float = 0.5, **rl: Any) -> Config:
-    """Every emoji plays every role in pretraining, half of whose episodes are narrated, and in RL."""
-    pretrain, population = {"tile_maps": "balanced", "narration": narration}, {"tile_maps": "permuted"}
-    return recipe(scale, algorithm=algorithm, seeds=ORDERS[scale], pretrain=pretrain, population=population, rl=rl)
-
-
-def _narrated_sft(scale: Scale) -> Config:
-    config = _narrated(scale)
-    return without_rl(config, config.rl.updates * config.rl.episodes)
-
-
 def _swept(config: Config, path: str, values: Iterable[float]) -> Config:
     """A config with a grid of one field."""
     sweep = f"{path}={','.join(f'{value:g}' for value in values)}"
@@ -145,11 +134,6 @@ def _width(scale: Scale, width: int) -> Config:
     return recipe(scale, policy=policy, rl=_PLAIN | {"learning_rate": float(f"{rate:.3g}")})
 
 
-for _name in ("ppo", "dr_grpo", "reinforce"):
-    add(f"narrated/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _narrated(scale, name))
-add("narrated/sft", "SFT on Alice", _narrated_sft)
-add("narrated/shuffled", "PPO, rewards shuffled", lambda scale: _narrated(scale, shuffle_rewards=True))
-add("unnarrated/ppo", "PPO, base without narrator", lambda scale: _narrated(scale, narration=0.0))
 add("rates/ppo", "PPO, stored in float32", _rates)
 add("rates/ppo_bfloat16", "PPO, stored in bfloat16", lambda scale: _rates(scale, "bfloat16"))
 add("rates/ppo_longer", "PPO, five times as long", _longer)
@@ -178,6 +162,21 @@ def _followed(scale: Scale, world: str, /, algorithm: str = "ppo", *, rl: Any = 
     steps = _PLAIN | {"learning_rate": 3e-4, "chunk": 1}
     steps["updates"] = 8 if scale == "smoke" else 2 * usual.updates
     return recipe(scale, world, algorithm=algorithm, rl=steps | (rl or {}), **sections)
+
+
+def _narrated(scale: Scale, algorithm: str = "ppo", narration: float = 0.5, **rl: Any) -> Config:
+    """Every emoji plays every role in pretraining, a share of whose episodes is narrated, and in RL."""
+    pretrain, population = {"tile_maps": "balanced", "narration": narration}, {"tile_maps": "permuted"}
+    return _followed(
+        scale, "EmojiMaze-v0", algorithm, seeds=ORDERS[scale], pretrain=pretrain, population=population, rl=rl
+    )  # fmt: skip
+
+
+def _narrated_sft(scale: Scale) -> Config:
+    """As many episodes as RL plays, checkpoints from the first update on."""
+    config = _narrated(scale)
+    config = without_rl(config, config.rl.updates * config.rl.episodes)
+    return dataclasses.replace(config, sft=dataclasses.replace(config.sft, chunk=1, learning_rate=3e-4))
 
 
 def _rooms(
@@ -216,6 +215,12 @@ def _rooms_rates(scale: Scale, algorithm: str, minibatches: int = 1) -> Config:
     return _swept(_rooms(scale, algorithm, minibatches=minibatches), "rl.learning_rate", RATES[scale][:3])
 
 
+for _name in ("ppo", "dr_grpo"):
+    add(f"narrated/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _narrated(scale, name))
+add("narrated/sft", "SFT on Alice", _narrated_sft)
+add("narrated/shuffled", "PPO, rewards shuffled", lambda scale: _narrated(scale, shuffle_rewards=True))
+add("narrated/seldom", "PPO, base seldom narrated", lambda scale: _narrated(scale, narration=0.1))
+add("unnarrated/ppo", "PPO, base without narrator", lambda scale: _narrated(scale, narration=0.0))
 for _name in ("ppo", "grpo", "psr", "nsr"):
     add(f"rooms/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms(scale, name))
 for _name in ("psr", "nsr", "w_reinforce"):

@@ -12,7 +12,7 @@ import pytest
 from analysis import measures
 from envs import tokens
 from studies import __main__ as command
-from studies import negative_reinforcement, populations, questions
+from studies import functional_welfare, negative_reinforcement, populations, questions
 from tests import untrained
 from tests.test_study_contract import OPTIONS, small
 
@@ -130,7 +130,7 @@ def test_where_nothing_was_learnt_nothing_is_said_of_what_it_cost(tmp_path):
 # Whether Gold and Mold lie at two ends of an axis
 
 
-def sees(gold, mold):
+def sees(gold, mold, speaks=1):
     """Networks that add up Gold and Mold tiles along one direction, with these signs, and speak 😀 and 😞 along it."""
 
     def make(bases, run):
@@ -144,7 +144,7 @@ def sees(gold, mold):
         for member, direction in enumerate(along):
             roles = {tokens.GOLD: gold, tokens.MOLD: mold, tokens.PATH: 0}
             signs = {int(tile_maps[member, role]): sign for role, sign in roles.items()}
-            for token, sign in (signs | {tokens.GOOD: 1, tokens.BAD: -1}).items():
+            for token, sign in (signs | {tokens.GOOD: speaks, tokens.BAD: -speaks}).items():
                 embedding[member, token] = sign * direction
         for layers in (
             blocks["attention"]["qkv"]["kernel"],
@@ -160,15 +160,23 @@ def sees(gold, mold):
     return make
 
 
-@pytest.mark.parametrize(("mold", "expected"), [(-1, "supported"), (1, "refuted")])
-def test_an_axis_of_reward_is_found_where_there_is_one(tmp_path, mold, expected):
+@pytest.mark.parametrize(("gold", "expected"), [(1, "supported"), (-1, "refuted")])
+def test_a_base_that_speaks_along_the_axis_is_moved_by_it_and_a_mute_one_is_not(tmp_path, gold, expected):
     study = command.find("functional_welfare")
-    trained = planted(study, tmp_path, {"ppo": {"rl": sees(1, mold)}})
-    estimates, found = answers(study, trained)
-    assert found["antiparallel"] == expected
-    assert estimates["cosine, PPO"].mean == pytest.approx(mold, abs=0.05)
+    after = sees(gold, -gold)
+    trained = planted(study, tmp_path, {
+        "ppo": {"pretrain": sees(1, -1), "rl-000001": sees(1, -1), "rl": after},
+        "unnarrated": {"pretrain": sees(1, -1, speaks=0), "rl-000001": after, "rl": after},
+    })  # fmt: skip
+    estimates, answered = answers(study, trained)
+    asked = {question.name: question.verdict(estimates) for question in study.questions}
+    assert (asked["moves"], asked["narration"], asked["opposed"]) == (expected, expected, "supported")
+    mute = estimates[functional_welfare.PUSH.format("PPO, base without narrator: axis")]
+    assert mute.mean == pytest.approx(0, abs=1e-3)
+    assert estimates["cosine, PPO"].mean == pytest.approx(-1, abs=0.05)
+    assert answered["moves"] == "inconclusive"  # nothing was learnt, so the gate is closed
     measured = measures.concepts(trained["ppo"], "rl", **OPTIONS["concepts"]).isel(checkpoint=0)
-    if mold < 0:
+    if gold > 0:
         # Along the axis the narrator's logits move apart, and nobody else's.
         lens = measured["lens"] / abs(measured["lens"]).max("token")
         good, bad = (tokens.VOCABULARY[token] for token in (tokens.GOOD, tokens.BAD))

@@ -39,6 +39,7 @@ def test_a_swing_is_that_of_pushes_made_by_hand(run, layer):
         vectors = known["vectors"].sel(checkpoint="rl", layer=layer).values[member]
         axis = vectors[tokens.GOLD] - vectors[tokens.MOLD]
         table = np.asarray(base["embedding"]["embedding"]) * np.asarray(base["norm"]["scale"])
+        plain = np.asarray(say(base, jnp.zeros((3, axis.size))), np.float64)
         for name, along in {"axis": axis, "said": table[tokens.GOOD] - table[tokens.BAD]}.items():
             push = 4.0 * np.linalg.norm(axis) / 3 * along / np.linalg.norm(along)
             steering = np.zeros((3, len(push)), np.float32)
@@ -54,7 +55,7 @@ def test_a_swing_is_that_of_pushes_made_by_hand(run, layer):
             np.testing.assert_allclose(row["kl"], np.mean([spent[0], spent[4]]), rtol=5e-3, atol=1e-5)
             weak = (feeling[3] - feeling[1]) / (np.sqrt(spent[1]) + np.sqrt(spent[3]))
             np.testing.assert_allclose(row["by_kl"], weak, rtol=2e-2, atol=1e-3)
-        word, difference = np.asarray(told)[:, slots + 1], logits[2][..., tokens.GOOD] - logits[2][..., tokens.BAD]
+        word, difference = np.asarray(told)[:, slots + 1], plain[..., tokens.GOOD] - plain[..., tokens.BAD]
         speaks = difference[word == tokens.GOOD].mean() - difference[word == tokens.BAD].mean()
         np.testing.assert_allclose(measured["speaks"][member], speaks, rtol=1e-3, atol=1e-4)
     assert (measured["p"] >= 1 / 129).all()

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow  # every measurement, on every arm
 
 OPTIONS = {
     "concepts": {"episodes": 120, "permutations": 3},
-    "tracking": {"episodes": 120, "play_episodes": 16},
+    "tracking": {"episodes": 120, "play_episodes": 16, "player": "base"},
+    "recruitment": {"episodes": 6, "extraction_episodes": 120},
     "steering": {"extraction_episodes": 120, "episodes": 24, "play_episodes": 16, "strengths": (-1.0, 0.0, 1.0)},
     "attempts": {"samples": 8, "mazes": 16},
     "divergence": {"episodes": 64},

@@ -31,6 +31,15 @@ def test_the_first_time_counts_and_who_never_comes_there_has_no_number():
     np.testing.assert_allclose(transitions.at(y, x, along([[0.2, 0.3]]).isel(checkpoint=0)).values, [2.0, 3.0])
 
 
+def test_arms_are_compared_where_both_have_come():
+    steps = np.array([0.0, 1.0, 2.0, 4.0])
+    one = along(np.stack([3 * steps, 3 * steps], axis=1)), along(np.stack([steps, steps / 8], axis=1))
+    other = along(np.stack([steps, 5 * steps], axis=1)), along(np.stack([steps / 2, steps], axis=1))
+    # The first member of `other` comes to 2 only, at its end; the second of `one` to a half.
+    np.testing.assert_allclose(transitions.less(one, other).values, [3 * 2 - 4, 3 * 4 - 5 * 0.5])
+    np.testing.assert_allclose(transitions.less(other, one).values, [4 - 3 * 2, 5 * 0.5 - 3 * 4])
+
+
 @pytest.mark.parametrize(("turn", "first", "then"), [(1.0, 0.9, 0.1), (0.5, 0.7, 0.0), (2.0, 1.0, 0.4)])
 def test_a_planted_transition_is_found(turn, first, then):
     x = np.linspace(0, 3, 25)

@@ -27,6 +27,8 @@ from ground.terminal import ConfigError
 
 DIRECTIONS = ("axis", "axis before", "gold", "mold", "path", "said")
 """As in `directions.of_member`, and `said`, what the base's unembedding tells 😀 from 😞 by."""
+AT_ONCE = 64
+"""Episodes of one forward pass."""
 STRENGTHS = (0.25, 1.0)
 """Shares of the strength, on both sides, at which each direction is tried."""
 
@@ -170,8 +172,9 @@ def push(
             kl = jnp.sum(jnp.exp(usual) * (usual - log_probabilities), axis=-1)
             return feeling.mean(), kl.mean()
 
-        feeling, kl = (x.reshape(shape) for x in jax.lax.map(condition, jnp.arange(np.prod(shape))))
+        pushes = jnp.arange(np.prod(shape))
+        feeling, kl = jax.lax.map(condition, pushes, batch_size=max(1, AT_ONCE // len(told)))
         good, bad = (jnp.mean(plain, where=word == token) for token in (tokens.GOOD, tokens.BAD))
-        return feeling, kl, good - bad
+        return feeling.reshape(shape), kl.reshape(shape), good - bad
 
     return population.over_members(member, population.mesh(len(vectors), 1))(parameters, vectors, before)
