@@ -17,18 +17,20 @@ LEAST_GAIN = 6.0
 
 
 def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -> xr.DataArray:
-    """`values` of each member when `along` first came to `level`, on a straight line between checkpoints; [member].
+    """`values` of each member when `along` first came to `level`, straight between checkpoints; [member, …].
 
     Args:
-        values, along: float[checkpoint, member].
+        values: float[checkpoint, member, …].
+        along: float[checkpoint, member].
         level: what `along` must come to, one for all or float[member].
     """
-    x, y = _arrays(along, values)
+    x, values = _arrays(along)[0], values.transpose("checkpoint", "member", ...)
+    y = values.values.astype(float)
     return values.isel(checkpoint=0, drop=True).copy(data=first_reached(x, y, level))
 
 
 def less(one: tuple[xr.DataArray, xr.DataArray], other: tuple[xr.DataArray, xr.DataArray]) -> xr.DataArray:
-    """What one arm has more of than another where each first came as far as both do; [member].
+    """What one arm has more of than another where each first came as far as both do; [member, …].
 
     Args:
         one, other: (`values`, `along`) of `at`, of the same members.
@@ -39,16 +41,16 @@ def less(one: tuple[xr.DataArray, xr.DataArray], other: tuple[xr.DataArray, xr.D
 
 
 def first_reached(x: np.ndarray, values: np.ndarray, at: ArrayLike) -> np.ndarray:
-    """What each member had when it first came to `at`, straight between checkpoints; float64[M].
+    """What each member had when it first came to `at`, straight between checkpoints; float64[M, …].
 
     Args:
         x: how far it was at each checkpoint, float[C, M].
-        values: what it had there, float[C, M].
+        values: what it had there, float[C, M, …].
         at: how far, one for all or float[M]; a member that has never come there has NaN.
     """
-    there = np.full(x.shape[1], np.nan)
-    stops = np.broadcast_to(np.asarray(at, float), there.shape)
-    for member, (place, value, stop) in enumerate(zip(x.T, values.T, stops, strict=True)):
+    there = np.full(values.shape[1:], np.nan)
+    stops = np.broadcast_to(np.asarray(at, float), x.shape[1:])
+    for member, (place, value, stop) in enumerate(zip(x.T, np.moveaxis(values, 1, 0), stops, strict=True)):
         reached = np.flatnonzero(place >= stop)
         if not len(reached):
             continue

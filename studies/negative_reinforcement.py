@@ -146,23 +146,11 @@ def _places(points: list[xr.Dataset]) -> list[tuple[str, int]]:
 
 def _apart(one: xr.Dataset, other: xr.Dataset, name: str = "many", along: str = "once") -> xr.DataArray:
     """What one arm solves more than another where each first came as far as both do, by base."""
-    ways = [_followed(part[along]) for part in (one, other)]
-    level = xr.concat([way.max("checkpoint") for way in ways], "arm", coords="minimal", compat="override").min("arm")
-    solved = [_reached(_followed(part[name]), way, level) for part, way in zip((one, other), ways, strict=True)]
-    return solved[0] - solved[1]
+    return transitions.less(*((_followed(part[name]), _followed(part[along])) for part in (one, other)))
 
 
 def _followed(array: xr.DataArray) -> xr.DataArray:
     return by_base(array).transpose("checkpoint", "member", ...)
-
-
-def _reached(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray) -> xr.DataArray:
-    """`transitions.at` of each maze by itself, where there are mazes."""
-    if values.ndim == 2:
-        return transitions.at(values, along, level)
-    maze = str(values.dims[-1])
-    each = [transitions.at(values.isel({maze: index}, drop=True), along, level) for index in range(values.sizes[maze])]
-    return xr.concat(each, maze, coords="minimal", compat="override", join="exact")
 
 
 def _by_k(part: xr.Dataset) -> Curve:
@@ -283,7 +271,7 @@ STUDY = Study(
     arms=ARMS,
     skip={"smoke": ("w_reinforce", *OFTEN, "slow", "grpo")},
     options={
-        "smoke": {"attempts": {"samples": 16, "mazes": 16}, "divergence": {"episodes": 64}},
+        "smoke": {"attempts": {"samples": 8, "mazes": 32}, "divergence": {"episodes": 64}},
         "laptop": {"attempts": {"samples": 64, "mazes": 96}, "divergence": {"episodes": 512}},
         "paper": {"attempts": {"samples": 256, "mazes": 256}, "divergence": {"episodes": 512}},
     },

@@ -38,6 +38,11 @@ def test_arms_are_compared_where_both_have_come():
     # The first member of `other` comes to 2 only, at its end; the second of `one` to a half.
     np.testing.assert_allclose(transitions.less(one, other).values, [3 * 2 - 4, 3 * 4 - 5 * 0.5])
     np.testing.assert_allclose(transitions.less(other, one).values, [4 - 3 * 2, 5 * 0.5 - 3 * 4])
+    # With a further axis, such as mazes, each place of it is read by itself; there may be none.
+    wide = [(values.expand_dims(maze=2, axis=2) * xr.DataArray([1, 10], dims="maze"), x) for values, x in (one, other)]
+    expected = np.outer([3 * 2 - 4, 3 * 4 - 5 * 0.5], [1, 10])
+    np.testing.assert_allclose(transitions.less(*wide).transpose("member", "maze").values, expected)
+    assert transitions.less(*((values.isel(maze=[]), x) for values, x in wide)).sizes == {"member": 2, "maze": 0}
 
 
 @pytest.mark.parametrize(("turn", "first", "then"), [(1.0, 0.9, 0.1), (0.5, 0.7, 0.0), (2.0, 1.0, 0.4)])
