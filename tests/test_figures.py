@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import xarray as xr
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.text import Text
 
@@ -198,6 +199,27 @@ def test_words_break_where_people_would():
     lines = style.wrapped(text, 0.5).split("\n")
     assert max(map(style.wide, lines)) <= 0.5
     assert "".join(lines) == text.replace(" ", "")
+
+
+def test_a_mark_that_is_named_by_its_number_says_it_once():
+    words = [mark.words for mark in marks.of({"5 %": 0.05, "base": 0.2, "15 % of 5": 0.05}, percent=True)]
+    assert words == ["5 %", "base 20", "15 % of 5"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "inches", "ticks"),
+    [(1, 8, 3.0, [1, 2, 5]), (0.15, 6, 2.0, [0.3, 1, 3]), (1e-4, 1e2, 2.0, None)],
+)
+def test_a_logarithmic_axis_has_as_many_ticks_as_have_room(low, high, inches, ticks):
+    axes = Figure().add_subplot()
+    axes.set(xscale="log", xlim=(low, high))
+    panels._number(axes, "x", inches, log=True)
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    if ticks:
+        np.testing.assert_allclose(shown, ticks)
+    else:
+        assert 2 <= len(shown) <= 5
+        assert np.log10(shown) % 1 == pytest.approx(0)
 
 
 @pytest.mark.parametrize("seed", range(20))

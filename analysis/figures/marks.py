@@ -19,7 +19,7 @@ class Mark(NamedTuple):
 
     value: float
     words: str
-    """Its name and its value."""
+    """Its name, and its value if that does not name it."""
     colour: str
     dash: object
 
@@ -28,10 +28,11 @@ def of(values: Mapping[str, float], percent: bool) -> list[Mark]:
     """Marks by their names, those without a number left out; a known arm has its own colour."""
     scale = 100.0 if percent else 1.0
     finite = {name: value for name, value in values.items() if np.isfinite(value)}
+    shown = {name: _short(numbers.shown(value, percent=percent)) for name, value in finite.items()}
     return [
         Mark(
             scale * value,
-            f"{name} {_short(numbers.shown(value, percent=percent))}",
+            name if shown[name] in name.split() else f"{name} {shown[name]}",
             known.colour if (known := style.known(name)) else style.INK,
             known.dash if known else _DASHES[index % len(_DASHES)],
         )

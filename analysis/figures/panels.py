@@ -395,7 +395,9 @@ def _number(axes: Axes, side: str, inches: float, log: bool = False, whole: bool
     locator = MaxNLocator(min(room, 7), integer=whole, steps=[1, 2, 2.5, 5, 10])
     if log:
         low, high = getattr(axes, f"get_{side}lim")()
-        locator = LogLocator(subs=(1, 2, 5) if np.log10(high / low) * 3 <= room else (1,), numticks=room)
+        decades = np.log10(high / low)
+        each = next((subs for subs in ((1, 2, 5), (1, 3)) if decades * len(subs) <= room), (1,))
+        locator = LogLocator(subs=each, numticks=room)
     axis.set_major_locator(locator)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.signed(value, ",g")))
