@@ -208,7 +208,7 @@ def test_a_mark_that_is_named_by_its_number_says_it_once():
 
 @pytest.mark.parametrize(
     ("low", "high", "inches", "ticks"),
-    [(1, 8, 3.0, [1, 2, 5]), (0.15, 6, 2.0, [0.3, 1, 3]), (1e-4, 1e2, 2.0, None)],
+    [(1, 8, 3.0, [1, 2, 5]), (0.15, 6, 2.0, [0.3, 1, 3]), (0.15, 6, 1.4, [0.3, 1, 3]), (1e-4, 1e2, 2.0, None)],
 )
 def test_a_logarithmic_axis_has_as_many_ticks_as_have_room(low, high, inches, ticks):
     axes = Figure().add_subplot()

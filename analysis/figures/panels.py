@@ -396,7 +396,8 @@ def _number(axes: Axes, side: str, inches: float, log: bool = False, whole: bool
     if log:
         low, high = getattr(axes, f"get_{side}lim")()
         decades = np.log10(high / low)
-        each = next((subs for subs in ((1, 2, 5), (1, 3)) if decades * len(subs) <= room), (1,))
+        # One tick alone says nothing of a scale.
+        each = (1, 2, 5) if decades * 3 <= room else (1, 3) if decades < 2 or decades * 2 <= room else (1,)
         locator = LogLocator(subs=each, numticks=room)
     axis.set_major_locator(locator)
     axis.set_minor_locator(NullLocator())
