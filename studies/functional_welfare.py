@@ -145,7 +145,7 @@ STUDY = Study(
     limits=(
         "The base has two blocks, so there is one place below the last at which to push.",
         "The extraction set is synthetic and without wind; the axis is a difference of means and no more.",
-        "Six bases of each kind at laptop scale: each order of the emoji is that of one base.",
+        "Twelve bases of each kind at laptop scale: each order of the emoji is that of two.",
         "The base's value head was never trained, and is not asked; nor is who it takes itself for.",
         "Single runs had been looked at before this was asked (docs/findings.md): there a base pushed along RL's axis, "
         "or along its own, stepped into Mold less often.",

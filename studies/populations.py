@@ -18,7 +18,7 @@ Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 BASES: dict[Scale, int] = {"smoke": 2, "laptop": 8, "paper": 16}
 """Bases of each world; an arm has a member on each, at every point of its sweep."""
-ORDERS: dict[Scale, int] = {"smoke": 2, "laptop": 6, "paper": 24}
+ORDERS: dict[Scale, int] = {"smoke": 2, "laptop": 12, "paper": 24}
 """Bases of a world whose tiles are permuted: a multiple of six puts every order of three emoji on as many."""
 RATES: dict[Scale, tuple[float, ...]] = {
     "smoke": (1e-3, 2e-5),

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import jax
@@ -409,3 +410,19 @@ def test_with_nothing_run_the_command_says_so(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     assert command.main(["report", "--out", str(tmp_path), "--episodes", "0"]) == 2
     assert "--episodes=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "criteria", "deciding"),
+    [
+        ("refuted", ("supported", "refuted"), 1),
+        ("supported", ("supported", "supported"), 0),
+        ("inconclusive", ("supported", "supported"), 0),  # a gate was closed
+        ("inconclusive", ("supported", "inconclusive"), 1),
+    ],
+)
+def test_the_deciding_number_is_that_of_a_criterion_that_says_what_the_question_says(answer, criteria, deciding):
+    told = [{"estimate": f"x{place}", "verdict": verdict} for place, verdict in enumerate(criteria)]
+    question = {"primary": True, "verdict": answer, "criteria": told}
+    result = results.Result(Path(), {"questions": [question], "estimates": {"x0": {"mean": 0}, "x1": {"mean": 1}}})
+    assert result.deciding == (question, told[deciding], {"mean": deciding})

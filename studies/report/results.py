@@ -48,10 +48,11 @@ class Result:
 
     @property
     def deciding(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
-        """The primary question, its first criterion, and the estimate that it bounds."""
+        """The primary question, the first of its criteria that says what it says, and the estimate that that bounds."""
         questions = self.document["questions"]
         question = next((one for one in questions if one["primary"]), questions[0])
-        criterion = question["criteria"][0]
+        criteria = question["criteria"]
+        criterion = next((one for one in criteria if one["verdict"] == question["verdict"]), criteria[0])
         return question, criterion, self.document["estimates"].get(criterion["estimate"])
 
     @property
