@@ -63,7 +63,7 @@ def measure(runs: Mapping[str, Run], options: Options) -> Results:
     for arm, words in (("unnarrated", "without narrator"), ("seldom", "seldom narrated")):
         if arm in pushed:
             each[f"{PPO}, less {words}"] = of(swing("ppo") - swing(arm), "logits")
-    for arm in set(FOLLOWED) & set(runs) - {"ppo"}:
+    for arm in [arm for arm in FOLLOWED[1:] if arm in runs]:
         pairs = [(_along(courses[one]), _pooled(courses[one]["spent"])) for one in ("ppo", arm)]
         each[f"{PPO}, less {titles[arm]} at equal KL"] = of(transitions.less(*pairs), "logits")
     each |= {f"KL at the end, {titles[arm]}": of(one["spent"], "nats per episode") for arm, one in pushed.items()}
