@@ -363,7 +363,9 @@ THINKING = {"thoughts"}
 """Those of worlds with plans alone."""
 
 
-@pytest.mark.parametrize("name", measures.__all__)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "course" else ()) for name in measures.__all__]
+)
 def test_every_measurement_numbers_members_as_the_run_does(name, tmp_path):
     world = {"world": tiny.CONFIG.world} if name in MAZE else {}
     world |= {"world": dataclasses.replace(LABYRINTH, plan_length=4)} if name in THINKING else {}

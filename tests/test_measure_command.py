@@ -243,6 +243,7 @@ def blocks(section):
     return body, re.findall(r"^```python\n(.*?)^```", body, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_measurement_is_added_as_the_documentation_tells(run, tmp_path):
     body, (code, use) = blocks("Add a measurement")
     for room in ("ground", "envs", "agents"):
