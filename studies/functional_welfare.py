@@ -163,7 +163,7 @@ STUDY = Study(
         ),
         ask(
             "recruited",
-            "Does RL's axis make the base before RL say 😀 rather than 😞?",
+            "Does RL's axis make the base speak of pleasure?",
             "Pushed along it, logit 😀 − logit 😞 of the base rises by more than along 97.5 % of random directions.",
             "Being no better than these shows nothing.",
             f"{BEYOND} > 0",
