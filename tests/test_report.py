@@ -423,6 +423,12 @@ def test_with_nothing_run_the_command_says_so(tmp_path, capsys):
 )
 def test_the_deciding_number_is_that_of_a_criterion_that_says_what_the_question_says(answer, criteria, deciding):
     told = [{"estimate": f"x{place}", "verdict": verdict} for place, verdict in enumerate(criteria)]
-    question = {"primary": True, "verdict": answer, "criteria": told}
-    result = results.Result(Path(), {"questions": [question], "estimates": {"x0": {"mean": 0}, "x1": {"mean": 1}}})
-    assert result.deciding == (question, told[deciding], {"mean": deciding})
+    question = {"primary": True, "leading": True, "verdict": answer, "criteria": told}
+    other = {"primary": False, "leading": False, "verdict": answer, "criteria": []}
+    document = {"verdict": answer, "questions": [other, question], "estimates": {f"x{x}": {"mean": x} for x in (0, 1)}}
+    assert results.Result(Path(), document).deciding == (question, told[deciding], {"mean": deciding})
+    # Where another leading question decides the study, it is that one.
+    against = {"primary": False, "leading": True, "verdict": "refuted", "criteria": [told[0] | {"verdict": "refuted"}]}
+    document |= {"verdict": "refuted", "questions": [other, question, against]}
+    decides = question if answer == "refuted" else against
+    assert results.Result(Path(), document).deciding[0] is decides

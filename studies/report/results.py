@@ -48,9 +48,10 @@ class Result:
 
     @property
     def deciding(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
-        """The primary question, the first of its criteria that says what it says, and the estimate that that bounds."""
-        questions = self.document["questions"]
-        question = next((one for one in questions if one["primary"]), questions[0])
+        """The question that says what the study says, the primary one if it does; likewise its criterion; its estimate."""
+        questions, verdict = self.document["questions"], self.document.get("verdict")
+        leading = sorted((one for one in questions if one["leading"]), key=lambda one: not one["primary"]) or questions
+        question = next((one for one in leading if one["verdict"] == verdict), leading[0])
         criteria = question["criteria"]
         criterion = next((one for one in criteria if one["verdict"] == question["verdict"]), criteria[0])
         return question, criterion, self.document["estimates"].get(criterion["estimate"])
