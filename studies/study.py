@@ -1,5 +1,6 @@
 """What a study is, and how it is run: train or find its populations, measure, judge, draw, write."""
 
+import ast
 import dataclasses
 import datetime
 import subprocess
@@ -228,21 +229,43 @@ def takeaway(study: Study, scale: Scale, answer: str) -> str | None:
 
 
 def stated(study: Study) -> dict[str, Any]:
-    """When the criteria were last changed: the commit of the study's file, its date, and whether it differs now."""
-    file = Path(__file__).with_name(f"{study.name}.py")
+    """When the criteria were last changed: the commit of the study's file, its date, and whether it differs now.
 
+    Commits that changed nothing but comments, layout and `limits`, which may be learnt later, do not count.
+    """
+    return _stated(Path(__file__).with_name(f"{study.name}.py"))
+
+
+def _stated(file: Path) -> dict[str, Any]:
     def ask_git(*arguments: str) -> str:
         try:
             answer = subprocess.run(
-                ["git", "--no-optional-locks", "-C", file.parent, *arguments, "--", file.name],
+                ["git", "--no-optional-locks", "-C", file.parent, *arguments],
                 capture_output=True, text=True, timeout=10,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             return ""
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
-    commit, _, date = ask_git("log", "-1", "--format=%H %cI").partition(" ")
-    return {"file": f"studies/{file.name}", "commit": commit, "date": date, "dirty": bool(ask_git("status", "--short"))}
+    def asked(commit: str) -> str:
+        try:
+            tree = ast.parse(ask_git("show", f"{commit}:./{file.name}"))
+        except SyntaxError:
+            return ""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                node.keywords = [keyword for keyword in node.keywords if keyword.arg != "limits"]
+        return ast.dump(tree)
+
+    history = [line.partition(" ") for line in ask_git("log", "--format=%H %cI", "--", file.name).splitlines()]
+    commit, _, date = history[0] if history else ("", "", "")
+    now = asked(commit) if commit else ""
+    for earlier, _, then in history[1:]:
+        if asked(earlier) != now:
+            break
+        commit, date = earlier, then
+    dirty = bool(ask_git("status", "--short", "--", file.name))
+    return {"file": f"studies/{file.name}", "commit": commit, "date": date, "dirty": dirty}
 
 
 def alternative(results: Results) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -195,3 +196,32 @@ def test_a_wrong_command_gets_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_criteria_are_as_old_as_the_last_commit_that_changed_more_than_limits(tmp_path):
+    file = tmp_path / "gains.py"
+    versions = {
+        "first": 'STUDY = Study(limits=("small",), bound=0.1)\n',
+        "stated": 'STUDY = Study(limits=("small",), bound=0.2)\n',
+        "limits": 'STUDY = Study(limits=("small", "one maze"), bound=0.2)\n',
+        "layout": '# One maze.\nSTUDY = Study(\n    limits=("small", "one maze"),\n    bound=0.2,\n)\n',
+    }
+
+    def git(*arguments):
+        who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        done = subprocess.run(["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert study._stated(file) == {"file": "studies/gains.py", "commit": "", "date": "", "dirty": False}
+    git("init", "-q")
+    commits = {}
+    for name, text in versions.items():
+        file.write_text(text)
+        git("add", ".")
+        git("commit", "-q", "-m", name)
+        commits[name] = git("rev-parse", "HEAD")
+        expected = "first" if name == "first" else "stated"
+        assert study._stated(file)["commit"] == commits[expected]
+        assert not study._stated(file)["dirty"]
+    file.write_text(versions["first"])
+    assert study._stated(file)["dirty"]

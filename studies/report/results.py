@@ -48,7 +48,7 @@ class Result:
 
     @property
     def deciding(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
-        """The question that says what the study says, the primary one if it does; likewise its criterion; its estimate."""
+        """The question that says what the study says, the primary if it does; likewise a criterion; its estimate."""
         questions, verdict = self.document["questions"], self.document.get("verdict")
         leading = sorted((one for one in questions if one["leading"]), key=lambda one: not one["primary"]) or questions
         question = next((one for one in leading if one["verdict"] == verdict), leading[0])
