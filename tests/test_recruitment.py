@@ -9,6 +9,7 @@ from agents.policies import Intervention
 from analysis import directions, measures
 from analysis.measures.concepts import narrated
 from envs import tokens
+from ground.terminal import ConfigError
 from tests import tiny, untrained
 from tests.test_planted_networks import sees
 
@@ -82,3 +83,17 @@ def test_random_directions_have_the_covariance_of_the_stream(key):
     for layer in range(2):
         expected = np.cov(np.asarray(stream)[:, layer].T, bias=True)
         np.testing.assert_allclose(np.cov(drawn[:, layer].T), expected, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"episodes": 0}, "--episodes=0: use 1 to"),
+        ({"episodes": 2048}, "--episodes=2048: use 1 to 1024"),
+        ({"strength": 0.0}, "--strength=0"),
+        ({"extraction_episodes": 100}, "--extraction-episodes=100"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(run, options, words):
+    with pytest.raises(ConfigError, match=words):
+        measures.recruitment(run, "rl", **OPTIONS | options)

@@ -76,15 +76,17 @@ def recruitment(
         will follow than where 😞 will.
     """
     extraction.check("extraction-episodes", extraction_episodes)
-    for name, value, least in (("episodes", episodes, 1), ("strength", strength, 1e-3)):
-        if not least <= value:
-            raise ConfigError(f"--{name}={value}: use at least {least:g}")
+    if strength < 1e-3:
+        raise ConfigError(f"--strength={strength:g}: use at least 0.001")
     if run.world.turns < 2:
         raise ConfigError(f"{run.path}: --world.turns=1: a narrator speaks between turns; use a run of 2 or more")
     start = ends(run)[0]
     known = concepts(run, dict.fromkeys((start, checkpoint)), episodes=extraction_episodes, seed=seed)
     before, vectors = (known["vectors"].sel(checkpoint=name).values for name in (start, checkpoint))
-    told = narrated(run.config.world, run.config.pretrain, seed)[:episodes]
+    told = narrated(run.config.world, run.config.pretrain, seed)
+    if not 1 <= episodes <= len(told):
+        raise ConfigError(f"--episodes={episodes}: use 1 to {len(told)}")
+    told = told[:episodes]
     key, bases = seeds.held_out("recruitment", seed), run.kept_parameters(start)
     pushed = push(run.policy, bases, run.world, told, vectors, before, key, jnp.float32(strength))
     feeling, spent, speaks = map(np.asarray, pushed)
