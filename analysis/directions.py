@@ -70,6 +70,11 @@ def reward_axis(vectors: jax.Array) -> jax.Array:
     return vectors[..., tokens.GOLD, :, :] - vectors[..., tokens.MOLD, :, :]
 
 
+def half_way(vectors: jax.Array) -> jax.Array:
+    """Half the distance between the class means of Mold and Gold, float32[..., L], of vectors float32[..., C, L, D]."""
+    return jnp.linalg.norm(reward_axis(vectors), axis=-1) / 3  # v_Gold − v_Mold is 3/2 of the difference of the means
+
+
 def of_member(
     parameters: Parameters, vectors: jax.Array, before: jax.Array, tile_map: jax.Array, key: jax.Array
 ) -> Mapping[str, jax.Array]:

@@ -5,6 +5,7 @@ direction: from the middle to Gold's mean along the axis, and as far along every
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -67,14 +68,29 @@ def grid(
         strengths: float32[A].
         at_once: conditions of one forward pass; bounds the memory.
     """
+
+    def ask(intervention):
+        return effects(policy, parameters, world, seen, intervention)
+
+    return over_pushes(ask, tried, layers, strengths, at_once)
+
+
+def over_pushes(
+    ask: Callable[[Intervention], jax.Array],
+    tried: jax.Array,
+    layers: jax.Array,
+    strengths: jax.Array,
+    at_once: int = 1,
+) -> jax.Array:
+    """What `ask` says of every direction × layer × strength, [K, Y, A, …]; arguments as in `grid`."""
     shape = (len(tried), len(layers), len(strengths))
 
     def condition(index):
         direction, layer, strength = jnp.unravel_index(index, shape)
-        return effects(policy, parameters, world, seen, push(tried[direction], layers[layer], strengths[strength]))
+        return ask(push(tried[direction], layers[layer], strengths[strength]))
 
     flat = jax.lax.map(condition, jnp.arange(shape[0] * shape[1] * shape[2]), batch_size=at_once)
-    return flat.reshape(*shape, len(EFFECTS))
+    return flat.reshape(*shape, *flat.shape[1:])
 
 
 def push(direction: jax.Array, layer: jax.Array, strength: jax.Array) -> Intervention:
@@ -207,8 +223,7 @@ def named_directions(
     """
 
     def member(parameters, vectors, before, tile_map):
-        # v_Gold − v_Mold is 3/2 of the difference of the class means.
-        half = jnp.linalg.norm(directions.reward_axis(vectors), axis=-1) / 3
+        half = directions.half_way(vectors)
         every = directions.of_member(parameters, vectors, before, tile_map, key)
         return {name: directions.with_norm(tried, half[None]) for name, tried in every.items() if name != "orthogonal"}
 

@@ -159,8 +159,13 @@ def narrator(policy: Policy, parameters: Parameters, world: base.World, told: ja
         return jnp.mean(stream[site], axis=(0, 1), where=(word == token)[..., None, None])
 
     foretold, heard = (mean(site, tokens.GOOD) - mean(site, tokens.BAD) for site in (0, 1))
+    return Narrator(heard=heard, foretold=foretold, said=said(parameters))
+
+
+def said(parameters: Parameters) -> jax.Array:
+    """What makes a policy say 😀 rather than 😞, float32[D]: the difference of their unembeddings."""
     readout = unembedding(parameters)
-    return Narrator(heard=heard, foretold=foretold, said=readout[tokens.GOOD] - readout[tokens.BAD])
+    return readout[tokens.GOOD] - readout[tokens.BAD]
 
 
 def unembedding(parameters: Parameters) -> jax.Array:

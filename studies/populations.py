@@ -126,10 +126,8 @@ def _longer(scale: Scale) -> Config:
 
 def _width(scale: Scale, width: int) -> Config:
     """A policy of another width, its rate so that steps are as long beside its weights, which go as 1 / √width."""
-    rate = (
-        RATES[scale][len(RATES[scale]) // 2 - 1]
-        * (configs.start(scale, "EmojiMaze-v0", "ppo").policy.width / width) ** 0.5
-    )
+    usual = configs.start(scale, "EmojiMaze-v0", "ppo").policy.width
+    rate = RATES[scale][len(RATES[scale]) // 2 - 1] * (usual / width) ** 0.5
     policy = {"width": width, "hidden": 4 * width}
     return recipe(scale, policy=policy, rl=_PLAIN | {"learning_rate": float(f"{rate:.3g}")})
 

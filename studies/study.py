@@ -248,20 +248,21 @@ def _stated(file: Path) -> dict[str, Any]:
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
     def asked(commit: str) -> str:
+        """Without its limits; empty where git does not show it or it is no Python."""
         try:
-            tree = ast.parse(ask_git("show", f"{commit}:./{file.name}"))
+            tree = ast.parse(text := ask_git("show", f"{commit}:./{file.name}"))
         except SyntaxError:
             return ""
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 node.keywords = [keyword for keyword in node.keywords if keyword.arg != "limits"]
-        return ast.dump(tree)
+        return ast.dump(tree) if text else ""
 
-    history = [line.partition(" ") for line in ask_git("log", "--format=%H %cI", "--", file.name).splitlines()]
-    commit, _, date = history[0] if history else ("", "", "")
+    history = [line.split(" ") for line in ask_git("log", "--format=%H %cI", "--", file.name).splitlines()]
+    commit, date = history[0] if history else ("", "")
     now = asked(commit) if commit else ""
-    for earlier, _, then in history[1:]:
-        if asked(earlier) != now:
+    for earlier, then in history[1:]:
+        if not now or asked(earlier) != now:
             break
         commit, date = earlier, then
     dirty = bool(ask_git("status", "--short", "--", file.name))

@@ -118,6 +118,20 @@ def test_a_policy_that_tries_one_way_solves_less_in_many_attempts(tmp_path, narr
     assert (gained["NSR"] > gained["PSR"]) == (narrow == "psr")
 
 
+@pytest.mark.parametrize(("narrow", "expected"), [("psr", "supported"), ("nsr", "refuted")])
+def test_what_punishment_keeps_and_what_it_loses_is_told(tmp_path, narrow, expected):
+    study = command.find("negative_reinforcement")
+    plants = {arm: {"rl": sure if arm in (narrow, "ppo") else unchanged} for arm in ("ppo", "psr", "nsr")}
+    estimates, _ = answers(study, planted(study, tmp_path, plants))
+    (keeps,) = (question for question in study.questions if question.name == "nsr_keeps")
+    everywhere = f"{negative_reinforcement.GAINED.format('NSR')}, all mazes"
+    assert keeps.varied(everywhere).verdict(estimates) == expected
+    if narrow == "nsr":
+        assert estimates[everywhere].high < -0.1
+    else:
+        assert estimates[everywhere].mean == 0
+
+
 def test_where_nothing_was_learnt_nothing_is_said_of_what_it_cost(tmp_path):
     study = command.find("negative_reinforcement")
     plants = {arm: {"rl-000001": unchanged, "rl": unchanged} for arm in ("psr", "nsr")} | {"ppo": {"rl": sure}}
@@ -183,3 +197,13 @@ def test_a_base_that_speaks_along_the_axis_is_moved_by_it_and_a_mute_one_is_not(
         assert float(measured["narrator"].sel(way="said").min()) > 0.95
         assert float((lens.sel(token=good) - lens.sel(token=bad)).min()) > 1.9
         assert float(abs(lens.sel(token=tokens.VOCABULARY[tokens.MOVES[0]])).max()) < 0.2
+
+
+def test_gold_and_mold_on_one_side_of_path_are_not_opposed(tmp_path):
+    study = command.find("functional_welfare")
+    alike = sees(1, 1)
+    trained = planted(study, tmp_path, {"ppo": {"pretrain": alike, "rl-000001": alike, "rl": alike}})
+    estimates, _ = answers(study, trained)
+    assert estimates["cosine, PPO"].mean == pytest.approx(1, abs=0.05)
+    (opposed,) = (question for question in study.questions if question.name == "opposed")
+    assert opposed.verdict(estimates) == "refuted"

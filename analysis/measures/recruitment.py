@@ -156,27 +156,23 @@ def push(
         at = jnp.broadcast_to(jnp.asarray(slots, jnp.int32), word.shape)
         stream = extraction.residuals(policy, parameters, told, at, layers)
         axis = directions.reward_axis(vectors)
-        half = jnp.linalg.norm(axis, axis=-1) / 3  # v_Gold − v_Mold is 3/2 of the difference of the class means
-        readout = tracking.unembedding(parameters)
-        said = jnp.broadcast_to(readout[tokens.GOOD] - readout[tokens.BAD], axis.shape)
         named = [
             axis,
             directions.reward_axis(before),
             *(vectors[role] for role in (tokens.GOLD, tokens.MOLD, tokens.PATH)),
+            jnp.broadcast_to(tracking.said(parameters), axis.shape),
         ]
         drawn = directions.matched(key, directions.RANDOM, stream.reshape(-1, *axis.shape))
-        tried = directions.with_norm(jnp.concatenate([jnp.stack([*named, said]), drawn]), half[None])
-        shape = (len(tried), len(layers), len(levels))
+        tried = directions.with_norm(jnp.concatenate([jnp.stack(named), drawn]), directions.half_way(vectors)[None])
 
-        def condition(index):
-            direction, layer, level = jnp.unravel_index(index, shape)
-            feeling, log_probabilities = says(steered.push(tried[direction], layer, levels[level]))
+        def ask(intervention):
+            feeling, log_probabilities = says(intervention)
             kl = jnp.sum(jnp.exp(usual) * (usual - log_probabilities), axis=-1)
-            return feeling.mean(), kl.mean()
+            return jnp.stack([feeling.mean(), kl.mean()])
 
-        pushes = jnp.arange(np.prod(shape))
-        feeling, kl = jax.lax.map(condition, pushes, batch_size=max(1, AT_ONCE // len(told)))
+        at_once = max(1, AT_ONCE // len(told))
+        feeling, kl = jnp.moveaxis(steered.over_pushes(ask, tried, jnp.arange(len(layers)), levels, at_once), -1, 0)
         good, bad = (jnp.mean(plain, where=word == token) for token in (tokens.GOOD, tokens.BAD))
-        return feeling.reshape(shape), kl.reshape(shape), good - bad
+        return feeling, kl, good - bad
 
     return population.over_members(member, population.mesh(len(vectors), 1))(parameters, vectors, before)
