@@ -25,6 +25,7 @@ _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_multi_thread_eigen=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 _given = os.environ.get("XLA_FLAGS", "").split()
 _names = [flag.partition("=")[0] for flag in _given]

@@ -20,6 +20,7 @@ WORLDS = {
     "EmojiRooms-v0": {"turns": 3},
 }
 EPISODES, GROUP = 16, 4
+LONG = {False: [], True: [pytest.mark.long]}
 
 
 def stage(world: str, family: str, lookback: int = 0, **rl_options):
@@ -36,7 +37,7 @@ def stage(world: str, family: str, lookback: int = 0, **rl_options):
     [
         ("EmojiLabyrinth-v0", "transformer", 0),
         *(
-            pytest.param(world, family, lookback, marks=pytest.mark.slow)
+            pytest.param(world, family, lookback, marks=[pytest.mark.slow, *LONG[family == "gru" and lookback == 2]])
             for world in WORLDS
             for family in ("transformer", "gru")
             for lookback in (0, 2)
