@@ -192,7 +192,7 @@ def _rooms(
 
 
 def _rooms_sft(scale: Scale, **sft: Any) -> Config:
-    """Fine-tuning in place of RL, on as many episodes; personas show what they showed in pretraining."""
+    """Fine-tuning in place of RL, on as many episodes, in 128 updates at most; personas show what they did before."""
     config = _rooms(scale)
     shown = {name: getattr(config.pretrain, name) for name in (*TRAITS, "prior")}
     updates = min(config.rl.updates * config.rl.episodes // config.sft.episodes, 128)

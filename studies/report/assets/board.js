@@ -1,23 +1,10 @@
 "use strict";
 // Draws one side of a replay: board, what the policy reads, its probabilities, how it has fared, charts.
 (function () {
-  var words = window.emojimazeVocabulary, signed = window.emojimazeNumbers.signed;
+  var words = window.emojimazeVocabulary, common = window.emojimazeCommon;
+  var make = common.make, draw = common.draw, signed = common.signed;
   var MET = { gold: "took Gold", mold: "met Mold", goal: "reached the Goal" };
   var STEPS = [[-1, 0], [0, 1], [1, 0], [0, -1]];
-  var SVG = "http://www.w3.org/2000/svg";
-
-  function make(name, className, text) {
-    var element = document.createElement(name);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-
-  function draw(name, attributes) {
-    var element = document.createElementNS(SVG, name);
-    Object.keys(attributes).forEach(function (key) { element.setAttribute(key, attributes[key]); });
-    return element;
-  }
 
   function place(element, token) {
     var column = token % words.columns, row = Math.floor(token / words.columns);
@@ -321,15 +308,13 @@
   }
 
   // A small line chart with a mark at the turn. Every side has the same range, so that they can be compared.
-  function chart(label, values, range, turns, turn, note) {
+  function chart(label, values, range, turns, turn) {
     var width = 320, height = 84, left = 44, right = 8, top = 12, bottom = 12;
     var low = Math.min(0, range[0]), high = Math.max(0, range[1]), span = high - low || 1;
     function x(index) { return left + index / Math.max(turns, 1) * (width - left - right); }
     function y(value) { return top + (high - value) / span * (height - top - bottom); }
     var points = values.map(function (value, index) { return x(index).toFixed(1) + "," + y(value).toFixed(1); });
     var at = Math.min(turn, values.length - 1), figure = make("figure", "chart");
-    var caption = make("figcaption", "", label + " ");
-    caption.appendChild(make("span", "muted", note));
     var svg = draw("svg", { viewBox: "0 0 " + width + " " + height, role: "img" });
     svg.setAttribute("aria-label", label + ", turn by turn: " +
       values.map(function (value) { return signed(value); }).join(", "));
@@ -338,21 +323,20 @@
     [low, high, 0].forEach(function (value, index) {
       if (index === 2 && (Math.abs(y(0) - y(low)) < 14 || Math.abs(y(0) - y(high)) < 14)) return;
       if (index === 1 && high === low) return;
-      var tick = draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", "class": "tick" });
-      tick.textContent = signed(value);
-      svg.appendChild(tick);
+      svg.appendChild(
+        draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", "class": "tick" }, signed(value)));
     });
     svg.appendChild(draw("line", { x1: x(at), x2: x(at), y1: 2, y2: height - 2, "class": "now" }));
     svg.appendChild(draw("polyline", { points: points.join(" "), "class": "whole" }));
     svg.appendChild(draw("polyline", { points: points.slice(0, at + 1).join(" "), "class": "line" }));
     svg.appendChild(draw("circle", { cx: x(at), cy: y(values[at]), r: 4, "class": "dot" }));
-    figure.appendChild(caption);
+    figure.appendChild(make("figcaption", "", label));
     figure.appendChild(svg);
     return figure;
   }
 
   window.emojimazeBoard = {
     Side: Side, build: build, board: board, reads: reads, chances: chances, personas: personas, fortune: fortune,
-    chart: chart, legend: legend, signed: signed
+    chart: chart, legend: legend
   };
 })();
