@@ -62,7 +62,7 @@ class Run:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Which study, or `all`."""
     scale: Scale = "laptop"
-    """`smoke` takes two minutes and decides little, `laptop` up to an hour on 2 CPU cores, `paper` one large GPU."""
+    """`smoke` takes minutes and decides little, `laptop` an hour or two on 2 CPU cores, `paper` one large GPU."""
     seed: int = 0
     """Of the first member and base; another one replicates the claim on other seeds and bases."""
     out: Path = OUT
