@@ -71,6 +71,8 @@ def test_a_base_is_trained_once_for_all_who_share_it(tmp_path, monkeypatch):
     assert "return" not in runs.open(shelf.path(base)).summary()
     assert "return" in shelf.run(base).summary()  # now that somebody asks
 
+    strange = runs.create(tmp_path / "runs" / "base-0000", {"speed": 1}, members=2)  # of another version
+    strange.write_summary({})
     config = dataclasses.replace(SHORT, rl=dataclasses.replace(SHORT.rl, clip_high=0.3))
     stopped = runs.create(shelf.path(config), configs.to_dict(config), members=2)
     monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trained anew"))
