@@ -197,6 +197,9 @@ def test_recordings_hold_what_was_played(studied):
                 for turn, changes in enumerate([[], *side["changes"]]):
                     tiles[changes[::2]] = changes[1::2]
                     np.testing.assert_array_equal(tiles.reshape(height, width), window[turn])
+                for turn in range(replay.turns + 1):
+                    seen = replay.seen(turn)[corner[0] : corner[0] + height, corner[1] : corner[1] + width]
+                    np.testing.assert_array_equal(np.array(side["seen"]).reshape(height, width) <= turn, seen)
                 assert [int(x) for x in side["actions"]] == replay.actions.tolist()
                 assert [int(x) for x in side["winds"]] == replay.winds.tolist()
                 np.testing.assert_allclose(side["rewards"], replay.rewards, atol=1e-4)

@@ -26,7 +26,7 @@ from ground import seeds
 from ground.files import RunError
 from studies.report import explorer
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the recordings; the player and this file change together."""
 VARIABLE = "emojimazeReplays"
 """The global object that recordings enter themselves into."""
@@ -148,7 +148,6 @@ def _episode(pair: tuple[Replay, ...], prompt_length: int) -> dict[str, Any]:
         "height": int(height),
         "width": int(width),
         "tileMap": cropped[0].tile_map.tolist(),
-        "seesAll": cropped[0].sees_all,
         "places": _places(cropped[0]),
         "sides": [_side(replay, prompt_length) for replay in cropped],
     }
@@ -163,13 +162,14 @@ def _places(replay: Replay) -> list[list[int | str]] | None:
 
 
 def _side(replay: Replay, prompt_length: int) -> dict[str, Any]:
-    flat = replay.tiles.reshape(replay.turns + 1, -1)
+    turns, flat = range(replay.turns + 1), replay.tiles.reshape(replay.turns + 1, -1)
     changes = []
     for before, after in itertools.pairwise(flat):
         at = np.flatnonzero(before != after)
         changes.append(np.stack([at, after[at]], axis=1).ravel().tolist())
     return {
         "board": _digits(flat[0]),
+        "seen": None if replay.sees_all else np.sum([~replay.seen(turn) for turn in turns], axis=0).ravel().tolist(),
         "changes": changes,
         "positions": replay.positions.ravel().tolist(),
         "midpoints": replay.midpoints.ravel().tolist(),
@@ -197,7 +197,8 @@ def _rounded(values: np.ndarray, digits: int) -> list[float | int | None]:
 def script(key: str, recording: Recording) -> bytes:
     """The script that enters a recording under a key.
 
-    Boards are one digit per tile, the role, row by row; `changes[t]` are cell and role of every tile that turn t has
+    Boards are one digit per tile, the role, row by row; `seen` are the turns before which tiles were hidden, null where
+    all is seen. `changes[t]` are cell and role of every tile that turn t has
     changed. `thought` are the tiles that the thought names, `advised` the one that it names for each turn, or -1.
     `beliefs` are the personas before each turn and at the end, in thousandths. Positions are row and column in the
     window, probabilities in thousandths, in the order of the moves.

@@ -28,7 +28,6 @@
 
   // One side of an episode with everything that does not change while it plays worked out.
   function Side(episode, side) {
-    var cells = episode.height * episode.width;
     this.episode = episode;
     this.side = side;
     this.turns = side.actions.length;
@@ -47,27 +46,10 @@
       this.boards.push(next);
       this.returns.push(this.returns[turn] + side.rewards[turn]);
     }
-    // When each cell was first seen: stood on, or beside the agent when it looked.
-    this.seen = new Array(cells).fill(episode.seesAll ? 0 : Infinity);
-    for (turn = 0; turn <= this.turns; turn++) {
-      this.look(this.position(turn), turn);
-      if (turn < this.turns) this.mark(this.midpoint(turn), turn + 1);
-    }
   }
 
   Side.prototype.position = function (turn) { return this.side.positions.slice(2 * turn, 2 * turn + 2); };
   Side.prototype.midpoint = function (turn) { return this.side.midpoints.slice(2 * turn, 2 * turn + 2); };
-
-  Side.prototype.mark = function (cell, turn) {
-    var inside = cell[0] >= 0 && cell[1] >= 0 && cell[0] < this.episode.height && cell[1] < this.episode.width;
-    var at = cell[0] * this.episode.width + cell[1];
-    if (inside) this.seen[at] = Math.min(this.seen[at], turn);
-  };
-
-  Side.prototype.look = function (cell, turn) {
-    this.mark(cell, turn);
-    STEPS.forEach(function (step) { this.mark([cell[0] + step[0], cell[1] + step[1]], turn); }, this);
-  };
 
   Side.prototype.cell = function (turn) {
     var here = this.position(turn);
@@ -144,8 +126,8 @@
     var at = side.cell(turn), map = side.episode.places;
     table.className = map ? "map" : "";
     cells.forEach(function (cell, index) {
-      var role = side.boards[turn][index], seen = side.seen[index] <= turn, tile = cell.firstChild;
-      var label = side.labels[index];
+      var role = side.boards[turn][index], tile = cell.firstChild, label = side.labels[index];
+      var seen = !side.side.seen || side.side.seen[index] <= turn;
       var name = side.tileName(index, turn) + (seen ? "" : ", not seen yet") + (index === at ? ", the agent is here" : "");
       cell.className = words.roles[role] + (seen ? "" : " hidden") + (index === at ? " here" : "") +
         (side.side.thought.indexOf(index) < 0 ? "" : " thought") + (index === side.advised(turn) ? " advised" : "") +
