@@ -108,8 +108,8 @@ def find(out: Path) -> list[Result]:
         document = files.read_json(path)
         scale, seed, runs = (document.get(key) for key in ("scale", "seed", "runs"))
         known = document.get("schema") == SCHEMA and scale in SCALES and type(seed) is int
-        lists = isinstance(document.get("files"), list) and isinstance(runs, dict)
-        if not (known and lists and all(isinstance(run, dict) and "path" in run for run in runs.values())):
+        arms = isinstance(runs, dict) and all(isinstance(run, dict) and "path" in run for run in runs.values())
+        if not (known and arms and isinstance(document.get("files"), list)):
             raise RunError(f"{path}: no verdict of this version; run the study again, or move it away")
         results.append(Result(path.parent, document))
     return sorted(results, key=lambda result: (result.name, *result.rank))
