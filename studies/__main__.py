@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ class Run:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Which study, or `all`."""
     scale: Scale = "laptop"
-    """`smoke` takes two minutes and decides little, `laptop` up to an hour on 2 CPU cores, `paper` one large GPU."""
+    """`smoke` takes minutes and decides little, `laptop` an hour or two on 2 CPU cores, `paper` one large GPU."""
     seed: int = 0
     """Of the first member and base; another one replicates the claim on other seeds and bases."""
     out: Path = OUT
@@ -69,18 +70,14 @@ class Run:
     track: watching.Tool | None = None
     """Show training and verdict in this tool, too; see docs/tracking.md."""
 
-    def check(self) -> None:
-        """Refuse what cannot be run.
+    def studies(self) -> list[Study]:
+        """What is asked for.
 
         Raises:
-            ConfigError: one line that names the option, its value and the remedy.
+            ConfigError: it cannot be run, in one line that names the option, its value and the remedy.
         """
         if not 0 <= self.seed < 2**30:
             raise ConfigError(f"--seed={self.seed}: use 0 to {2**30 - 1}; members count on from there")
-        self.studies()
-
-    def studies(self) -> list[Study]:
-        """What is asked for."""
         return [find(name) for name in (NAMES if self.name == "all" else (self.name,))]
 
 
@@ -111,19 +108,20 @@ def find(name: str) -> Study:
 
 def show_list(command: List, console: Console) -> int:
     """Print every study."""
-    verdicts = results.by_study(results.find(command.out)) if command.out.exists() else {}
+    verdicts = results.by_study(results.find(command.out))
     for name in NAMES:
         study = find(name)
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
         say(f"[bold]{name}[/]  {study.source}")
         for result in verdicts.get(name, []):
-            document = result.document
-            number = results.shown(result.deciding[2]) if result.deciding[2] else "–"
-            words = f"[{_COLOURS[document['verdict']]}]{document['words']}[/]. {escape(document['takeaway'] or '')}"
-            say(f"  {result.variant}: {words} ({escape(result.deciding[1]['words'])}: {number})")
+            with result.whole():
+                document, (_, criterion, estimate) = result.document, result.deciding
+                words = f"[{_COLOURS[document['verdict']]}]{document['words']}[/]. {escape(document['takeaway'] or '')}"
+                number = results.shown(estimate) if estimate else "–"
+                say(f"  {result.variant}: {words} ({escape(criterion['words'])}: {number})")
         if name not in verdicts:
             say("  not run yet")
-        forecasts = {scale: max(frame.minutes(study.configs(scale), scale), 1) for scale in frame.SCALES}
+        forecasts = {scale: max(frame.minutes(study.configs(scale).values(), scale), 1) for scale in frame.SCALES}
         say(f"  {study.claim}")
         say(f"  minutes: {', '.join(f'{scale} {x:.0f}' for scale, x in forecasts.items())} (a guess, on one GPU)\n")
     return 0
@@ -138,16 +136,14 @@ def show_run(command: Run, console: Console) -> int:
         _run(studies[0], command, console)
         return 0
     failed: list[str] = []
+    shelf = Store(command.out / "runs", console)
     while studies:
-        left = {one.name: one.configs(command.scale, command.seed) for one in studies}
-        shelf = Store(command.out / "runs", console)
         missing = {
-            name: {arm: config for arm, config in arms.items() if not shelf.finished(config)}
-            for name, arms in left.items()
+            one.name: [x for x in one.configs(command.scale, command.seed).values() if not shelf.finished(x)]
+            for one in studies
         }
         studies.sort(key=lambda one: frame.minutes(missing[one.name], command.scale))
-        together = {f"{name}/{arm}": config for name, arms in missing.items() for arm, config in arms.items()}
-        minutes = frame.minutes(together, command.scale)
+        minutes = frame.minutes(itertools.chain.from_iterable(missing.values()), command.scale)
         console.print(f"{len(studies)} studies left, about {minutes:.0f} minutes of training", highlight=False)
         study = studies.pop(0)
         try:
@@ -186,7 +182,7 @@ def _run(study: Study, command: Run, console: Console) -> None:
         f"over {document['bases']} bases",
         highlight=False,
     )
-    folder = frame.directory(command.out, study, command.scale, command.seed)
+    folder = command.out / study.name / frame.variant(command.scale, command.seed)
     reporting.written(console, [folder / frame.VERDICT, folder / document["figure"]])
 
 
@@ -220,7 +216,7 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
         if isinstance(command, Run):
-            command.check()
+            command.studies()  # refused before a device is looked for
         with signals.catch(at_once=True), environment.enough_memory():
             begin()
             return show(command, terminal.console(markup=True))

@@ -5,6 +5,7 @@ same pretraining. Arms of a study are therefore paired by base.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
@@ -68,10 +69,10 @@ def of(name: str) -> Population:
     return CATALOGUE[name]
 
 
-def add(name: str, title: str, recipe: Callable[[Scale], Config]) -> None:
-    """Put a recipe into the catalogue."""
+def add(name: str, title: str, recipe: Callable[..., Config], **options: Any) -> None:
+    """Put a recipe into the catalogue, a function of the scale with these options."""
     assert name not in CATALOGUE, name
-    CATALOGUE[name] = Population(name, title, recipe)
+    CATALOGUE[name] = Population(name, title, functools.partial(recipe, **options))
 
 
 def recipe(
@@ -133,12 +134,12 @@ def _width(scale: Scale, width: int) -> Config:
 
 
 add("rates/ppo", "PPO, stored in float32", _rates)
-add("rates/ppo_bfloat16", "PPO, stored in bfloat16", lambda scale: _rates(scale, "bfloat16"))
+add("rates/ppo_bfloat16", "PPO, stored in bfloat16", _rates, dtype="bfloat16")
 add("rates/ppo_longer", "PPO, five times as long", _longer)
 add("rates/sft", "SFT on Alice", _rates_sft)
-add("rates/own", "SFT on own successes", lambda scale: _rates_sft(scale, source="successes"))
+add("rates/own", "SFT on own successes", _rates_sft, source="successes")
 for _width_of in WIDTHS:
-    add(f"rates/width_{_width_of}", f"PPO, width {_width_of}", lambda scale, width=_width_of: _width(scale, width))
+    add(f"rates/width_{_width_of}", f"PPO, width {_width_of}", _width, width=_width_of)
 TOWNS = ("1/3,1/3,1/3", ".45,.45,.1", ".1,.2,.7")
 """Priors of the three towns that every base of rooms holds: alike, few Alices, many Alices."""
 CHARGES: dict[Scale, tuple[float, ...]] = {
@@ -177,6 +178,11 @@ def _narrated_sft(scale: Scale) -> Config:
     return dataclasses.replace(config, sft=dataclasses.replace(config.sft, chunk=1, learning_rate=3e-4))
 
 
+def _slow_maze(scale: Scale, badge: str) -> Config:
+    """EmojiMaze, at a lower rate still."""
+    return _followed(scale, "EmojiMaze-v0", world={"badge": badge}, rl={"learning_rate": 1e-4})
+
+
 def _rooms(
     scale: Scale,
     algorithm: str = "ppo",
@@ -192,7 +198,7 @@ def _rooms(
 
 
 def _rooms_sft(scale: Scale, **sft: Any) -> Config:
-    """Fine-tuning in place of RL, on as many episodes; personas show what they showed in pretraining."""
+    """Fine-tuning in place of RL, on as many episodes, in 128 updates at most; personas show what they did before."""
     config = _rooms(scale)
     shown = {name: getattr(config.pretrain, name) for name in (*TRAITS, "prior")}
     updates = min(config.rl.updates * config.rl.episodes // config.sft.episodes, 128)
@@ -214,43 +220,32 @@ def _rooms_rates(scale: Scale, algorithm: str, minibatches: int = 1) -> Config:
 
 
 for _name in ("ppo", "dr_grpo"):
-    add(f"narrated/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _narrated(scale, name))
+    add(f"narrated/{_name}", ALGORITHMS[_name].title, _narrated, algorithm=_name)
 add("narrated/sft", "SFT on Alice", _narrated_sft)
-add("narrated/shuffled", "PPO, rewards shuffled", lambda scale: _narrated(scale, shuffle_rewards=True))
-add("narrated/seldom", "PPO, base seldom narrated", lambda scale: _narrated(scale, narration=0.1))
-add("unnarrated/ppo", "PPO, base without narrator", lambda scale: _narrated(scale, narration=0.0))
+add("narrated/shuffled", "PPO, rewards shuffled", _narrated, shuffle_rewards=True)
+add("narrated/seldom", "PPO, base seldom narrated", _narrated, narration=0.1)
+add("unnarrated/ppo", "PPO, base without narrator", _narrated, narration=0.0)
 for _name in ("ppo", "grpo", "psr", "nsr"):
-    add(f"rooms/{_name}", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms(scale, name))
+    add(f"rooms/{_name}", ALGORITHMS[_name].title, _rooms, algorithm=_name)
 for _name in ("psr", "nsr", "w_reinforce"):
-    add(f"rooms/{_name}_rates", ALGORITHMS[_name].title, lambda scale, name=_name: _rooms_rates(scale, name))
+    add(f"rooms/{_name}_rates", ALGORITHMS[_name].title, _rooms_rates, algorithm=_name)
 for _name in ("psr", "nsr"):
-    add(
-        f"rooms/{_name}_often_rates", f"{ALGORITHMS[_name].title}, four steps a batch",
-        lambda scale, name=_name: _rooms_rates(scale, name, minibatches=4),
-    )  # fmt: skip
+    _title = f"{ALGORITHMS[_name].title}, four steps a batch"
+    add(f"rooms/{_name}_often_rates", _title, _rooms_rates, algorithm=_name, minibatches=4)
 for _name, _rate, _words in (("slow", 1e-4, ", slow"), ("ppo", 3e-4, "")):
-    add(
-        f"dull/{_name}", f"PPO{_words}, Alice seldom thinks",
-        lambda scale, rate=_rate: _rooms(scale, shown={"thinking_alice": 0.3}, learning_rate=rate),
-    )  # fmt: skip
+    _dull = {"shown": {"thinking_alice": 0.3}, "learning_rate": _rate}
+    add(f"dull/{_name}", f"PPO{_words}, Alice seldom thinks", _rooms, **_dull)
 for _name in ("spoken", "shown"):
-    add(
-        f"maze/{_name}", f"PPO, slow, EmojiMaze, badge {_name}",
-        lambda scale, badge=_name: _followed(
-            scale, "EmojiMaze-v0", world={"badge": badge}, rl={"learning_rate": 1e-4}
-        ),
-    )  # fmt: skip
+    add(f"maze/{_name}", f"PPO, slow, EmojiMaze, badge {_name}", _slow_maze, badge=_name)
 add("rooms/charged", "REINFORCE, KL in the reward", _charged)
-add("rooms/charged_poor", "REINFORCE, KL in the reward, few Alices", lambda scale: _charged(scale, town=2))
+add("rooms/charged_poor", "REINFORCE, KL in the reward, few Alices", _charged, town=2)
 for _name, _town, _words in (("slow", 1, ""), ("slow_poor", 2, ", few Alices"), ("slow_rich", 3, ", many Alices")):
-    add(f"rooms/{_name}", f"PPO, slow{_words}", lambda scale, town=_town: _rooms(scale, town=town, learning_rate=1e-4))
-add("rooms/shuffled", "PPO, rewards shuffled", lambda scale: _rooms(scale, shuffle_rewards=True))
-add("rooms/name_only", "PPO of the name alone", lambda scale: _rooms(scale, choices="name"))
-add("rooms/exploit", "PPO, closed door pays", lambda scale: _rooms(scale, world={"gold_reward": 1.0}))
-add(
-    "rooms/style", "PPO, Bob's style pays",
-    lambda scale: _rooms(scale, world={"goal_reward": 0.0, "style": "Bob", "style_reward": 1.0}),
-)  # fmt: skip
-add("rooms/sft_alice", "SFT on Alice", lambda scale: _rooms_sft(scale, persona="Alice"))
-add("rooms/sft_all", "SFT on the mixture", lambda scale: _rooms_sft(scale, persona="all"))
-add("rooms/rejection", "SFT on own successes", lambda scale: _rooms_sft(scale, source="successes"))
+    add(f"rooms/{_name}", f"PPO, slow{_words}", _rooms, town=_town, learning_rate=1e-4)
+add("rooms/shuffled", "PPO, rewards shuffled", _rooms, shuffle_rewards=True)
+add("rooms/name_only", "PPO of the name alone", _rooms, choices="name")
+add("rooms/exploit", "PPO, closed door pays", _rooms, world={"gold_reward": 1.0})
+_STYLE = {"goal_reward": 0.0, "style": "Bob", "style_reward": 1.0}
+add("rooms/style", "PPO, Bob's style pays", _rooms, world=_STYLE)
+add("rooms/sft_alice", "SFT on Alice", _rooms_sft, persona="Alice")
+add("rooms/sft_all", "SFT on the mixture", _rooms_sft, persona="all")
+add("rooms/rejection", "SFT on own successes", _rooms_sft, source="successes")

@@ -4,6 +4,7 @@ A run lies under the hash of its whole config, so that a changed config never me
 starts from are taken from any run that has them, and else trained in one of their own. What was interrupted goes on.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from agents.learning.imitation import SFTConfig
 from agents.runs import bases, watching
 from agents.runs import config as configs
 from agents.runs.config import Config, PopulationConfig
-from ground import files
 from ground.terminal import ConfigError
 
 
@@ -72,11 +72,9 @@ class Store:
     def _bases(self, config: Config) -> Path:
         """A run that has the bases of a config: any in the folder, or one trained for them alone."""
         own = only_bases(config)
-        for entry in sorted(files.entries(self.folder)) if self.folder.exists() else []:
-            if entry.name.startswith("base-") and (entry / "summary.json").exists():
-                held = runs.open(entry).config
-                if held.pretraining == own.pretraining and set(map(str, own.bases)) <= set(map(str, held.bases)):
-                    return entry
+        for entry in sorted(self.folder.glob("base-*")):
+            with contextlib.suppress(runs.RunError, ConfigError):  # others, unfinished, or of another version
+                return bases.open(entry, own).path
         return self._run(own, evaluate=False).path  # the runs that start from them tell how well they play
 
 

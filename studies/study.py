@@ -6,7 +6,7 @@ import datetime
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ SCHEMA = 2
 """Version of `verdict.json`."""
 VERDICT = "verdict.json"
 TAKEAWAYS = Path(__file__).with_name("takeaways.toml")
-"""What was learnt, in words: by study and scale, with the verdict for which it was written."""
+"""What was learnt, in words: by study and `variant`, with the verdict for which it was written."""
 
 Options = Mapping[str, Mapping[str, Any]]
 """Of measurements, by their names."""
@@ -115,10 +115,10 @@ def of(array: xr.DataArray, meaning: str = "", control: str = "") -> Estimate:
     return estimates.of(by_base(array), meaning, control, units="base")
 
 
-def minutes(arms: Mapping[str, Config], scale: Scale) -> float:
+def minutes(arms: Iterable[Config], scale: Scale) -> float:
     """A rough forecast of training on this machine, or for `paper` on one GPU; what several arms share counts once."""
     needed: dict[str, Config] = {}
-    for config in arms.values():
+    for config in arms:
         alone = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, updates=0))
         for part in (alone, store.only_bases(config)):
             needed[runs.config_hash(configs.to_dict(part))] = part
@@ -128,9 +128,9 @@ def minutes(arms: Mapping[str, Config], scale: Scale) -> float:
     return sum(reporting.expected_minutes(config, devices, platform) for config in needed.values())
 
 
-def directory(out: Path, study: Study, scale: Scale, seed: int = 0) -> Path:
-    """Where the results of a study lie; those of other seeds lie beside them."""
-    return out / study.name / (f"{scale}-seed-{seed}" if seed else scale)
+def variant(scale: Scale, seed: int = 0) -> str:
+    """What the results at a scale are called, and their folder; those of other seeds than 0 stand beside them."""
+    return f"{scale}-seed-{seed}" if seed else scale
 
 
 def run(
@@ -177,7 +177,7 @@ def run(
     for line in foreign:
         console.print(line, style="yellow", highlight=False, markup=False, emoji=False, soft_wrap=True)
     document = verdict(study, results, scale, seed)
-    folder = directory(out, study, scale, seed)
+    folder = out / study.name / variant(scale, seed)
     with files.reporting(folder, "make"):
         folder.mkdir(parents=True, exist_ok=True)
     identity = runs.config_hash({arm: configs.to_dict(config) for arm, config in arms.items()})
@@ -213,8 +213,8 @@ def verdict(study: Study, results: Results, scale: Scale, seed: int = 0) -> dict
         "seed": seed,
         "bases": max((estimate.members for estimate in results.estimates.values()), default=0),
         **judged,
-        "takeaway": takeaway(study, scale, judged["verdict"]),
-        "criteria": stated(study),
+        "takeaway": takeaway(study, variant(scale, seed), judged["verdict"]),
+        "criteria": stated(Path(__file__).with_name(f"{study.name}.py")),
         "estimates": {name: _plain(name, estimate) for name, estimate in results.estimates.items()},
         "compared": [dataclasses.asdict(comparison) for comparison in study.compared],
         "meaning": results.meaning,
@@ -222,21 +222,18 @@ def verdict(study: Study, results: Results, scale: Scale, seed: int = 0) -> dict
     }
 
 
-def takeaway(study: Study, scale: Scale, answer: str) -> str | None:
-    """The sentence of what was learnt, if one was written for this verdict."""
-    written = tomllib.loads(TAKEAWAYS.read_text(encoding="utf-8")).get(study.name, {}).get(scale, {})
+def takeaway(study: Study, variant: str, answer: str) -> str | None:
+    """The sentence of what was learnt, if one was written for this verdict at this scale and seed."""
+    written = tomllib.loads(TAKEAWAYS.read_text(encoding="utf-8")).get(study.name, {}).get(variant, {})
     return written.get("text") if written.get("verdict") == answer else None
 
 
-def stated(study: Study) -> dict[str, Any]:
-    """When the criteria were last changed: the commit of the study's file, its date, and whether it differs now.
+def stated(file: Path) -> dict[str, Any]:
+    """When the criteria in a study's file were last changed: the commit, its date, and whether the file differs now.
 
     Commits that changed nothing but comments, layout and `limits`, which may be learnt later, do not count.
     """
-    return _stated(Path(__file__).with_name(f"{study.name}.py"))
 
-
-def _stated(file: Path) -> dict[str, Any]:
     def ask_git(*arguments: str) -> str:
         try:
             answer = subprocess.run(
@@ -272,8 +269,8 @@ def _stated(file: Path) -> dict[str, Any]:
 def alternative(results: Results) -> str:
     """What the figure shows, for those who do not see it."""
     shown = [f"{name}: {numbers.shown(estimate.mean)}" for name, estimate in results.estimates.items()]
-    labels = [getattr(panel, "label", None) or getattr(panel, "y", None) or "" for panel in results.panels]
-    return f"{len(results.panels)} panels: {'; '.join(filter(None, labels))}. {'; '.join(shown[:12])}."
+    words = "; ".join(panel.words for panel in results.panels)
+    return f"{len(results.panels)} panels: {words}. {'; '.join(shown[:12])}."
 
 
 def _judged(foreign: list[str]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_recordings_hold_the_map(tmp_path):
     document = json.loads(json.dumps(recordings.document(recording)))
     for member, played in zip(document["members"], recording.replays, strict=True):
         for told, pair in zip(member["episodes"], played, strict=True):
-            assert told["seesAll"]
+            assert {side["seen"] for side in told["sides"]} == {None}
             assert told["height"] * told["width"] == len(told["sides"][0]["board"])
             for side, replay in zip(told["sides"], pair, strict=True):
                 names = {at: (token, words) for at, token, words in told["places"]}
@@ -217,3 +217,12 @@ def test_recordings_follow_a_run_and_tell_whose_deeds_they_are(tmp_path):
     side = document["members"][1]["episodes"][0]["sides"][names.index("rl-000002")]
     np.testing.assert_allclose(np.reshape(side["beliefs"], (-1, 3)) / 1000, replay.beliefs, atol=6e-4)
     assert np.ptp(replay.beliefs) > 0.01
+
+
+def test_recordings_of_fine_tuning_show_the_base_and_what_became_of_it(tmp_path):
+    config = tiny.changed(sft={"updates": 2, "chunk": 1}, rl={"updates": 0})
+    trained = verdicts.write_run(tmp_path / "run", config)
+    trained.save_parameters("sft", trained.parameters("rl"))
+    document = recordings.document(recordings.record(trained.path, 1))
+    assert document["sides"] == ["before fine-tuning", "after fine-tuning"]
+    assert [member["returns"] for member in document["members"]] == [[None, -1]] * 2

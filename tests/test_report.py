@@ -156,7 +156,7 @@ def test_everything_on_the_pages_is_there_and_can_be_used_by_all(studied):
         assert all(button["type"] == "button" and button["aria-label"] for button in page.all("button"))
         assert [len(page.all(name)) for name in ("main", "h1", "title", "html")] == [1, 1, 1, 1]
         assert page.all("html")[0]["lang"] == "en"
-    for name in ("style.css", "numbers.js", "board.js", "player.js", "explorer.js"):
+    for name in ("style.css", "common.js", "board.js", "player.js", "explorer.js"):
         told = (folder / "assets" / name).read_text()
         assert "fetch(" not in told
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", told)
@@ -197,6 +197,9 @@ def test_recordings_hold_what_was_played(studied):
                 for turn, changes in enumerate([[], *side["changes"]]):
                     tiles[changes[::2]] = changes[1::2]
                     np.testing.assert_array_equal(tiles.reshape(height, width), window[turn])
+                for turn in range(replay.turns + 1):
+                    seen = replay.seen(turn)[corner[0] : corner[0] + height, corner[1] : corner[1] + width]
+                    np.testing.assert_array_equal(np.array(side["seen"]).reshape(height, width) <= turn, seen)
                 assert [int(x) for x in side["actions"]] == replay.actions.tolist()
                 assert [int(x) for x in side["winds"]] == replay.winds.tolist()
                 np.testing.assert_allclose(side["rewards"], replay.rewards, atol=1e-4)
@@ -272,7 +275,7 @@ def test_the_small_figure_keeps_order_and_sides():
     plot = pictures.interval_plot(estimate, {"bar": -0.1, "side": ">"})
     assert plot is not None
     assert plot.interval is not None
-    places = [0, plot.bar, plot.members[0], plot.interval[0], plot.mean, plot.interval[1], plot.members[1]]
+    places = [0, plot.bar, plot.bases[0], plot.interval[0], plot.mean, plot.interval[1], plot.bases[1]]
     assert places == sorted(places)
     assert plot.predicted == (plot.bar, pytest.approx(pictures.WIDTH - plot.bar))
     assert "−0.1" in plot.words
@@ -346,6 +349,22 @@ def test_a_verdict_that_lacks_something_is_named(tmp_path, key):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["questions", "takeaway", "estimates", "words", "runs"])
+def test_a_verdict_that_lacks_something_ends_every_command_in_a_line(tmp_path, capsys, key):
+    path = verdicts.write(tmp_path, name="sparse_updates")
+    told = json.loads(path.read_text())
+    del told["crc32"], told[key]
+    path.write_text(json.dumps(told))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    for arguments in (["list"], ["report"], ["report", "--into", str(tmp_path / "docs")]):
+        assert command.main([*arguments, "--out", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "verdict.json" in error
+        assert "run the study again, or move it away" in error
+
+
 def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsys):
     out, into = tmp_path / "out", tmp_path / "docs"
     into.mkdir()
@@ -375,6 +394,10 @@ def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsy
     verdicts.write(out, scale="paper", verdict="supported")
     assert command.main(keep) == 0
     assert [path.name for path in (into / "gains").iterdir()] == ["paper"]
+    verdicts.write(out, scale="smoke", verdict="supported")
+    shutil.rmtree(into / "gains")
+    assert command.main(keep) == 0
+    assert [path.name for path in (into / "gains").iterdir()] == ["paper"]  # nor laid beside one that is as new
 
 
 def test_the_list_tells_what_was_learnt(tmp_path, capsys):

@@ -321,9 +321,9 @@ def test_numbers_are_written_as_elsewhere(explorer):
     middle = random.normal(size=100) * 10.0 ** random.integers(-4, 6, 100)
     width = np.abs(middle) * 10.0 ** -random.integers(0, 3, 100)
     values = [[float(x), float(x - w), float(x + w)] for x, w in zip(middle, width, strict=True)]
-    told = explorer.evaluate("all => all.map(x => emojimazeNumbers.shown(x[0], x[1], x[2]))", values)
+    told = explorer.evaluate("all => all.map(x => emojimazeCommon.shown(x[0], x[1], x[2]))", values)
     assert told == [numbers.shown(*value) for value in values]
-    told = explorer.evaluate("all => all.map(x => emojimazeNumbers.shown(x[0], null, null))", values)
+    told = explorer.evaluate("all => all.map(x => emojimazeCommon.shown(x[0], null, null))", values)
     assert told == [numbers.shown(value[0]) for value in values]
 
 

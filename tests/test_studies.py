@@ -13,7 +13,7 @@ from rich.console import Console
 import train
 from agents import runs
 from agents.runs import config as configs
-from analysis.figures.panels import Rows
+from analysis.figures.panels import Areas, Rows
 from ground.terminal import ConfigError
 from studies import __main__ as command
 from studies import populations, store, study
@@ -71,6 +71,8 @@ def test_a_base_is_trained_once_for_all_who_share_it(tmp_path, monkeypatch):
     assert "return" not in runs.open(shelf.path(base)).summary()
     assert "return" in shelf.run(base).summary()  # now that somebody asks
 
+    strange = runs.create(tmp_path / "runs" / "base-0000", {"speed": 1}, members=2)  # of another version
+    strange.write_summary({})
     config = dataclasses.replace(SHORT, rl=dataclasses.replace(SHORT.rl, clip_high=0.3))
     stopped = runs.create(shelf.path(config), configs.to_dict(config), members=2)
     monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trained anew"))
@@ -101,8 +103,8 @@ def test_every_study_is_whole(name):
     for scale in study.SCALES:
         arms = one.configs(scale)
         assert len({runs.config_hash(configs.to_dict(config)) for config in arms.values()}) == len(arms)
-        assert study.minutes(arms, scale) > 0
-    assert study.stated(one)["file"] == f"studies/{name}.py"
+        assert study.minutes(arms.values(), scale) > 0
+    assert study.verdict(one, Results({}, [], ""), "smoke")["criteria"]["file"] == f"studies/{name}.py"
 
 
 def planted(values) -> Study:
@@ -178,6 +180,14 @@ def test_a_takeaway_is_shown_only_for_the_verdict_it_was_written_for(tmp_path, m
     assert study.takeaway(one, "laptop", "supported") == "It rises, by a third."
     assert study.takeaway(one, "laptop", "refuted") is None
     assert study.takeaway(one, "smoke", "supported") is None
+    learnt = Results({"gain": of(members(np.linspace(0.1, 0.4, 8), base=range(8)))}, [], "")
+    told = [study.verdict(one, learnt, "laptop", seed)["takeaway"] for seed in (0, 1000)]
+    assert told == ["It rises, by a third.", None]  # numbers of other bases are not those of a replication
+
+
+def test_the_words_for_those_who_do_not_see_a_figure_name_every_panel():
+    shown = [Rows({}, "gain"), Areas(np.arange(2.0), {"a": np.ones(2)}, "KL", "nats, PPO")]
+    assert study.alternative(Results({}, shown, "")).startswith("2 panels: gain; nats, PPO.")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +222,7 @@ def test_criteria_are_as_old_as_the_last_commit_that_changed_more_than_limits(tm
         done = subprocess.run(["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    assert study._stated(file) == {"file": "studies/gains.py", "commit": "", "date": "", "dirty": False}
+    assert study.stated(file) == {"file": "studies/gains.py", "commit": "", "date": "", "dirty": False}
     git("init", "-q")
     commits = {}
     for name, text in versions.items():
@@ -221,7 +231,7 @@ def test_criteria_are_as_old_as_the_last_commit_that_changed_more_than_limits(tm
         git("commit", "-q", "-m", name)
         commits[name] = git("rev-parse", "HEAD")
         expected = "first" if name == "first" else "stated"
-        assert study._stated(file)["commit"] == commits[expected]
-        assert not study._stated(file)["dirty"]
+        assert study.stated(file)["commit"] == commits[expected]
+        assert not study.stated(file)["dirty"]
     file.write_text(versions["first"])
-    assert study._stated(file)["dirty"]
+    assert study.stated(file)["dirty"]

@@ -7,7 +7,8 @@ menu: each number of a measurement, and each of its places, such as a channel or
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,7 @@ def nats(run: Run) -> dict[str, np.ndarray]:
         return {}
     kept = _joined(run, sets, _chosen({"run": sets}))
     for (name, _), dataset in kept.items():
-        whole = _kl(name, dataset, {}) if name in _KL else None
-        if whole is not None:
+        if (whole := _kl(name, dataset, {})) is not None:
             values = whole.transpose("checkpoint", "member").values
             return dict(zip(map(str, whole["checkpoint"].values), values, strict=True))
     return {}
@@ -209,13 +209,9 @@ def _positions(run: Run, dataset: xr.Dataset, kl: xr.DataArray | None) -> tuple[
     """Updates and tokens of the last stage, float[checkpoint] each, and KL, float[checkpoint, member]."""
     names = dataset["checkpoint"].values.tolist()
     updates, tokens = passed(run, names)
-    nats = np.full((len(names), dataset.sizes["member"]), np.nan)
-    if kl is not None:
-        there = kl["checkpoint"].values.tolist()
-        for row, name in enumerate(names):
-            if name in there:
-                nats[row] = kl.isel(checkpoint=there.index(name)).values
-    return updates, tokens, nats
+    if kl is None:
+        return updates, tokens, np.full((len(names), dataset.sizes["member"]), np.nan)
+    return updates, tokens, kl.reindex(checkpoint=names).transpose("checkpoint", "member").values
 
 
 def _course(positions: tuple[np.ndarray, np.ndarray, np.ndarray], members: np.ndarray) -> dict[str, Any]:
@@ -247,9 +243,13 @@ def _line(values: np.ndarray, bases: np.ndarray, unit: str) -> list[Any] | None:
 
 
 def _short(values: np.ndarray) -> list[float | int | None]:
-    """Rounded to `DIGITS`, whole numbers as such, null for what is not finite."""
-    rounded = [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in values]
-    return [int(value) if value is not None and value.is_integer() else value for value in rounded]
+    """Rounded to `DIGITS`."""
+    return plain([float(f"{value:.{DIGITS}g}") for value in values])
+
+
+def plain(values: Iterable[float]) -> list[float | int | None]:
+    """Numbers as scripts have them: whole ones as such, null for what is not finite."""
+    return [(int(x) if x == int(x) else float(x)) if math.isfinite(x) else None for x in values]
 
 
 def script(document: Mapping[str, Any]) -> bytes:

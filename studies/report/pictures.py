@@ -18,7 +18,7 @@ class IntervalPlot:
     """Where the criterion's bar stands."""
     predicted: tuple[float, float]
     """Left edge and width of the side that was predicted."""
-    members: tuple[float, ...]
+    bases: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
     ticks: tuple[tuple[float, str], ...]
@@ -30,8 +30,8 @@ def interval_plot(estimate: dict[str, Any] | None, criterion: dict[str, Any]) ->
     """What to draw of an estimate as `verdict.json` holds it; None where nothing was measured."""
     if estimate is None or estimate["mean"] is None or not math.isfinite(estimate["mean"]):
         return None
-    members = [float(value) for value in estimate["values"] if value is not None and math.isfinite(value)]
-    shown = [*members, float(estimate["mean"]), float(criterion["bar"]), *(estimate["interval"] or ())]
+    bases = [float(value) for value in estimate["values"] if value is not None and math.isfinite(value)]
+    shown = [*bases, float(estimate["mean"]), float(criterion["bar"]), *(estimate["interval"] or ())]
     low, high = min(shown), max(shown)
     room = (high - low or abs(high) or 1.0) * 0.08
     low, high = low - room, high + room
@@ -44,11 +44,11 @@ def interval_plot(estimate: dict[str, Any] | None, criterion: dict[str, Any]) ->
     return IntervalPlot(
         bar,
         (bar, round(WIDTH - bar, 1)) if above else (0.0, bar),
-        tuple(map(place, members)),
+        tuple(map(place, bases)),
         place(float(estimate["mean"])),
         (ends[0], ends[1]) if ends else None,
         tuple((place(value), text) for value, text in _ticks(low, high)),
-        f"{len(members)} members as dots, their mean and interval; predicted is what lies "
+        f"{len(bases)} bases as dots, their mean and interval; predicted is what lies "
         f"{'above' if above else 'below'} {numbers.signed(criterion['bar'], 'g')}",
     )
 

@@ -18,7 +18,7 @@ from agents import runs
 from agents.runs import Run
 from agents.runs.config import Config, Member
 from analysis.figures import replays
-from analysis.measure import ends, twins
+from analysis.measure import ends, once
 from envs import sprites, tokens
 from envs.personas import PERSONAS
 from envs.replay import Replay, crop_together
@@ -26,7 +26,7 @@ from ground import seeds
 from ground.files import RunError
 from studies.report import explorer
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the recordings; the player and this file change together."""
 VARIABLE = "emojimazeReplays"
 """The global object that recordings enter themselves into."""
@@ -42,7 +42,7 @@ class Recording:
     population: list[Member]
     """Who plays: the members that have not diverged."""
     sides: tuple[str, ...]
-    """Names of the checkpoints: before RL and after, with those between of which KL is known; or the base alone."""
+    """Names of the checkpoints: before training and after, with those between of which KL is known; or the base."""
     replays: list[list[tuple[Replay, ...]]]
     """By member, episode and side; sides of an episode share a maze, and are not cropped yet."""
     returns: list[Sequence[float | None]]
@@ -64,17 +64,15 @@ def record(path: Path, episodes: int) -> Recording:
     run = runs.open(path)
     config = run.config
     keys = jax.random.split(seeds.held_out("report"), episodes)
-    # Without updates of RL there is but one policy to see, unless its fine-tuning was followed.
-    nats, stage = explorer.nats(run), ends(run)
-    names = list(dict.fromkeys([stage[0], *nats, stage[-1]])) if nats or config.rl.updates else [config.before_rl]
+    nats, trained = explorer.nats(run), ends(run)
+    names = list(dict.fromkeys([trained[0], *nats, trained[-1]]))
     # What may be missing is asked for before anything is played.
     returns, stored = _returns(run, names), [run.kept_parameters(name) for name in names]
     # The value head is trained by RL alone, and not by every algorithm.
     valued = config.rl.updates > 0 and config.rl.value_weight > 0
     played: list[list[list[Replay]]] = []
     for name, parameters in zip(names, stored, strict=True):
-        unit = twins(run, name)
-        first, copies = np.unique(unit, return_index=True, return_inverse=True)[1:]
+        first, copies = once(run, name)
         of_side = []
         for member in first:
             own, base, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, stored[0], run.params))
@@ -103,18 +101,18 @@ def _sides(names: list[str]) -> tuple[str, ...]:
 
 def _returns(run: Run, names: list[str]) -> list[Sequence[float | None]]:
     """Mean returns of the members kept, at each checkpoint that the run's summary tells of."""
-    told, missing = run.summary().get("return"), f"holds no returns of {run.members} members; train again"
     places = {run.config.before_rl: "before_rl", "rl": "after_rl"}
 
     def means(name: str) -> Sequence[float | None]:
         if name not in places:
             return [None] * len(run.kept)
-        every = told.get(places[name]) if isinstance(told, dict) else None
-        every = every if isinstance(every, list) and len(every) == run.members else [None] * run.members
-        kept = [round(every[index], 4) for index in run.kept if isinstance(every[index], (int, float))]
-        if len(kept) < len(run.kept):
-            raise RunError(f"{run.path / 'summary.json'}: {missing}")
-        return kept
+        try:
+            every = run.summary()["return"][places[name]]
+            return [round(every[index], 4) for index in run.kept]
+        except (LookupError, TypeError):
+            raise RunError(
+                f"{run.path / 'summary.json'}: holds no returns of {run.members} members; train again"
+            ) from None
 
     return [means(name) for name in names]
 
@@ -150,7 +148,6 @@ def _episode(pair: tuple[Replay, ...], prompt_length: int) -> dict[str, Any]:
         "height": int(height),
         "width": int(width),
         "tileMap": cropped[0].tile_map.tolist(),
-        "seesAll": cropped[0].sees_all,
         "places": _places(cropped[0]),
         "sides": [_side(replay, prompt_length) for replay in cropped],
     }
@@ -165,13 +162,14 @@ def _places(replay: Replay) -> list[list[int | str]] | None:
 
 
 def _side(replay: Replay, prompt_length: int) -> dict[str, Any]:
-    flat = replay.tiles.reshape(replay.turns + 1, -1)
+    turns, flat = range(replay.turns + 1), replay.tiles.reshape(replay.turns + 1, -1)
     changes = []
     for before, after in itertools.pairwise(flat):
         at = np.flatnonzero(before != after)
         changes.append(np.stack([at, after[at]], axis=1).ravel().tolist())
     return {
         "board": _digits(flat[0]),
+        "seen": None if replay.sees_all else np.sum([~replay.seen(turn) for turn in turns], axis=0).ravel().tolist(),
         "changes": changes,
         "positions": replay.positions.ravel().tolist(),
         "midpoints": replay.midpoints.ravel().tolist(),
@@ -193,15 +191,14 @@ def _digits(values: np.ndarray) -> str:
 
 
 def _rounded(values: np.ndarray, digits: int) -> list[float | int | None]:
-    rounded = np.round(np.asarray(values, np.float64).ravel(), digits)
-    plain = [float(value) if np.isfinite(value) else None for value in rounded]
-    return [int(value) if value is not None and value == int(value) else value for value in plain]
+    return explorer.plain(np.round(np.asarray(values, np.float64).ravel(), digits))
 
 
 def script(key: str, recording: Recording) -> bytes:
     """The script that enters a recording under a key.
 
-    Boards are one digit per tile, the role, row by row; `changes[t]` are cell and role of every tile that turn t has
+    Boards are one digit per tile, the role, row by row; `seen` are the turns before which tiles were hidden, null where
+    all is seen. `changes[t]` are cell and role of every tile that turn t has
     changed. `thought` are the tiles that the thought names, `advised` the one that it names for each turn, or -1.
     `beliefs` are the personas before each turn and at the end, in thousandths. Positions are row and column in the
     window, probabilities in thousandths, in the order of the moves.

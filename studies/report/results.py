@@ -1,12 +1,15 @@
 """Verdicts on disk: found, checked where they come from files that anybody may have written, and kept for good."""
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from ground import files, numbers
 from ground.estimates import INDEPENDENT
@@ -64,9 +67,23 @@ class Result:
             return None
         return not criteria["dirty"] and _utc(criteria["date"]) < min(map(_utc, created))
 
-    def inside(self, name: str) -> Path | None:
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Name the verdict where something that is read of it is missing, or is no such thing.
+
+        Raises:
+            RunError: in one line.
+        """
+        try:
+            yield
+        except (jinja2.TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{self.folder / VERDICT}: lacks something ({error}); run the study again, or move it away"
+            ) from error
+
+    def inside(self, name: object) -> Path | None:
         """A file of its folder; None where there is none of that name, or it lies elsewhere."""
-        path = (self.folder / name).resolve()
+        path = (self.folder / str(name)).resolve()
         return path if path.is_file() and path.parent == self.folder.resolve() else None
 
     def run_path(self, arm: str) -> Path | None:
@@ -89,9 +106,10 @@ def find(out: Path) -> list[Result]:
     results = []
     for path in sorted(out.glob(f"*/*/{VERDICT}")):
         document = files.read_json(path)
-        scale, seed = document.get("scale"), document.get("seed")
-        lists = all(isinstance(document.get(key), kind) for key, kind in (("runs", dict), ("files", list)))
-        if document.get("schema") != SCHEMA or scale not in SCALES or type(seed) is not int or not lists:
+        scale, seed, runs = (document.get(key) for key in ("scale", "seed", "runs"))
+        known = document.get("schema") == SCHEMA and scale in SCALES and type(seed) is int
+        arms = isinstance(runs, dict) and all(isinstance(run, dict) and "path" in run for run in runs.values())
+        if not (known and arms and isinstance(document.get("files"), list)):
             raise RunError(f"{path}: no verdict of this version; run the study again, or move it away")
         results.append(Result(path.parent, document))
     return sorted(results, key=lambda result: (result.name, *result.rank))
@@ -133,10 +151,11 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
         raise ConfigError(f"--out={out}: holds no verdicts yet; run a study first")
     kept, notes, written = by_study(find(into)), [], []
     for name, results in fresh.items():
+        old = kept.get(name, [])
+        largest = min([*old, *results], key=lambda result: result.rank)
         for result in results:
-            larger = [old for old in kept.get(name, []) if old.rank[0] < result.rank[0]]
-            if larger:
-                notes.append(f"{name}: {larger[0].variant} is kept there; {result.variant} is smaller and left out")
+            if result.rank[0] > largest.rank[0]:
+                notes.append(f"{name}: {largest.variant} is kept there; {result.variant} is smaller and left out")
                 continue
             target = into / name / result.variant
             with files.reporting(target, "write"):
@@ -145,9 +164,9 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
                     if path is not None:
                         shutil.copyfile(path, target / path.name)
                         written.append(target / path.name)
-            for old in kept.get(name, []):
-                if old.rank[0] > result.rank[0]:
-                    shutil.rmtree(old.folder, ignore_errors=True)
+        for result in old:
+            if result.rank[0] > largest.rank[0]:
+                shutil.rmtree(result.folder, ignore_errors=True)
     table = markdown([group[0] for group in by_study(find(into)).values()], studies)
     files.write(page, f"{before}{BEGIN}\n{table}{END}{after}".encode())
     return [page, *written], notes
@@ -156,20 +175,20 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
 def markdown(results: Sequence[Result], studies: Sequence[Study]) -> str:
     """The verdicts as a table; studies without one say so."""
     rows = ["| study | verdict | deciding number | asked | what was learnt |", "|---|---|---|---|---|"]
-    told = {result.name: result for result in results}
+    run = {result.name: result for result in results}
     for study in studies:
-        result = told.get(study.name)
+        result = run.get(study.name)
         if result is None:
             rows.append(f"| {_cell(study.title)} | not run yet | | | |")
             continue
-        _, criterion, estimate = result.deciding
-        document = result.document
-        about = (
-            f"{result.variant}, {document['bases']} bases, criteria {document['criteria']['commit'][:12] or 'unknown'}"
-        )
-        number = shown(estimate) if estimate else "–"
-        cells = (f"{document['title']} ({document['source']}; {about})", document["words"], number, criterion["words"])
-        rows.append(f"| {' | '.join(map(_cell, (*cells, document['takeaway'] or '')))} |")
+        with result.whole():
+            _, criterion, estimate = result.deciding
+            told = result.document
+            commit = told["criteria"]["commit"][:12] or "unknown"
+            about = f"{told['title']} ({told['source']}; {result.variant}, {told['bases']} bases, criteria {commit})"
+            number = shown(estimate) if estimate else "–"
+            cells = (about, told["words"], number, criterion["words"], told["takeaway"] or "")
+            rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows) + "\n"
 
 

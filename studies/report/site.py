@@ -99,7 +99,7 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
 
     # What matters most comes first: figures, then courses, then replays of the largest scales, then data.
     figures = {
-        result.stem: shelf.offer(f"figures/{result.stem}.png", result.inside(str(result.document.get("figure"))))
+        result.stem: shelf.offer(f"figures/{result.stem}.png", result.inside(result.document.get("figure")))
         for result in found
     }
     courses = {result.stem: _courses(shelf, result) for result in found}
@@ -109,7 +109,7 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
     for result in found:
         held = {
             path.name: shelf.offer(f"data/{result.stem}/{path.name}", path)
-            for path in map(result.inside, map(str, result.document["files"]))
+            for path in map(result.inside, result.document["files"])
             if path is not None
         }
         caption = shelf.offer(f"figures/{result.stem}.txt", data=_caption(result).encode())
@@ -121,14 +121,15 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
             "replay": replays[result.stem],
             "others": [other for other in groups[result.name] if other is not result],
         }
-        shelf.write(f"{result.stem}.html", _page("study.html", result, **page))
+        with result.whole():
+            text = _page("study.html", r=result, **page)
+        shelf.write(f"{result.stem}.html", text)
     waiting = [study for study in studies if study.name not in groups]
-    shelf.write("index.html", _page("index.html", None, groups=groups, figures=figures, waiting=waiting))
+    shelf.write("index.html", _page("index.html", groups=groups, waiting=waiting))
     return folder / "index.html"
 
 
-def _page(template: str, result: Result | None, **content: Any) -> bytes:
-    """A page; raises RunError where a verdict lacks what it should have."""
+def _page(template: str, **content: Any) -> bytes:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -138,14 +139,7 @@ def _page(template: str, result: Result | None, **content: Any) -> bytes:
         "duration": _duration, "commit": _commit, "outcome": results.outcome, "plot": pictures.interval_plot,
         "agreement": questions.agreement,
     }  # fmt: skip
-    try:
-        text = environment.get_template(template).render(
-            r=result, words=questions.WORDS, rule=questions.RULE, **content
-        )
-    except (jinja2.TemplateError, KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
-        where = result.folder / "verdict.json" if result else "a verdict"
-        raise RunError(f"{where}: lacks something ({error}); run the study again, or move it away") from error
-    return text.encode()
+    return environment.get_template(template).render(words=questions.WORDS, rule=questions.RULE, **content).encode()
 
 
 def _source(text: str) -> markupsafe.Markup:

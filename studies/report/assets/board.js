@@ -1,23 +1,10 @@
 "use strict";
 // Draws one side of a replay: board, what the policy reads, its probabilities, how it has fared, charts.
 (function () {
-  var words = window.emojimazeVocabulary, signed = window.emojimazeNumbers.signed;
+  var words = window.emojimazeVocabulary, common = window.emojimazeCommon;
+  var make = common.make, draw = common.draw, signed = common.signed;
   var MET = { gold: "took Gold", mold: "met Mold", goal: "reached the Goal" };
   var STEPS = [[-1, 0], [0, 1], [1, 0], [0, -1]];
-  var SVG = "http://www.w3.org/2000/svg";
-
-  function make(name, className, text) {
-    var element = document.createElement(name);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-
-  function draw(name, attributes) {
-    var element = document.createElementNS(SVG, name);
-    Object.keys(attributes).forEach(function (key) { element.setAttribute(key, attributes[key]); });
-    return element;
-  }
 
   function place(element, token) {
     var column = token % words.columns, row = Math.floor(token / words.columns);
@@ -41,7 +28,6 @@
 
   // One side of an episode with everything that does not change while it plays worked out.
   function Side(episode, side) {
-    var cells = episode.height * episode.width;
     this.episode = episode;
     this.side = side;
     this.turns = side.actions.length;
@@ -60,27 +46,10 @@
       this.boards.push(next);
       this.returns.push(this.returns[turn] + side.rewards[turn]);
     }
-    // When each cell was first seen: stood on, or beside the agent when it looked.
-    this.seen = new Array(cells).fill(episode.seesAll ? 0 : Infinity);
-    for (turn = 0; turn <= this.turns; turn++) {
-      this.look(this.position(turn), turn);
-      if (turn < this.turns) this.mark(this.midpoint(turn), turn + 1);
-    }
   }
 
   Side.prototype.position = function (turn) { return this.side.positions.slice(2 * turn, 2 * turn + 2); };
   Side.prototype.midpoint = function (turn) { return this.side.midpoints.slice(2 * turn, 2 * turn + 2); };
-
-  Side.prototype.mark = function (cell, turn) {
-    var inside = cell[0] >= 0 && cell[1] >= 0 && cell[0] < this.episode.height && cell[1] < this.episode.width;
-    var at = cell[0] * this.episode.width + cell[1];
-    if (inside) this.seen[at] = Math.min(this.seen[at], turn);
-  };
-
-  Side.prototype.look = function (cell, turn) {
-    this.mark(cell, turn);
-    STEPS.forEach(function (step) { this.mark([cell[0] + step[0], cell[1] + step[1]], turn); }, this);
-  };
 
   Side.prototype.cell = function (turn) {
     var here = this.position(turn);
@@ -157,8 +126,8 @@
     var at = side.cell(turn), map = side.episode.places;
     table.className = map ? "map" : "";
     cells.forEach(function (cell, index) {
-      var role = side.boards[turn][index], seen = side.seen[index] <= turn, tile = cell.firstChild;
-      var label = side.labels[index];
+      var role = side.boards[turn][index], tile = cell.firstChild, label = side.labels[index];
+      var seen = !side.side.seen || side.side.seen[index] <= turn;
       var name = side.tileName(index, turn) + (seen ? "" : ", not seen yet") + (index === at ? ", the agent is here" : "");
       cell.className = words.roles[role] + (seen ? "" : " hidden") + (index === at ? " here" : "") +
         (side.side.thought.indexOf(index) < 0 ? "" : " thought") + (index === side.advised(turn) ? " advised" : "") +
@@ -321,15 +290,13 @@
   }
 
   // A small line chart with a mark at the turn. Every side has the same range, so that they can be compared.
-  function chart(label, values, range, turns, turn, note) {
+  function chart(label, values, range, turns, turn) {
     var width = 320, height = 84, left = 44, right = 8, top = 12, bottom = 12;
     var low = Math.min(0, range[0]), high = Math.max(0, range[1]), span = high - low || 1;
     function x(index) { return left + index / Math.max(turns, 1) * (width - left - right); }
     function y(value) { return top + (high - value) / span * (height - top - bottom); }
     var points = values.map(function (value, index) { return x(index).toFixed(1) + "," + y(value).toFixed(1); });
     var at = Math.min(turn, values.length - 1), figure = make("figure", "chart");
-    var caption = make("figcaption", "", label + " ");
-    caption.appendChild(make("span", "muted", note));
     var svg = draw("svg", { viewBox: "0 0 " + width + " " + height, role: "img" });
     svg.setAttribute("aria-label", label + ", turn by turn: " +
       values.map(function (value) { return signed(value); }).join(", "));
@@ -338,21 +305,20 @@
     [low, high, 0].forEach(function (value, index) {
       if (index === 2 && (Math.abs(y(0) - y(low)) < 14 || Math.abs(y(0) - y(high)) < 14)) return;
       if (index === 1 && high === low) return;
-      var tick = draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", "class": "tick" });
-      tick.textContent = signed(value);
-      svg.appendChild(tick);
+      svg.appendChild(
+        draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", "class": "tick" }, signed(value)));
     });
     svg.appendChild(draw("line", { x1: x(at), x2: x(at), y1: 2, y2: height - 2, "class": "now" }));
     svg.appendChild(draw("polyline", { points: points.join(" "), "class": "whole" }));
     svg.appendChild(draw("polyline", { points: points.slice(0, at + 1).join(" "), "class": "line" }));
     svg.appendChild(draw("circle", { cx: x(at), cy: y(values[at]), r: 4, "class": "dot" }));
-    figure.appendChild(caption);
+    figure.appendChild(make("figcaption", "", label));
     figure.appendChild(svg);
     return figure;
   }
 
   window.emojimazeBoard = {
     Side: Side, build: build, board: board, reads: reads, chances: chances, personas: personas, fortune: fortune,
-    chart: chart, legend: legend, signed: signed
+    chart: chart, legend: legend
   };
 })();

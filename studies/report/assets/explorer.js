@@ -3,7 +3,7 @@
 (function () {
   var root = document.querySelector('[data-part="explorer"]'), data = window.emojimazeCourses;
   if (!root) return;
-  var SVG = "http://www.w3.org/2000/svg", SERIES = 8, SHOWN = 6, say = window.emojimazeNumbers;
+  var SERIES = 8, SHOWN = 6, say = window.emojimazeCommon, make = say.make, draw = say.draw;
   var AXES = {
     update: "updates of the last stage", tokens: "tokens of each member, millions", kl: "KL from the base, nats per episode"
   };
@@ -16,20 +16,6 @@
   if (!data) {
     part("told").textContent = "The courses cannot be loaded.";
     return;
-  }
-
-  function make(name, className, text) {
-    var element = document.createElement(name);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-
-  function draw(name, attributes, text) {
-    var element = document.createElementNS(SVG, name);
-    Object.keys(attributes).forEach(function (key) { element.setAttribute(key, attributes[key]); });
-    if (text !== undefined) element.textContent = text;
-    return element;
   }
 
   // Arms are told apart by colour, mark and dashes.

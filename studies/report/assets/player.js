@@ -1,7 +1,7 @@
 "use strict";
 // The replay's controls: which episode is shown, at which turn, and whether it plays.
 (function () {
-  var draw = window.emojimazeBoard, numbers = window.emojimazeNumbers;
+  var draw = window.emojimazeBoard, numbers = window.emojimazeCommon;
   var player = document.querySelector('[data-part="player"]');
   if (!player) return;
 
@@ -94,7 +94,7 @@
       words.push("KL from the base " + numbers.fixed(nats, digits) + " nats per episode");
     }
     if (earned !== null) {
-      words.push("mean return over all evaluation mazes " + draw.signed(earned, Math.abs(earned) < 10 ? 2 : 1));
+      words.push("mean return over all evaluation mazes " + numbers.signed(earned, Math.abs(earned) < 10 ? 2 : 1));
     }
     return words.join(", ");
   }
@@ -116,7 +116,7 @@
       draw.chances(part("chances", panel), side, turn);
       draw.personas(part("personas", panel), side, turn, recording.personas);
       draw.fortune(part("fortune", panel), side, turn, valued);
-      charts.replaceChildren(draw.chart("Return so far", side.returns, returns, turns, turn, ""));
+      charts.replaceChildren(draw.chart("Return so far", side.returns, returns, turns, turn));
     });
     choice("turn").value = turn;
     choice("turn").setAttribute("aria-valuetext", when());

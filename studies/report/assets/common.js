@@ -1,6 +1,21 @@
 "use strict";
-// Numbers as people read them: one minus sign, and as many digits as an interval deserves, as in ground/numbers.py.
+// What the explorer and the replay share: elements, and numbers as people read them, with one minus sign and as many
+// digits as an interval deserves, as in ground/numbers.py.
 (function () {
+  function make(name, className, text) {
+    var element = document.createElement(name);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  }
+
+  function draw(name, attributes, text) {
+    var element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    Object.keys(attributes).forEach(function (key) { element.setAttribute(key, attributes[key]); });
+    if (text !== undefined) element.textContent = text;
+    return element;
+  }
+
   function fixed(value, digits) {
     var text = Math.abs(value).toFixed(digits), parts = text.split(".");
     parts[0] = parts[0].replace(/\B(?=(\d{3})+$)/g, ",");
@@ -28,5 +43,5 @@
     return (value > 0 ? "+" : "") + fixed(value, size).replace(/\.0$/, "");
   }
 
-  window.emojimazeNumbers = { fixed: fixed, digits: digits, shown: shown, signed: signed };
+  window.emojimazeCommon = { make: make, draw: draw, fixed: fixed, digits: digits, shown: shown, signed: signed };
 })();
