@@ -9,8 +9,8 @@ S, selection, is at most −log min w; W, change within personas, has no bound. 
 is itself a global choice of a persona plus the routing of mazes to personas. `tilting` splits the same KL against the
 cheapest policy that earns as much.
 
-All estimates are of one policy; vmap them over members. Divergences are in nats per episode. `tabular` has the exact
-values for scripted personas, and `personas.log_posteriors` the posterior as an episode unfolds.
+All estimates are of one policy; vmap them over members. Divergences are in nats per episode.
+`personas.log_posteriors` has the posterior as an episode unfolds, and `tests.tabular` the exact values for tables.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def relative_entropy(first: Any, second: Any) -> Any:
 
 @struct.dataclass
 class Split:
-    """KL(π ‖ π_0) = selection + within, over M mazes; float32 from samples, float64 from `tabular`.
+    """KL(π ‖ π_0) = selection + within, over M mazes; float32 from samples.
 
     The properties are means over mazes, nats per episode. Arrays may have leading axes, such as members.
     """

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from analysis import selection, tabular
+from analysis import selection
+from tests import tabular
 
 MAZES, PERSONAS, STATES, ACTIONS, TURNS = 3, 3, 6, 2, 7
 PRIOR = np.array([0.5, 0.3, 0.2])

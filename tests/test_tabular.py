@@ -12,9 +12,10 @@ import pytest
 from scipy import special
 
 import envs
-from analysis import selection, tabular, tilting
+from analysis import selection, tilting
 from envs.labyrinth import LabyrinthOptions
 from envs.personas import Traits
+from tests import tabular
 
 PRIOR = np.full(3, 1 / 3)
 

@@ -10,7 +10,8 @@ import scipy.optimize
 from scipy import special
 
 import envs
-from analysis import tabular, tilting
+from analysis import tilting
+from tests import tabular
 from tests.enumeration import (
     MAZES,
     PRIOR,

@@ -13,7 +13,7 @@ where Bob looks at first, what a slip may choose and how soft Alice's soft-max i
 import numpy as np
 import pytest
 
-from analysis import tabular
+from tests import tabular
 
 SIZE, TURNS, MAZES, LOOPS = 6, 24, 40, 0.14
 CELLS = SIZE * SIZE

@@ -3,10 +3,9 @@
 π*_λ ∝ π_0 e^{λ r} with π_0 = Σ w_i π_i over whole episodes is again a mixture: of the tilted personas
 π_i e^{λ r} / Z_i with weights w*_i ∝ w_i Z_i. A tilted persona is a table too, found backwards
 in time: log Z_i(state, t) = log Σ_a π_i(a | state) exp(λ r(state, a) + log Z_i(next, t + 1)). So KL, selection and
-change within personas are exact for a whole curve of λ, the null that a trained policy is compared with.
+change within personas are exact for a whole curve of λ, and the oracle of `selection` and `tilting`.
 
-Everything is float64 NumPy: it costs seconds and is the reference of `selection`. M mazes, I personas, X states,
-A actions.
+Everything is float64 NumPy. M mazes, I personas, X states, A actions.
 """
 
 import collections
