@@ -272,6 +272,7 @@ def test_replays_show_the_episode_that_was_played(whole):
     assert replay.values is not None
     swept = Member(0, {"rl.reward_scale": config.rl.reward_scale / 4})
     scaled = replays.record(config, parameters, params, keys, "x", member=swept)[2]
+    assert scaled.values is not None
     np.testing.assert_allclose(scaled.values, 4 * replay.values, rtol=1e-6)
 
 
