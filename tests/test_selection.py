@@ -213,7 +213,7 @@ def test_a_persona_that_has_no_prior_takes_no_part(every):
 
     def told(log_personas, prior):
         given = f32(every.policy, log_personas, prior)
-        posterior = jax.nn.softmax(given[1] + jnp.log(given[2]), axis=-1)
+        posterior = jax.nn.softmax(given[1] + jnp.log(given[2])[None, None], axis=-1)
         reach = jax.tree.leaves(jax.jit(selection.reach)(*given, chances))
         law = jax.jit(tilting.reward_share)(rewards, posterior, given[2], chances)
         return [*parts(split(*given, chances=chances)).values(), *map(float, reach), float(law)]
