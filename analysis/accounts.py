@@ -5,6 +5,7 @@ exactly, and two accounts are kept: by the name (the chain rule), and by the dee
 a badge is shown, the base that is shown none is not their mixture: what is left between the two is the misfit.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -137,10 +138,9 @@ def look(
         key: all chance of the maze and of what is played in it.
         episodes: N, of π and of the mixture; of each persona a fourth.
     """
-    both = jax.tree.map(lambda *x: jnp.stack(x), after, before)
     nobody = jnp.full(episodes, -1, jnp.int32)  # π is told nothing
     own, as_model = _play(policy, after, world, params, key, nobody, 1)
-    now, then = _apart(jax.lax.map(lambda parameters: _read(policy, parameters, world, own.tokens), both))
+    now, then = _of_both(lambda parameters: _read(policy, parameters, world, own.tokens), after, before)
     names = prior
     if world.spoken:
         # The name is the first that is said, so that all episodes of a maze have its chances in common.
@@ -164,13 +164,12 @@ def look(
             named=_named(world, played),
         )
 
-    of_own, of_mixture = _apart(jax.lax.map(of_policy, jax.tree.map(lambda *x: jnp.stack(x), own, known.mixture)))
+    of_own, of_mixture = _of_both(of_policy, own, known.mixture)
     every, (chosen, decided) = _as_each(policy, before, world, own.tokens), _chosen(world, own)
     nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))(of_own, every, chosen, decided, prior)
 
     told, each = known.told, len(known.told.tokens) // len(_BADGES)
-    readings = jax.lax.map(lambda parameters: _read(policy, parameters, world, told.tokens, each), both)
-    told_now, told_then = _apart(readings)
+    told_now, told_then = _of_both(lambda x: _read(policy, x, world, told.tokens, each), after, before)
 
     def by_persona(numbers):
         return numbers.reshape(len(_BADGES), each)
@@ -282,10 +281,10 @@ def _named(world: base.World, played: rollout.Episodes) -> jax.Array:
     return jnp.argmax(badge == jnp.array(_BADGES, jnp.int32)[None], axis=1).astype(jnp.int32)
 
 
-def _apart(pair: Any) -> tuple[Any, Any]:
-    """The two of a stacked pair."""
-    one, other = (jax.tree.map(lambda x, place=place: x[place], pair) for place in (0, 1))
-    return one, other
+def _of_both(function: Callable[[Any], Any], one: Any, other: Any) -> tuple[Any, Any]:
+    """A function of two trees, one after the other, compiled once."""
+    told = jax.lax.map(function, jax.tree.map(lambda *x: jnp.stack(x), one, other))
+    return jax.tree.map(lambda x: x[0], told), jax.tree.map(lambda x: x[1], told)
 
 
 def _decisions(world: base.World, reading: rl.Reading) -> jax.Array:

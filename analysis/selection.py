@@ -9,8 +9,8 @@ S, selection, is at most −log min w; W, change within personas, has no bound. 
 is itself a global choice of a persona plus the routing of mazes to personas. `tilting` splits the same KL against the
 cheapest policy that earns as much.
 
-All estimates are of one policy; vmap them over members. Divergences are in nats per episode. `tabular` has the exact
-values for scripted personas, and `personas.log_posteriors` the posterior as an episode unfolds.
+All estimates are of one policy; vmap them over members. Divergences are in nats per episode.
+`personas.log_posteriors` has the posterior as an episode unfolds, and `tests.tabular` the exact values for tables.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ from flax import struct
 
 from envs import personas
 
-PARTS = ("divergence", "selection", "choice", "routing", "within", "share")
-"""What `Split` reports."""
+_STEPS = 10_000
+"""Of expectation maximisation, at most."""
 
 
 def relative_entropy(first: Any, second: Any) -> Any:
@@ -40,7 +40,7 @@ def relative_entropy(first: Any, second: Any) -> Any:
 
 @struct.dataclass
 class Split:
-    """KL(π ‖ π_0) = selection + within, over M mazes; float32 from samples, float64 from `tabular`.
+    """KL(π ‖ π_0) = selection + within, over M mazes; float32 from samples.
 
     The properties are means over mazes, nats per episode. Arrays may have leading axes, such as members.
     """
@@ -86,12 +86,6 @@ class Split:
         """S less the choice, float[]: the selection that differs from maze to maze."""
         return self.selection - self.choice
 
-    @property
-    def share(self) -> Any:
-        """σ = S / KL, float[]; NaN where both are 0."""
-        xp, divergence = self.divergences.__array_namespace__(), self.divergence
-        return self.selection / xp.where(divergence == 0, xp.nan, divergence)
-
 
 def split(
     log_policy: jax.Array,
@@ -110,7 +104,8 @@ def split(
     Args:
         log_policy: log π(τ), float32[M, N].
         log_personas: log π_i(τ), float32[M, N, I]; -inf for what a persona never does.
-        prior: w, float32[I], positive, sums to 1; or float32[M, I], where the base chooses by the maze.
+        prior: w, float32[I], sums to 1; or float32[M, I], where the base chooses by the maze. A persona that has none
+            takes no part.
         chances: float32[M, N], each row sums to 1: how likely each episode is under π, where all are listed, or an
             importance weight. By default each counts 1 / N.
         divergences: float32[M, N], of each episode an estimate of KL with less noise than log π(τ) − log π_0(τ);
@@ -126,16 +121,15 @@ def split(
         raise ValueError("split: a jackknife needs 2 episodes of each maze at least, and no `chances`")
     share = equal_unless(log_policy, chances)[..., None]
     prior = jnp.broadcast_to(prior, (len(log_policy), prior.shape[-1]))
-    log_prior = jnp.log(prior)[:, None]
-    log_joint = log_personas + log_prior
+    log_joint = log_personas + jnp.log(prior)[:, None]
     log_base = jax.nn.logsumexp(log_joint, axis=-1, keepdims=True)
     posterior = jnp.exp(log_joint - log_base)
     weights = jnp.sum(share * posterior, axis=1)
 
     # log π^(i) − log π_i; where q is 0 so is the term.
-    log_ratio = log_policy[..., None] - log_base
-    log_gain = jnp.log(jnp.where(weights > 0, weights, 1.0))[:, None] - log_prior
-    changes = jnp.sum(share * posterior * (log_ratio - log_gain), axis=1)
+    log_ratio, there = log_policy[..., None] - log_base, weights > 0
+    log_gain = jnp.where(there, jnp.log(jnp.where(there, weights, 1.0)) - jnp.log(prior), 0.0)
+    changes = jnp.sum(share * posterior * (log_ratio - log_gain[:, None]), axis=1)
     selections, estimate = relative_entropy(weights, prior), jnp.sum(share * log_ratio, axis=(1, 2))
     correction = jnp.zeros_like(selections)
     if jackknife:
@@ -211,60 +205,35 @@ def unbiased(estimate: jax.Array, left_out: jax.Array) -> jax.Array:
     return episodes * estimate - (episodes - 1) * left_out.mean(axis=1)
 
 
-@struct.dataclass
-class Mixture:
-    """The mixture Σ v_i π_i that is nearest to π."""
-
-    weights: jax.Array
-    """float32[I], v."""
-    residual: jax.Array
-    """float32[], KL(π ‖ Σ v_i π_i), at most W; nats per episode."""
-    gap: jax.Array
-    """float32[], the residual is at most this far above the least."""
-
-
-def best_mixture(
-    log_policy: jax.Array,
-    log_personas: jax.Array,
-    chances: jax.Array | None = None,
-    *,
-    tolerance: float = 1e-5,
-    steps: int = 10_000,
-) -> Mixture:
-    """Weights that bring a mixture of the personas nearest to π, by expectation maximisation.
+def best_mixture(log_personas: jax.Array, chances: jax.Array, *, tolerance: float = 1e-5) -> jax.Array:
+    """Weights v of the mixture Σ v_i π_i that is nearest to π, float32[I], by expectation maximisation.
 
     v_i ← E_π [v_i π_i(τ) / Σ_j v_j π_j(τ)]; the problem is convex. For one mixture of all
     mazes give their episodes as one axis, for a mixture per maze vmap.
 
     Args:
-        log_policy: log π(τ) of episodes that π has played, float32[N].
-        log_personas: log π_i(τ), float32[N, I]; each episode possible for some persona.
-        chances: float32[N], sums to 1; by default each episode counts 1 / N.
-        tolerance: nats; the gap at which it stops.
-        steps: at most.
+        log_personas: log π_i(τ) of episodes that π has played, float32[N, I]; each possible for some persona.
+        chances: of the episodes under π, float32[N], sums to 1.
+        tolerance: nats; it stops where KL(π ‖ mixture) is at most so far above the least, or after `_STEPS`.
     """
-    share = equal_unless(log_policy, chances)
-    top = jnp.max(log_personas, axis=-1, keepdims=True)
-    likelihood = jnp.exp(log_personas - top)
+    likelihood = jnp.exp(log_personas - jnp.max(log_personas, axis=-1, keepdims=True))
     count = log_personas.shape[-1]
 
     def gains(weights):
-        return jnp.sum(share[:, None] * likelihood / jnp.sum(likelihood * weights[None], axis=1, keepdims=True), axis=0)
+        mixture = jnp.sum(likelihood * weights[None], axis=1, keepdims=True)
+        return jnp.sum(chances[:, None] * likelihood / mixture, axis=0)
 
     def unfinished(carry):
         step, weights = carry
-        return (step < steps) & (jnp.max(gains(weights)) - 1 > tolerance)
+        # The log-likelihood is concave in v, so its tangent plane bounds it.
+        return (step < _STEPS) & (jnp.max(gains(weights)) - 1 > tolerance)
 
     def improve(carry):
         step, weights = carry
         weights = weights * gains(weights)
         return step + 1, weights / weights.sum()
 
-    _, weights = jax.lax.while_loop(unfinished, improve, (jnp.int32(0), jnp.full(count, 1 / count, jnp.float32)))
-    log_mixture = jnp.log(jnp.sum(likelihood * weights[None], axis=1)) + top[:, 0]
-    residual = jnp.sum(share * (log_policy - log_mixture))
-    # The log-likelihood is concave in v, so its tangent plane bounds it.
-    return Mixture(weights, residual, jnp.maximum(jnp.max(gains(weights)) - 1, 0.0))
+    return jax.lax.while_loop(unfinished, improve, (jnp.int32(0), jnp.full(count, 1 / count, jnp.float32)))[1]
 
 
 @struct.dataclass
@@ -303,13 +272,14 @@ def reach(
     mazes, episodes = log_policy.shape
     parts = split(log_policy, log_personas, prior, chances=chances, jackknife=chances is None)
     share = equal_unless(log_policy, chances)
+    log_personas = jnp.where(parts.prior[:, None] > 0, log_personas, -jnp.inf)
     log_base = jax.nn.logsumexp(log_personas + jnp.log(parts.prior)[:, None], axis=-1)
-    each = jax.vmap(best_mixture)(log_policy, log_personas, share)
+    each = jax.vmap(best_mixture)(log_personas, share)
     everybody = log_personas
     if prior.ndim == 2:
         # A base that chooses by the maze is no such mixture, and doing what it does needs no selection.
         everybody = jnp.concatenate([log_personas, log_base[..., None]], axis=-1)
-    joint = best_mixture(log_policy.reshape(-1), everybody.reshape(mazes * episodes, -1), share.reshape(-1) / mazes)
+    joint = best_mixture(everybody.reshape(mazes * episodes, -1), share.reshape(-1) / mazes)
 
     def explained(weights, others, number):
         gain = jax.nn.logsumexp(others + jnp.log(weights), axis=-1) - log_base
@@ -321,8 +291,8 @@ def reach(
         return jnp.sum(share * gain, axis=1).mean() - fitted
 
     low = common(parts.weights, parts.prior) if chances is None else parts.choice
-    high = explained(joint.weights[None, None], everybody, mazes * episodes)
-    return Reach(low, high, parts.selection, explained(each.weights[:, None], log_personas, episodes))
+    high = explained(joint[None, None], everybody, mazes * episodes)
+    return Reach(low, high, parts.selection, explained(each[:, None], log_personas, episodes))
 
 
 def equal_unless(like: jax.Array, chances: jax.Array | None) -> jax.Array:

@@ -8,8 +8,6 @@ The tilt conditions on the maze, so a policy reaches it only where the prompt sh
 what nobody can, S* + W* is a bound that no policy attains, and G is too large. `tilt` and `match` refuse such worlds.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -24,26 +22,12 @@ _APART = 1e-5
 """Variance of a combination of posteriors below which personas are alike: float32 has no more."""
 
 
-def correlation_ratio(means: Any, variances: Any, prior: Any) -> Any:
-    """η² = Var_i(E_i r) / Var(r), what personas explain of the reward's variance within a maze; float[].
-
-    The share of selection in the best policy of weak RL: σ → η² as λ → 0.
-
-    Args:
-        means, variances: of the reward under each persona in each maze, float[M, I].
-        prior: w, float[I].
-    """
-    share = prior[None]
-    mean = (share * means).sum(axis=-1, keepdims=True)
-    between = (share * (means - mean) ** 2).sum(axis=-1)
-    return between.mean() / (between + (share * variances).sum(axis=-1)).mean()
-
-
 def reward_share(
     rewards: jax.Array, posteriors: jax.Array, prior: jax.Array, chances: jax.Array | None = None
 ) -> jax.Array:
-    """`correlation_ratio` from episodes of the base, float32[]; it foretells weak RL before any RL.
+    """η² = Var_i(E_i r) / Var(r), what personas explain of the reward's variance within a maze; float32[].
 
+    From episodes of the base it foretells weak RL before any RL: S / KL of the best policy comes to η² as λ → 0.
     Without `chances` both variances are corrected for the number of episodes: E_i r is known to the spread of its
     own sample, which else counts as a difference between personas.
 
@@ -54,11 +38,12 @@ def reward_share(
         chances: as in `selection.split`, under π_0.
 
     Returns:
-        NaN if a persona has no episode in a maze.
+        NaN if a persona has no episode in a maze, though it has a prior.
     """
     share = selection.equal_unless(rewards, chances)[..., None]
     weight = jnp.broadcast_to(prior, (len(rewards), prior.shape[-1]))
-    part = share * posteriors / jnp.sum(share * posteriors, axis=1, keepdims=True)
+    part = share * posteriors
+    part = part / jnp.where(weight[:, None] > 0, jnp.sum(part, axis=1, keepdims=True), 1.0)
     centred = rewards[..., None] - jnp.sum(share * rewards[..., None], axis=1, keepdims=True)
     means = jnp.sum(part * centred, axis=1)
     between = jnp.sum(weight * jnp.square(means - jnp.sum(weight * means, axis=1, keepdims=True)), axis=1)
@@ -148,7 +133,11 @@ def tilt(
         ValueError: no policy can reach the tilt, for the prompt does not show the whole maze; or there are no
             `chances` of all episodes.
     """
-    _attainable(world)
+    if not world.sees_all:
+        raise ValueError(
+            f"{type(world).__name__}: its prompt does not show the whole maze, so the tilt knows what no policy can; "
+            "use selection.split alone, or a world that `sees_all`"
+        )
     if every and chances is None:
         raise ValueError("tilt: give the chances of all episodes")
     share = selection.equal_unless(rewards, chances)
@@ -179,28 +168,13 @@ def tilt(
         correction = scale * mean - log_partition - selections - plain
         changes = changes + weights * correction[:, None]
     divergences = scale * mean - log_partition
-    numbers = (
-        own,
-        weights,
-        divergences,
-        selections,
-        changes,
-        mean + middle[:, 0],
-        log_partition + scale * middle[:, 0],
-    )
+    rewards, log_partitions = mean + middle[:, 0], log_partition + scale * middle[:, 0]
+    numbers = (own, weights, divergences, selections, changes, rewards, log_partitions)
     if not every:
         enough = effective >= LEAST_EFFECTIVE
         numbers = [jnp.where(enough.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan) for x in numbers]
-    *parts, means, partitions = numbers
-    return Tilt(scale, selection.Split(*parts), means, partitions, effective)
-
-
-def _attainable(world: base.World) -> None:
-    if not world.sees_all:
-        raise ValueError(
-            f"{type(world).__name__}: its prompt does not show the whole maze, so the tilt knows what no policy can; "
-            "use selection.split alone, or a world that `sees_all`"
-        )
+    *parts, rewards, log_partitions = numbers
+    return Tilt(scale, selection.Split(*parts), rewards, log_partitions, effective)
 
 
 def _tilted(rewards: jax.Array, share: jax.Array, scale: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -4,16 +4,12 @@ Arrays are of one arm, float[checkpoint, member] in the order of training. Membe
 of its own, so that intervals speak of members and bases. NaN is said where a member never comes there.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
-
-LEAST_GAIN = 6.0
-"""Difference of BIC from which a break or curves of their own count as shown (Kass and Raftery 1995: strong)."""
+from scipy import optimize
 
 
 def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -> xr.DataArray:
@@ -25,8 +21,18 @@ def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -
         level: what `along` must come to, one for all or float[member].
     """
     x, values = _arrays(along)[0], values.transpose("checkpoint", "member", ...)
-    y = values.values.astype(float)
-    return values.isel(checkpoint=0, drop=True).copy(data=first_reached(x, y, level))
+    y = np.moveaxis(values.values.astype(float), 1, 0)
+    there = np.full(y[:, 0].shape, np.nan)
+    for member, stop in enumerate(np.broadcast_to(np.asarray(level, float), len(y))):
+        place, value = x[:, member], y[member]
+        reached = np.flatnonzero(place >= stop)
+        if not len(reached):
+            continue
+        after = int(reached[0])
+        before = max(after - 1, 0)
+        share = 1.0 if after == before else (stop - place[before]) / (place[after] - place[before])
+        there[member] = value[after] if share == 1.0 else (1 - share) * value[before] + share * value[after]
+    return values.isel(checkpoint=0, drop=True).copy(data=there)
 
 
 def less(one: tuple[xr.DataArray, xr.DataArray], other: tuple[xr.DataArray, xr.DataArray]) -> xr.DataArray:
@@ -40,27 +46,6 @@ def less(one: tuple[xr.DataArray, xr.DataArray], other: tuple[xr.DataArray, xr.D
     return at(*one, level) - at(*other, level)
 
 
-def first_reached(x: np.ndarray, values: np.ndarray, at: ArrayLike) -> np.ndarray:
-    """What each member had when it first came to `at`, straight between checkpoints; float64[M, …].
-
-    Args:
-        x: how far it was at each checkpoint, float[C, M].
-        values: what it had there, float[C, M, …].
-        at: how far, one for all or float[M]; a member that has never come there has NaN.
-    """
-    there = np.full(values.shape[1:], np.nan)
-    stops = np.broadcast_to(np.asarray(at, float), x.shape[1:])
-    for member, (place, value, stop) in enumerate(zip(x.T, np.moveaxis(values, 1, 0), stops, strict=True)):
-        reached = np.flatnonzero(place >= stop)
-        if not len(reached):
-            continue
-        after = int(reached[0])
-        before = max(after - 1, 0)
-        share = 1.0 if after == before else (stop - place[before]) / (place[after] - place[before])
-        there[member] = value[after] if share == 1.0 else (1 - share) * value[before] + share * value[after]
-    return there
-
-
 def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.DataArray:
     """Where of what `whole` still gains less than `share` goes into `part`: that value of `whole`, [member].
 
@@ -70,15 +55,11 @@ def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.
 
     def one(y, x):
         x, y = _from_origin(x, y)
-        hull = [0]
-        for place in range(1, len(x)):
-            while len(hull) > 1 and _slope(x, y, hull[-2], place) >= _slope(x, y, hull[-2], hull[-1]):
-                hull.pop()
-            hull.append(place)
-        for first, second in itertools.pairwise(hull):
-            if _slope(x, y, first, second) < share:
-                return x[first]
-        return x[-1]
+        if len(x) == 1:
+            return 0.0
+        steps = np.maximum(np.diff(x), 1e-12)
+        slopes = optimize.isotonic_regression(np.diff(y) / steps, weights=steps, increasing=False).x
+        return x[np.argmax(np.append(slopes, -np.inf) < share)]
 
     return part.isel(checkpoint=0, drop=True).copy(data=_each(part, whole, one))
 
@@ -98,7 +79,8 @@ def bend(part: xr.DataArray, whole: xr.DataArray) -> tuple[xr.DataArray, xr.Data
     """Segmented regression of `part` on `whole` through the origin: where the line breaks, and what BIC gains by it.
 
     Returns:
-        The break, in units of `whole`, and BIC of one line less BIC of two, float[member] each.
+        The break, in units of `whole`, and BIC of one line less BIC of two, float[member] each: 6 are strong evidence
+        (Kass and Raftery, J. Am. Stat. Assoc. 90, 1995), NaN where there are too few checkpoints to tell.
     """
 
     def fitted(y, x):
@@ -115,7 +97,8 @@ def bend(part: xr.DataArray, whole: xr.DataArray) -> tuple[xr.DataArray, xr.Data
 def apart(arms: Sequence[tuple[xr.DataArray, xr.DataArray]], degree: int = 3) -> xr.DataArray:
     """Whether `part` is one curve of `whole` for all arms: BIC of one curve less BIC of one for each arm, float[base].
 
-    Curves are polynomials in √whole through the origin. Above `LEAST_GAIN` the arms have curves of their own.
+    Curves are polynomials in √whole through the origin. From 6 on the arms have curves of their own, as in `bend`; NaN
+    where an arm has too few checkpoints to tell.
 
     Args:
         arms: (part, whole) of each, float[checkpoint, member], whose members are the same bases.
@@ -158,12 +141,10 @@ def _from_origin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0.0], x[kept]]), np.concatenate([[0.0], y[kept]])
 
 
-def _slope(x: np.ndarray, y: np.ndarray, first: int, second: int) -> float:
-    return (y[second] - y[first]) / max(x[second] - x[first], 1e-12)
-
-
 def _error(columns: np.ndarray, y: np.ndarray) -> float:
-    """Sum of squared residuals of a least-squares fit."""
+    """Sum of squared residuals of a least-squares fit; NaN where it goes through any points."""
+    if np.count_nonzero(columns.any(axis=1)) <= columns.shape[1]:
+        return np.nan
     return float(np.square(y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]).sum())
 
 

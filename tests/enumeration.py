@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from analysis import selection, tabular
+from analysis import selection
+from tests import tabular
 
 MAZES, PERSONAS, STATES, ACTIONS, TURNS = 3, 3, 6, 2, 7
 PRIOR = np.array([0.5, 0.3, 0.2])
+KINDS = ("divergence", "selection", "choice", "routing", "within")
+"""Of `selection.Split`."""
 
 
 @functools.cache
@@ -69,7 +72,7 @@ def divergence(log_first, log_second):
 
 
 def oracle(every, log_policy):
-    """KL, S, choice, routing and W by their definitions, π^(i) written out."""
+    """`KINDS` by their definitions, π^(i) written out; weights and changes of each maze."""
     chances = np.exp(log_policy)
     weights = (chances[..., None] * every.posterior).sum(axis=1)
     change = np.zeros((MAZES, PERSONAS))
@@ -79,12 +82,12 @@ def oracle(every, log_policy):
     total = weights.mean(axis=0)
     choice, selected = (total * np.log(total / PRIOR)).sum(), special.rel_entr(weights, PRIOR).sum(axis=-1).mean()
     parts = (divergence(log_policy, every.base).mean(), selected, choice, selected - choice, change.sum(axis=1).mean())
-    return dict(zip(selection.PARTS[:5], parts, strict=True)) | {"share": selected / parts[0]}, weights, change
+    return dict(zip(KINDS, parts, strict=True)), weights, change
 
 
 def parts(found):
     found = jax.tree.map(np.asarray, found)
-    return {name: float(getattr(found, name)) for name in selection.PARTS}
+    return {name: float(getattr(found, name)) for name in KINDS}
 
 
 def f32(*arrays):
@@ -92,6 +95,15 @@ def f32(*arrays):
 
 
 mixture = jax.jit(selection.best_mixture, static_argnames="tolerance")
+
+
+def from_mixture(log_policy, log_personas, weights):
+    """KL(π ‖ Σ v_i π_i) of listed episodes; how far it is above the least, at most."""
+    log_mixture = special.logsumexp(log_personas, b=np.asarray(weights, float), axis=-1)
+    gains = np.exp(log_policy - log_mixture) @ np.exp(log_personas)
+    return divergence(log_policy, log_mixture), gains.max() - 1
+
+
 split = jax.jit(selection.split, static_argnames="jackknife")
 
 

@@ -67,9 +67,10 @@ def test_other_bases_are_two_samples(why):
 def test_equally_far_is_where_a_member_first_came():
     x = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 1.0], [4.0, 1.0, 2.0]])
     values = np.array([[0.0, 0.0, 0.0], [10.0, 20.0, 10.0], [40.0, 5.0, 30.0]])
-    np.testing.assert_allclose(transitions.first_reached(x, values, 1.5), [15.0, 15.0, 20.0])
-    np.testing.assert_allclose(transitions.first_reached(x, values, 0.0), [0.0, 0.0, 0.0])
-    np.testing.assert_allclose(transitions.first_reached(x, values, 4.0), [40.0, np.nan, np.nan])
+    values, x = (xr.DataArray(numbers, dims=("checkpoint", "member")) for numbers in (values, x))
+    np.testing.assert_allclose(transitions.at(values, x, 1.5), [15.0, 15.0, 20.0])
+    np.testing.assert_allclose(transitions.at(values, x, 0.0), [0.0, 0.0, 0.0])
+    np.testing.assert_allclose(transitions.at(values, x, 4.0), [40.0, np.nan, np.nan])
 
 
 @pytest.mark.parametrize(("against", "scale"), [("update", 1.0), ("tokens", 1e6), ("kl", 1.0)])

@@ -9,6 +9,7 @@ import pytest
 from scipy import optimize, special
 
 from analysis import inference, measures
+from analysis.figures.panels import draw
 from analysis.measures.beliefs import panels
 from envs import personas, tokens
 from envs.labyrinth import LabyrinthOptions
@@ -206,6 +207,7 @@ def test_beliefs_of_members_and_of_the_base_that_they_share(maze, monkeypatch):
     assert [list(panel.curves) for panel in curves] == [["pretrain", "ideal observer", "rl"]] * 3
     np.testing.assert_array_equal(curves[1].curves["rl"].values, after["implied"].values[:, 1, :, 1].T)
     np.testing.assert_allclose(badges.values, after["badge_kl"].mean("member"))
+    draw([*curves, badges])  # of several members
 
 
 @pytest.mark.slow
@@ -221,7 +223,10 @@ def test_beliefs_of_members_that_plan_and_arrive(tmp_path):
     assert (measured["recognisable"] > 1 / 3).all()
 
 
-def test_wrong_requests(maze):
+def test_wrong_requests(maze, tmp_path):
     for wrong in (0, -3, 70_000):
         with pytest.raises(ConfigError, match=f"--episodes={wrong}: use (1 to 65536|65536 at most)"):
             measures.beliefs(maze, episodes=wrong)
+    spoken = tiny.changed(world={"size": 7, "turns": 2, "badge": "spoken"})
+    with pytest.raises(ConfigError, match=r"--world\.badge=spoken: .* --world\.badge shown"):
+        measures.beliefs(untrained.write(tmp_path / "spoken", spoken))

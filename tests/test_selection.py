@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 from scipy import special
 
-from analysis import selection
+from analysis import selection, tilting
 from tests.enumeration import (
     MAZES,
     PRIOR,
@@ -18,6 +18,7 @@ from tests.enumeration import (
     draw,
     episodes,
     f32,
+    from_mixture,
     mixture,
     oracle,
     parts,
@@ -207,6 +208,21 @@ def test_what_a_base_does_that_chooses_by_the_maze_needs_no_selection(every):
     assert [found.low, found.high, found.routed_low, found.routed_high] == pytest.approx([0] * 4, abs=3e-5)
 
 
+def test_a_persona_that_has_no_prior_takes_no_part(every):
+    chances, rewards = jnp.exp(*f32(every.policy)), *f32(every.rewards)
+
+    def told(log_personas, prior):
+        given = f32(every.policy, log_personas, prior)
+        posterior = jax.nn.softmax(given[1] + jnp.log(given[2])[None, None], axis=-1)
+        reach = jax.tree.leaves(jax.jit(selection.reach)(*given, chances))
+        law = jax.jit(tilting.reward_share)(rewards, posterior, given[2], chances)
+        return [*parts(split(*given, chances=chances)).values(), *map(float, reach), float(law)]
+
+    expected = told(every.personas[..., :2], [0.6, 0.4])
+    assert told(every.personas, [0.6, 0.4, 0.0]) == pytest.approx(expected, abs=5e-5)
+    assert np.isfinite(expected).all()
+
+
 def test_the_choice_of_few_mazes_is_corrected():
     generator = np.random.default_rng(4)
     mean, prior = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
@@ -228,25 +244,22 @@ def test_the_best_mixture_is_scipys(every):
             return (chances * (policy - special.logsumexp(personas, b=weights, axis=-1))).sum()
 
         best = scipy.optimize.minimize(residual, np.zeros(2), method="Nelder-Mead", options={"fatol": 1e-10})
-        found = mixture(*f32(policy, personas, chances))
-        assert float(found.residual) == pytest.approx(best.fun, abs=2e-5)
-        assert float(found.gap) < 3e-5
+        rest, gap = from_mixture(policy, personas, mixture(*f32(personas, chances)))
+        assert rest == pytest.approx(best.fun, abs=2e-5)
+        assert gap < 3e-5
         within = divergence(policy, every.base[maze]) - float(split_of(every, every.policy).selections[maze])
         assert best.fun <= within + 1e-6
     mixed = special.logsumexp(every.personas[0], b=[0.2, 0.3, 0.5], axis=-1)
-    found = mixture(*f32(mixed, every.personas[0], np.exp(mixed)), tolerance=1e-7)
-    np.testing.assert_allclose(found.weights, [0.2, 0.3, 0.5], atol=5e-3)
-    assert float(found.residual) == pytest.approx(0, abs=1e-5)
+    found = mixture(*f32(every.personas[0], np.exp(mixed)), tolerance=1e-7)
+    np.testing.assert_allclose(found, [0.2, 0.3, 0.5], atol=5e-3)
+    assert from_mixture(mixed, every.personas[0], found)[0] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_best_mixture_of_told_apart_personas_is_how_often_each_was_seen():
     """Closed form, and a persona that never acts gets nothing."""
     log_personas = jnp.where(jnp.eye(4, dtype=bool)[jnp.array([0, 0, 0, 1, 2, 2])], -1.0, -jnp.inf)
-    found = mixture(jnp.full(6, -1.0), log_personas)
-    np.testing.assert_allclose(found.weights, [3 / 6, 1 / 6, 2 / 6, 0], atol=1e-6)
-    expected = special.entr([3 / 6, 1 / 6, 2 / 6]).sum()
-    assert float(found.residual) == pytest.approx(expected, abs=1e-6)
-    assert float(found.gap) == pytest.approx(0, abs=1e-5)
+    found = mixture(log_personas, jnp.full(6, 1 / 6))
+    np.testing.assert_allclose(found, [3 / 6, 1 / 6, 2 / 6, 0], atol=1e-6)
 
 
 def test_members_are_a_leading_axis(every):

@@ -4,19 +4,18 @@
 """
 
 import functools
-import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy import special
 
 import envs
-from analysis import selection, tabular, tilting
-from envs import personas
+from analysis import selection, tilting
+from envs.labyrinth import LabyrinthOptions
 from envs.personas import Traits
+from tests import tabular
 
 PRIOR = np.full(3, 1 / 3)
 
@@ -80,13 +79,20 @@ class Played:
         self.policy = np.logaddexp.reduce(tilted + np.log(weights)[:, None], axis=-1)
 
 
+REWARDS = {"success": 0.0, "steps": -0.05}
+
+
 @pytest.fixture(scope="module")
 def examples():
-    """Both rewards, the same mazes."""
-    return {name: tabular.example(jax.random.key(1), turn_reward=x) for name, x in REWARDS.items()}
+    """For both rewards the same 40 mazes of 6×6 cells, and personas without memory or plans."""
 
+    def example(turn_reward):
+        world, params = LabyrinthOptions(size=6, turns=24, turn_reward=turn_reward).make()
+        begin = jax.jit(jax.vmap(world.reset, in_axes=(0, None)))
+        _, states = begin(jax.random.split(jax.random.key(1), 40), params)
+        return tabular.travellers(world, states, params, Traits(skill=0.9), memory=False)
 
-REWARDS = {"success": 0.0, "steps": -0.05}
+    return {name: example(turn_reward) for name, turn_reward in REWARDS.items()}
 
 
 @pytest.mark.parametrize("reward", REWARDS)
@@ -142,23 +148,15 @@ def test_binary_rewards_end_at_success(examples):
     """KL saturates at E [−log p_0(success)], and every divergence grows with λ."""
     table = examples["success"]
     success = (PRIOR * tabular.tilt(table, 0.0).means).sum(axis=-1)
-    rows = tabular.curve(table, PRIOR, (0.0, *tabular.SCALES, 400.0))
-    assert rows[-1]["divergence"] == pytest.approx(-np.log(success).mean(), abs=1e-6)
-    assert rows[-1]["reward"] == pytest.approx(1, abs=1e-9)
-    assert rows[0]["divergence"] == pytest.approx(0, abs=1e-12)
-    for name in ("divergence", "reward", "Alice"):
-        assert np.all(np.diff([row[name] for row in rows]) > -1e-9)
-    for row in rows[1:]:
-        assert row["selection"] + row["within"] == pytest.approx(row["divergence"], abs=1e-10)
-        assert row["choice"] + row["routing"] == pytest.approx(row["selection"], abs=1e-12)
-        assert 0 <= row["selection"] <= np.log(3)
-        assert sum(row[name] for name in personas.PERSONAS) == pytest.approx(1)
-
-
-def test_the_table_is_printed():
-    text = io.StringIO()
-    tabular.show(console=Console(file=text, width=120))
-    lines = text.getvalue().splitlines()
-    assert sum("η²" in line for line in lines) == 2
-    for scale in tabular.SCALES:
-        assert sum(line.startswith(f"│ {scale:g} ") for line in lines) == 2
+    tilts = [tabular.tilt(table, scale) for scale in (0.0, 0.1, 1.0, 3.0, 8.0, 20.0, 40.0, 400.0)]
+    splits, rewards = [x.split(PRIOR) for x in tilts], [x.rewards(PRIOR).mean() for x in tilts]
+    assert splits[-1].divergence == pytest.approx(-np.log(success).mean(), abs=1e-6)
+    assert rewards[-1] == pytest.approx(1, abs=1e-9)
+    assert splits[0].divergence == pytest.approx(0, abs=1e-12)
+    for numbers in ([x.divergence for x in splits], rewards, [x.mean_weights[2] for x in splits]):  # Alice's
+        assert np.all(np.diff(numbers) > -1e-9)
+    for found in splits[1:]:
+        assert found.selection + found.within == pytest.approx(found.divergence, abs=1e-10)
+        assert found.choice + found.routing == pytest.approx(found.selection, abs=1e-12)
+        assert 0 <= found.selection <= np.log(3)
+        assert found.mean_weights.sum() == pytest.approx(1)

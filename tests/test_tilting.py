@@ -10,7 +10,8 @@ import scipy.optimize
 from scipy import special
 
 import envs
-from analysis import tabular, tilting
+from analysis import tilting
+from tests import tabular
 from tests.enumeration import (
     MAZES,
     PRIOR,
@@ -19,6 +20,7 @@ from tests.enumeration import (
     draw,
     episodes,
     f32,
+    from_mixture,
     mixture,
     oracle,
     parts,
@@ -131,8 +133,8 @@ def test_weak_rl_selects_as_far_as_personas_explain_the_reward(every, table):
     (rewards, posterior, base), (prior,) = base_of(every), f32(PRIOR)
     assert float(tilting.reward_share(rewards, posterior, prior, base)) == pytest.approx(expected, rel=1e-5)
 
-    shares = [float(tabular.tilt(table, scale).split(PRIOR).share) for scale in (1e-1, 1e-2, 1e-3)]
-    errors = np.abs(np.array(shares) - expected)
+    splits = [tabular.tilt(table, scale).split(PRIOR) for scale in (1e-1, 1e-2, 1e-3)]
+    errors = np.abs(np.array([split.selection / split.divergence for split in splits]) - expected)
     assert errors[2] < 2e-3 * expected
     np.testing.assert_allclose(errors[:2] / errors[1:], 10, rtol=0.1)  # linear in λ
     # The estimator in float32 keeps the limit too.
@@ -161,8 +163,9 @@ def test_the_best_mixture_of_weak_rl_is_what_posteriors_explain(every, table):
     assert tabular.correlation_ratio(table, PRIOR) < 0.9 * found < 0.9
     log_policy = every.tilted(0.05)
     needed = divergence(log_policy, every.base).mean()
-    left = [mixture(*f32(x, y, np.exp(x)), tolerance=1e-8) for x, y in zip(log_policy, every.personas, strict=True)]
-    assert 1 - np.mean([float(x.residual) for x in left]) / needed == pytest.approx(found, abs=0.03)
+    pairs = [*zip(log_policy, every.personas, strict=True)]
+    rest = [from_mixture(x, y, mixture(*f32(y, np.exp(x)), tolerance=1e-8))[0] for x, y in pairs]
+    assert 1 - np.mean(rest) / needed == pytest.approx(found, abs=0.03)
     alike = jnp.broadcast_to(jnp.asarray(PRIOR, jnp.float32), posterior.shape)
     assert float(tilting.reweighted_share(rewards, alike, chances)) == pytest.approx(0, abs=1e-6)
 

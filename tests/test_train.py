@@ -19,7 +19,7 @@ from agents import runs
 from agents.learning import population
 from agents.learning.rl import RLConfig
 from agents.runs import metrics, stages
-from agents.runs.config import ConfigError
+from agents.runs.config import ConfigError, Member
 from analysis.figures import replays
 from ground import signals, terminal
 from tests import tiny
@@ -260,7 +260,8 @@ def test_replays_show_the_episode_that_was_played(whole):
     config = tiny.CONFIG
     _, params = config.world.make()
     parameters = jax.tree.map(lambda x: x[0], whole.parameters("rl"))
-    replay = replays.record(config, parameters, params, jax.random.split(jax.random.key(1), 3), "x")[2]
+    keys = jax.random.split(jax.random.key(1), 3)
+    replay = replays.record(config, parameters, params, keys, "x")[2]
     moves = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
     np.testing.assert_array_equal(replay.midpoints, replay.positions[:-1] + moves[replay.actions])
     pushed = np.where((replay.winds > 0)[:, None], moves[replay.winds - 1], 0)
@@ -268,6 +269,11 @@ def test_replays_show_the_episode_that_was_played(whole):
     assert replay.probabilities is not None
     np.testing.assert_allclose(replay.probabilities.sum(-1), 1, rtol=1e-5)
     assert replay.tiles.shape == (5, 11, 11)
+    assert replay.values is not None
+    swept = Member(0, {"rl.reward_scale": config.rl.reward_scale / 4})
+    scaled = replays.record(config, parameters, params, keys, "x", member=swept)[2]
+    assert scaled.values is not None
+    np.testing.assert_allclose(scaled.values, 4 * replay.values, rtol=1e-6)
 
 
 def run_command(*arguments: str, **environment: str) -> subprocess.Popen:

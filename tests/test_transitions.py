@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from analysis import transitions
 
+STRONG = 6.0
+"""Gain of BIC."""
+
 
 def along(values):
     """float[checkpoint, member] of checkpoints in rows."""
@@ -54,7 +57,7 @@ def test_a_planted_transition_is_found(turn, first, then):
     np.testing.assert_allclose(told.values, turn, atol=0.13)  # a step of the grid
     where, gain = transitions.bend(along(y[:, None] + noise), along(np.stack([x, x], axis=1)))
     np.testing.assert_allclose(where.values, turn, atol=0.07)
-    assert (gain.values > transitions.LEAST_GAIN).all()
+    assert (gain.values > STRONG).all()
 
 
 def test_no_transition_where_there_is_none():
@@ -62,7 +65,15 @@ def test_no_transition_where_there_is_none():
     assert transitions.marginal(along(0.8 * x), along(x)).item() == 3.0  # at least so much
     assert transitions.marginal(along(0.2 * x), along(x)).item() == 0.0
     noise = np.random.default_rng(1).normal(0, 0.02, 12)
-    assert transitions.bend(along(0.8 * x + noise), along(x))[1].item() < transitions.LEAST_GAIN
+    assert transitions.bend(along(0.8 * x + noise), along(x))[1].item() < STRONG
+
+
+def test_a_curve_through_any_points_proves_nothing():
+    """Two checkpoints after the base: a broken line meets them whatever they are; three: so does a cubic."""
+    x, y = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 0.4, 0.1, 0.5])
+    assert np.isnan(transitions.bend(along(y[:3]), along(x[:3]))[1].item())
+    assert np.isfinite(transitions.bend(along(y), along(x))[1].item())
+    assert np.isnan(transitions.apart([(along(part), along(x)) for part in (y, y[::-1] - y[-1])]).item())
 
 
 def test_late_selection_does_not_hide_behind_an_early_change():
@@ -86,5 +97,5 @@ def test_one_curve_and_curves_of_their_own():
 
     same = transitions.apart([(noisy(np.sqrt(x)), x) for _ in range(3)])
     other = transitions.apart([(noisy(factor * np.sqrt(x)), x) for factor in (1.0, 1.2, 0.7)])
-    assert (same.values < transitions.LEAST_GAIN).all()
-    assert (other.values > 10 * transitions.LEAST_GAIN).all()
+    assert (same.values < STRONG).all()
+    assert (other.values > 10 * STRONG).all()

@@ -13,7 +13,7 @@ where Bob looks at first, what a slip may choose and how soft Alice's soft-max i
 import numpy as np
 import pytest
 
-from analysis import selection, tabular
+from tests import tabular
 
 SIZE, TURNS, MAZES, LOOPS = 6, 24, 40, 0.14
 CELLS = SIZE * SIZE
@@ -154,10 +154,9 @@ def test_the_tilt_is_that_of_arrival_times(mazes, turn_reward):
             "within": (weights * (scale * means - np.log(partitions))).sum(axis=-1).mean(),
         }
         expected["routing"] = expected["selection"] - expected["choice"]
-        expected["share"] = expected["selection"] / expected["divergence"]
         found = tabular.tilt(tabled, scale)
         parts = found.split(PRIOR)
-        assert {name: float(getattr(parts, name)) for name in selection.PARTS} == pytest.approx(expected, abs=1e-10)
+        assert {name: float(getattr(parts, name)) for name in expected} == pytest.approx(expected, abs=1e-10)
         np.testing.assert_allclose(parts.weights, weights, atol=1e-10)
         np.testing.assert_allclose(found.means, means, atol=1e-10)
     means = times @ reward

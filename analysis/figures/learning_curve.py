@@ -22,7 +22,7 @@ def panel(
     *,
     algorithm: str,
     episodes: int,
-    points: Sequence[str] = (),
+    points: Sequence[str],
 ) -> Curves:
     """A curve for each point of the grid.
 
@@ -32,15 +32,9 @@ def panel(
         baselines: returns on held-out mazes, by name.
         algorithm: as figures call it.
         episodes: that each member plays for an update.
-        points: of each member, in words; all alike where nothing is swept.
-
-    Raises:
-        ValueError: the shapes do not fit together or there is nothing to draw.
+        points: of each member, in words; empty where nothing is swept.
     """
-    returns, after = np.asarray(returns, float), np.asarray(after, float)
-    if returns.ndim != 2 or returns.size == 0 or after.shape != returns.shape[1:]:
-        raise ValueError(f"returns: shape {returns.shape} for {after.shape} after RL; use [U, M] for [M]")
-    labels = np.array([point or algorithm for point in points] or [algorithm] * len(after))
+    labels = np.array([point or algorithm for point in points])
     updates = np.arange(1, len(returns) + 1)
     end = updates[-1] + 0.04 * max(len(updates) - 1, 1)
     curves: dict[str, Curve] = {}

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy import optimize
 
 from analysis.figures import style
 from ground import numbers
@@ -60,7 +61,7 @@ def fit(
         side: `x` or `y`.
         data: float[N].
         marks: the nearest ones are reached.
-        log: whether the axis is logarithmic.
+        log: whether the axis is logarithmic, and has no marks.
         pad: room beyond either end, as a share of the axis.
         least: share of the axis that the data keep.
     """
@@ -68,8 +69,7 @@ def fit(
     near = (np.log10 if log else np.asarray)(data if len(data) else np.ones(1))
     low, high = float(near.min()), float(near.max())
     span = high - low
-    values = [np.log10(mark.value) if log else mark.value for mark in marks if mark.value > 0 or not log]
-    for value in sorted(values, key=lambda value: max(low - value, value - high)):
+    for value in sorted((mark.value for mark in marks), key=lambda value: max(low - value, value - high)):
         wider = min(low, value), max(high, value)
         if span >= least * (wider[1] - wider[0]) or not span:
             low, high = wider
@@ -79,10 +79,9 @@ def fit(
 
 
 def place(axes: Axes, side: str, value: float) -> float:
-    """Where a value stands on an axis, as a share of its length; beyond 0 or 1 where the axis does not reach it."""
-    axis = getattr(axes, f"{side}axis")
-    low, high, at = axis.get_transform().transform(np.array([*getattr(axes, f"get_{side}lim")(), value], float))
-    return float((at - low) / (high - low))
+    """Where a value stands on a linear axis, as a share of its length; beyond 0 or 1 where the axis does not reach."""
+    low, high = getattr(axes, f"get_{side}lim")()
+    return float((value - low) / (high - low))
 
 
 def draw(axes: Axes, side: str, marks: Iterable[Mark]) -> None:
@@ -102,6 +101,8 @@ def beside(axes: Axes, marks: list[Mark], width: float, height: float) -> None:
         width: of the labels, inches.
         height: of the axes, inches.
     """
+    if not marks:
+        return
     wanted = np.array([place(axes, "y", mark.value) for mark in marks])
     words = [
         style.wrapped(("↑ " if at > 1 else "↓ " if at < 0 else "") + mark.words, width)
@@ -144,7 +145,7 @@ def spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> 
     """Centres for labels that never overlap and move as little as that allows, in the least-squares sense.
 
     Args:
-        wanted: where each centre would best be, float[N].
+        wanted: where each centre would best be, float[N], N above 0.
         heights: of the labels, float[N].
         low: where the lowest label may begin.
         high: where the highest may end; ignored if all of them together need more room.
@@ -155,15 +156,8 @@ def spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> 
     order = np.argsort(wanted, kind="stable")
     sizes = heights[order]
     stacked = np.cumsum(sizes) - sizes / 2
-    # With the stack taken off, labels may touch but not change places: an isotonic regression, by pooling.
-    pools: list[tuple[float, int]] = []
-    for target in wanted[order] - stacked:
-        mean, count = float(target), 1
-        while pools and pools[-1][0] > mean:
-            before, size = pools.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        pools.append((mean, count))
-    bases = np.concatenate([np.full(count, mean) for mean, count in pools]) if pools else np.zeros(0)
+    # With the stack taken off, labels may touch but not change places.
+    bases = optimize.isotonic_regression(wanted[order] - stacked).x
     places = np.empty(len(wanted))
     places[order] = np.clip(bases, low, max(high - float(sizes.sum()), low)) + stacked
     return places

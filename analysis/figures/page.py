@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLUMNS = ("panel", "name", "x", "member", "value", "mean", "low", "high")
 """Of the CSV beside a figure. A row with a member is that member's value; one with a mean is the mean over members with
 its 95 % interval, empty where there are too few; one with a value alone is a mark, a share of areas or a cell of a map,
-whose column is `x`."""
+whose column is `x`. Shares stay shares where the panel shows them as percentages."""
 
 _NARROWEST = 2.7
 """Panels stand side by side where each has so many inches."""

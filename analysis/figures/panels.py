@@ -82,14 +82,13 @@ class Rows(Panel):
     """Estimates one below the other: mean and interval, members as dots below them, one style per name."""
 
     estimates: Mapping[str, Estimate]
-    """By the name of the arm; `style.of(name)` gives colour and marker."""
+    """By the name of the arm, which has a colour and a marker."""
     label: str
     """What the axis shows, with its unit."""
     marks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Floors, ceilings and nulls: vertical lines by their names."""
     percent: bool = False
     """Show shares as percentages."""
-    log: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,9 +109,8 @@ class Rows(Panel):
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
         scale = 100.0 if self.percent else 1.0
         data = [scale * np.array([e.mean, e.low, e.high, *e.values], float) for e in self.estimates.values()]
-        axes.set_xscale("log" if self.log else "linear")
         lines = marks.of(self.marks, self.percent)
-        marks.fit(axes, "x", np.concatenate(data) if data else np.zeros(0), lines, self.log, pad=0.12, least=0.15)
+        marks.fit(axes, "x", np.concatenate(data) if data else np.zeros(0), lines, pad=0.12, least=0.15)
         marks.draw(axes, "x", lines)
         for place, name in enumerate(self.estimates):
             colour, marker, _ = styles[name]
@@ -132,7 +130,7 @@ class Rows(Panel):
 
     def finish(self, axes: Axes, width: float) -> None:
         super().finish(axes, width)
-        _number(axes, "x", width, self.log)
+        _number(axes, "x", width)
         marks.above(axes, marks.of(self.marks, self.percent), width)
         for row, estimate in enumerate(self.estimates.values()):
             if np.isfinite(estimate.mean):
@@ -194,7 +192,6 @@ class Curves(Panel):
     """Floors, ceilings and nulls: horizontal lines by their names."""
     percent: bool = False
     log_x: bool = False
-    log_y: bool = False
     points: bool = False
     """Dots of members instead of lines, for scatter plots."""
 
@@ -221,7 +218,7 @@ class Curves(Panel):
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
         scale, everything = 100.0 if self.percent else 1.0, [np.zeros(0)]
         count = sum(curve.members()[1].shape[1] for curve in self.curves.values())
-        axes.set(xscale="log" if self.log_x else "linear", yscale="log" if self.log_y else "linear")
+        axes.set_xscale("log" if self.log_x else "linear")
         for name, curve in self.curves.items():
             colour, marker, dash = styles[curve.style or name]
             each, values = curve.members()
@@ -246,11 +243,11 @@ class Curves(Panel):
         lines = marks.of(self.marks, self.percent)
         across = [curve.members()[0].ravel() for curve in self.curves.values()]
         marks.fit(axes, "x", np.concatenate([np.zeros(0), *across]), log=self.log_x, pad=0.03)
-        marks.fit(axes, "y", np.concatenate(everything), lines, self.log_y)
+        marks.fit(axes, "y", np.concatenate(everything), lines)
         marks.draw(axes, "y", lines)
         marks.beside(axes, lines, _BESIDE, height)
         axes.grid(axis="both" if self.points else "y")
-        _number(axes, "y", height, self.log_y)
+        _number(axes, "y", height)
         axes.set(xlabel=self.x, ylabel=style.wrapped(self.y, height, style.LABEL))
 
     def finish(self, axes: Axes, width: float) -> None:
@@ -278,7 +275,6 @@ class Areas(Panel):
     """float[N] each, 0 or above."""
     x_label: str
     y_label: str
-    log_x: bool = False
     lines: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """What the whole is compared with, float[N] each: dashed, over the areas."""
 
@@ -307,15 +303,14 @@ class Areas(Panel):
         )  # fmt: skip
         for name, values in self.lines.items():
             axes.plot(self.x, values, **self._dashed(styles[name]))
-        axes.set_xscale("log" if self.log_x else "linear")
-        marks.fit(axes, "x", np.asarray(self.x, float), log=self.log_x, pad=0.0)
+        marks.fit(axes, "x", np.asarray(self.x, float), pad=0.0)
         axes.set_ylim(0, None)
-        _number(axes, "y", height, False)
+        _number(axes, "y", height)
         axes.set(xlabel=self.x_label, ylabel=style.wrapped(self.y_label, height, style.LABEL))
 
     def finish(self, axes: Axes, width: float) -> None:
         super().finish(axes, width)
-        _number(axes, "x", width, self.log_x, bool(np.all(np.mod(self.x, 1) == 0)))
+        _number(axes, "x", width, whole=bool(np.all(np.mod(self.x, 1) == 0)))
 
     def table(self) -> Iterator[Row]:
         for name, values in {**self.areas, **self.lines}.items():

@@ -11,7 +11,7 @@ import numpy as np
 
 from agents.learning import rl, rollout
 from agents.policies import Parameters, Policy
-from agents.runs.config import Config
+from agents.runs.config import Config, Member
 from analysis import accounts
 from envs import base, rendering
 from envs.replay import Replay
@@ -60,6 +60,7 @@ def record(
     keys: jax.Array,
     title: str,
     before: Parameters | None = None,
+    member: Member | None = None,
 ) -> list[Replay]:
     """Play an episode for each key with a policy.
 
@@ -71,7 +72,9 @@ def record(
         title: what the picture says above the episode; the return is added.
         before: of the same member's base, by whose personas `beliefs` are; without it, and in worlds without badges,
             there are none.
+        member: whose swept values count.
     """
+    scale = (member.values if member else {}).get("rl.reward_scale", config.rl.reward_scale)
     policy, (world, _) = config.make_policy(), config.world.make()
     personas = None
     if before is not None and world.badge != "null":
@@ -86,7 +89,7 @@ def record(
             "actions": episode.actions,
             "rewards": episode.rewards,
             "probabilities": np.exp(log_probabilities),
-            "values": values / config.rl.reward_scale,
+            "values": values / scale,
             "title": f"{title}, return {numbers.signed(float(episode.returns))}",
             "tokens": episode.tokens,
             "prompt_length": world.prompt_length + world.opening_length,
@@ -117,14 +120,14 @@ def before_and_after(
         returns_before, returns_after: mean return of each member.
         path: of the GIF.
     """
-    member = int(np.nanargmin(np.abs(np.asarray(returns_after) - np.nanmedian(returns_after))))
-    params = jax.tree.map(lambda x: x[member], config.world_params())
+    index = int(np.nanargmin(np.abs(np.asarray(returns_after) - np.nanmedian(returns_after))))
+    member, params = config.members[index], jax.tree.map(lambda x: x[index], config.world_params())
     keys = jax.random.split(seeds.held_out("replay"), CANDIDATES)
     sides = [
-        record(config, jax.tree.map(lambda x: jnp.asarray(x[member]), parameters), params, keys, title)
-        for title, parameters in (("before RL", before), (f"after RL, member {member}", after))
+        record(config, jax.tree.map(lambda x: jnp.asarray(x[index]), parameters), params, keys, title, member=member)
+        for title, parameters in (("before RL", before), (f"after RL, member {index}", after))
     ]
-    typical = (returns_before[member], returns_after[member])
+    typical = (returns_before[index], returns_after[index])
     distances = [
         sum(abs(replay.returns[-1] - mean) for replay, mean in zip(pair, typical, strict=True))
         for pair in zip(*sides, strict=True)

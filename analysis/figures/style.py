@@ -139,11 +139,6 @@ def of_all(names: Iterable[str]) -> dict[str, Style]:
     return {name: styles[name] for name in names}
 
 
-def of(name: str) -> Style:
-    """The style of an arm."""
-    return of_all([name])[name]
-
-
 @functools.lru_cache(4096)
 def wide(text: str, size: float = SMALL, weight: str = "normal") -> float:
     """Width of text in inches; of the longest of its lines, or of the picture that stands for it."""

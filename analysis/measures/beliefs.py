@@ -28,9 +28,9 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
         for label, part in parts.items():
             own = part.sel(persona=name, believed=name)
             enough = own["episodes"] >= np.minimum(FEW, own["episodes"].max("turn"))
-            for of, who in (("implied", label), ("ideal", "ideal observer")):
-                y = own[of].where(enough).transpose("turn", "member").values
-                curves[who] = Curve(own["turn"].values, y if of == "implied" else y.mean(axis=1), own["unit"].values)
+            model, ideal = (own[of].where(enough).transpose("turn", "member").values for of in ("implied", "ideal"))
+            curves[label] = Curve(own["turn"].values, model, own["unit"].values)
+            curves["ideal observer"] = Curve(own["turn"].values, ideal.mean(axis=1))
         chance = {"chance": 1 / len(personas.PERSONAS)}
         shown.append(Curves(curves, "turn", f"{name} plays: belief in {name} (%)", marks=chance, percent=True))
     last = parts[list(parts)[-1]]["badge_kl"].mean("member").transpose("persona", "badge")
@@ -61,6 +61,11 @@ def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
     """
     if not 1 <= episodes <= LIMIT:
         raise ConfigError(f"--episodes={episodes}: use 1 to {LIMIT}")
+    if run.world.spoken:
+        raise ConfigError(
+            f"{run.path}: --world.badge=spoken: who plays has said so, and no history goes without; give a run with "
+            "--world.badge shown, or use `analysis ledger`"
+        )
     first, again = once(run, checkpoint)
     shown = run.config.per_member("pretrain", [run.population[index] for index in first])
     parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))

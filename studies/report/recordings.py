@@ -76,7 +76,7 @@ def record(path: Path, episodes: int) -> Recording:
         of_side = []
         for member in first:
             own, base, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, stored[0], run.params))
-            shown = replays.record(config, own, at, keys, name, base)
+            shown = replays.record(config, own, at, keys, name, base, run.population[member])
             if not (valued and name.partition("-")[0] == "rl"):
                 shown = [dataclasses.replace(replay, values=None) for replay in shown]
             of_side.append(shown)

@@ -3,33 +3,27 @@
 π*_λ ∝ π_0 e^{λ r} with π_0 = Σ w_i π_i over whole episodes is again a mixture: of the tilted personas
 π_i e^{λ r} / Z_i with weights w*_i ∝ w_i Z_i. A tilted persona is a table too, found backwards
 in time: log Z_i(state, t) = log Σ_a π_i(a | state) exp(λ r(state, a) + log Z_i(next, t + 1)). So KL, selection and
-change within personas are exact for a whole curve of λ, the null that a trained policy is compared with.
+change within personas are exact for a whole curve of λ, and the oracle of `selection` and `tilting`.
 
-Everything is float64 NumPy: it costs seconds and is the reference of `selection`. M mazes, I personas, X states,
-A actions.
+Everything is float64 NumPy. M mazes, I personas, X states, A actions.
 """
 
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table as Printed
 
-from analysis import selection, tilting
-from envs import labyrinth, personas, tokens
+from analysis import selection
+from envs import labyrinth, tokens
 from envs.personas import Traits
 from ground import seeds
 
 HEADINGS = 5
 """A heading is -1, none, or a direction."""
-
-SCALES = (0.1, 1.0, 3.0, 8.0, 20.0, 40.0)
-"""λ of the example."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +137,11 @@ def match(table: Table, prior: np.ndarray, reward: float, largest: float = 1e3) 
 
 
 def correlation_ratio(table: Table, prior: np.ndarray) -> float:
-    """η², the selection share in the limit of weak RL; see `tilting.correlation_ratio`."""
+    """η², of which `tilting.reward_share` is the estimate; S / KL of the tilt comes to it as λ → 0."""
     untilted = tilt(table, 0.0)
-    return float(tilting.correlation_ratio(untilted.means, untilted.variances, prior))
+    mean = (prior * untilted.means).sum(axis=-1, keepdims=True)
+    between = (prior * (untilted.means - mean) ** 2).sum(axis=-1)
+    return float(between.mean() / (between + (prior * untilted.variances).sum(axis=-1)).mean())
 
 
 def travellers(
@@ -210,57 +206,6 @@ def _tables(world: labyrinth.EmojiLabyrinth, states: labyrinth.LabyrinthState, p
     indices = jnp.arange(world.size * world.size * variants)
     each = jax.vmap(jax.vmap(row, in_axes=(None, 0)), in_axes=(0, None))
     return *each(states, indices), jax.vmap(number)(states)
-
-
-def curve(table: Table, prior: np.ndarray, scales: Sequence[float]) -> list[dict[str, float]]:
-    """One row for each λ: KL, selection share, S as choice and routing, W, the reward, and each persona's weight."""
-    rows = []
-    for scale in scales:
-        tilted = tilt(table, scale)
-        found = tilted.split(prior)
-        row = {"scale": scale} | {name: float(getattr(found, name)) for name in selection.PARTS}
-        names = zip(personas.PERSONAS, found.mean_weights, strict=True)
-        rows.append(row | {"reward": float(tilted.rewards(prior).mean())} | {name: float(w) for name, w in names})
-    return rows
-
-
-def example(key: jax.Array, *, mazes: int = 40, turn_reward: float = 0.0, loops: float = 0.1) -> Table:
-    """Random 6×6 labyrinths, T = 24, and three personas that are tables π_i(a | cell), without memory or plans.
-
-    Larry flies as the crow does, Bob takes any open way, Alice is on a shortest way in 90 %; all slip in 5 %.
-
-    Args:
-        key: of the mazes.
-        mazes: how many.
-        turn_reward: 0 for the reward `success`, −.05 for `success − .05 per step`.
-        loops: share of the walls left by a perfect maze that are opened.
-    """
-    options = labyrinth.LabyrinthOptions(size=6, turns=24, turn_reward=turn_reward, loops=loops)
-    world, params = options.world(), options.params()
-    states = _begin(world, jax.random.split(key, mazes), params)
-    return travellers(world, states, params, Traits(skill=0.9), memory=False)
-
-
-@functools.partial(jax.jit, static_argnames="world")
-def _begin(world: labyrinth.EmojiLabyrinth, keys: jax.Array, params: labyrinth.LabyrinthParams):
-    """The states in which episodes begin, one for each key."""
-    return jax.vmap(world.reset, in_axes=(0, None))(keys, params)[1]
-
-
-def show(seed: int = 0, mazes: int = 40, console: Console | None = None) -> None:
-    """Print the curve of `example` for both rewards.
-
-    uv run python -c "from analysis import tabular; tabular.show()"
-    """
-    prior = np.full(len(personas.PERSONAS), 1 / len(personas.PERSONAS))
-    for name, turn_reward in (("success", 0.0), ("success − .05 per step", -0.05)):
-        table = example(seeds.key(seed), mazes=mazes, turn_reward=turn_reward)
-        rows = curve(table, prior, SCALES)
-        title = f"reward = {name}; η² = {correlation_ratio(table, prior):.3f}"
-        printed = Printed("λ", *list(rows[0])[1:], title=title)
-        for row in rows:
-            printed.add_row(f"{row['scale']:g}", *(f"{value:.3f}" for value in list(row.values())[1:]))
-        (console or Console()).print(printed)
 
 
 def _log_sum(values: np.ndarray) -> np.ndarray:
