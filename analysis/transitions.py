@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import optimize
 
 
 def at(values: xr.DataArray, along: xr.DataArray, level: xr.DataArray | float) -> xr.DataArray:
@@ -52,6 +51,7 @@ def marginal(part: xr.DataArray, whole: xr.DataArray, share: float = 0.5) -> xr.
     The slope is that of the least concave line above the points from (0, 0) on, so that noise of one checkpoint is no
     transition. A member whose slope is never as low has its last value: at least so much.
     """
+    from scipy import optimize  # a third of a second, which commands that judge nothing do without
 
     def one(y, x):
         x, y = _from_origin(x, y)

@@ -317,9 +317,7 @@ def test_the_command_as_a_process_ends_with_that_status():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=LONG), (signal.SIGTERM, 143)]
-)
+@pytest.mark.parametrize(("number", "status"), [pytest.param(signal.SIGINT, 130, marks=LONG), (signal.SIGTERM, 143)])
 def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, number, status):
     process = run_command(*tiny.arguments(tiny.changed(rl={"updates": 4000})), "--run-dir", str(tmp_path / "run"))
     deadline = time.monotonic() + 120

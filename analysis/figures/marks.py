@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from scipy import optimize
 
 from analysis.figures import style
 from ground import numbers
@@ -153,6 +152,8 @@ def spread(wanted: np.ndarray, heights: np.ndarray, low: float, high: float) -> 
     Returns:
         float[N], in the order of `wanted`.
     """
+    from scipy import optimize  # a third of a second, which commands that draw nothing do without
+
     order = np.argsort(wanted, kind="stable")
     sizes = heights[order]
     stacked = np.cumsum(sizes) - sizes / 2
