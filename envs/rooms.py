@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import spaces
 
 from envs import base, maps, personas, tokens, wanderers
 from envs.personas import Traits
@@ -369,11 +368,6 @@ class EmojiRooms(base.World):
         """An episode on a map of the rooms; see `envs.maps`."""
         fields |= maps.drawn(self, states, tiles[:, 0], fields.get("tokens"))
         return Replay.calm(sees_all=self.sees_all, **fields)
-
-    def state_space(self, params: RoomsParams | None = None) -> spaces.Dict:
-        """What of the state is a number a Gymnasium user may ask for: time and position."""
-        position = spaces.Box(0, self.size - 1, (2,), jnp.int32)
-        return spaces.Dict({"time": spaces.Discrete(self.turns + 1), "position": position})
 
 
 def _opposite(doors: jax.Array) -> jax.Array:

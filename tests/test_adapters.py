@@ -68,8 +68,9 @@ def test_wrong_requests_are_refused():
 
 
 def test_gymnasium_makes_it_from_its_specification():
-    env = envs.gymnasium("EmojiMaze-v0", prompt=True, size=7, turns=3)
+    env = envs.gymnasium("EmojiMaze-v0", prompt=True, render_mode="ansi", size=7, turns=3)
     again = gymnasium.make(env.spec)
+    assert again.render_mode == "ansi"
     assert again.observation_space == env.observation_space
     np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
 
