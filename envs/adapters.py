@@ -93,12 +93,12 @@ class Gymnasium(gymnasium.Env):
 
         Nothing is hidden in the board: it shows what the agent may not see.
         """
-        if self.render_mode == "ansi":
-            tiles = np.asarray(self.world.tiles(self._state, self.params))
-            return rendering.text(tiles, np.asarray(self.params.tile_map), np.asarray(self._state.position))
+        if self.render_mode is None:
+            return None
+        replay, turn = self._replay()
         if self.render_mode == "rgb_array":
-            return np.asarray(rendering.frame(*self._replay()))
-        return None
+            return np.asarray(rendering.frame(replay, turn))
+        return rendering.text(replay.tiles[turn], replay.tile_map, replay.positions[turn], replay.labels)
 
     def _replay(self) -> tuple[Any, int]:
         """The episode so far as a replay of all of its turns, of which those to come are empty; and the turn."""

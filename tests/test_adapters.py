@@ -54,7 +54,11 @@ def test_an_episode_is_that_of_the_world(name, options):
     assert {(frame.shape, frame.dtype) for frame in frames} == {((512, 856, 3), np.dtype(np.uint8))}
     assert all((one != other).any() for one, other in itertools.pairwise(frames))
     assert tokens.VOCABULARY[tokens.AGENT] in board.render()
-    assert board.render().count("\n") + 1 == world.tiles(state, params).shape[0]
+    if name == ROOMS[0]:  # named on a map
+        facts = {token for token in info["prompt"].tolist() if token in tokens.ROOMS}
+        assert len(facts & set(tokens.encode(board.render()))) >= len(facts) - 2  # hidden by agent and goal
+    else:
+        assert board.render().count("\n") + 1 == world.tiles(state, params).shape[0]
 
 
 def test_wrong_requests_are_refused():

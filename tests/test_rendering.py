@@ -86,7 +86,7 @@ def test_atlas_is_drawn_again_from_pictures(tmp_path):
     sprites.sprite(0).save(tmp_path / f"emoji_u{ord('🐵'):04x}.png")
     sprites.sprite(0).save(tmp_path / f"emoji_u{ord('👤'):04x}.png")
     with pytest.raises(ValueError, match="like 👤"):
-        sprites.draw_atlas(tmp_path)
+        sprites.write_atlas(tmp_path, tmp_path / "emoji.png")
 
 
 def test_text_goes_back_to_tokens(replay):
