@@ -2,7 +2,9 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +137,13 @@ def test_peak_memory_is_of_the_timed_calls():
     measure.forget_peak()
     if Path("/proc/self/clear_refs").exists():
         assert measure.memory("VmHWM") - before < 2**25
+
+
+def test_memory_is_in_bytes_where_there_is_no_proc(monkeypatch):
+    monkeypatch.setattr(measure.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=2**29))
+    for system, unit in (("darwin", 1), ("linux", 1024)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert measure.memory("VmHWM", "nobody") == 2**29 * unit
 
 
 def test_ratios_compare_the_fastest_of_each_side():
