@@ -59,7 +59,7 @@ class Target:
         try:
             devices = topologies.get_topology_desc(**self.topology).devices[:1]
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            why = " ".join(str(error).split())[:200]
+            why = files.one_line(error)
             raise ConfigError(f"{self.title}: no compiler for it here ({why}); see the extras in --help") from None
         return Mesh(np.asarray(devices).reshape(1, 1), ("member", "episode"))
 
