@@ -55,12 +55,7 @@ def check(command: Command) -> None:
     """
     if command.repeats < 1:
         raise ConfigError(f"--repeats={command.repeats}: use at least 1")
-    try:
-        re.compile(command.only)
-    except re.error as error:
-        raise ConfigError(f"--only={command.only}: {error}; use a regular expression") from None
-    if command.json and not command.json.parent.is_dir():
-        raise ConfigError(f"--json={command.json}: no such folder; make it first")
+    tables.check(command.only, command.json)
     if command.peers and (remedy := peers.missing(command.what)):
         raise ConfigError(f"--peers: {remedy}")
 
@@ -97,12 +92,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         if arguments[:1] == ["report"]:
-            report = terminal.read(tables.Report, arguments[1:], prog="benchmarks report")
-            documents = tables.merged([tables.read(path) for path in report.files])
-            if report.into:
-                tables.write(report.into, documents)
-            else:
-                print("\n\n".join(tables.sections(documents).values()))
+            tables.report(arguments[1:], "benchmarks report", tables.KEYS, tables.sections)
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks")
         check(command)
@@ -114,7 +104,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks", error)
         return 2
-    console.print(Markdown("\n\n".join(tables.sections(tables.merged([measured])).values())))
+    console.print(Markdown("\n\n".join(tables.sections([measured]).values())))
     return 0
 
 

@@ -59,7 +59,7 @@ class Target:
         try:
             devices = topologies.get_topology_desc(**self.topology).devices[:1]
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            why = " ".join(str(error).split())[:200]
+            why = files.one_line(error)
             raise ConfigError(f"{self.title}: no compiler for it here ({why}); see the extras in --help") from None
         return Mesh(np.asarray(devices).reshape(1, 1), ("member", "episode"))
 
@@ -274,27 +274,27 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     """Run the command; returns the exit status. `begin` is called before JAX is used."""
     try:
         if arguments[:1] == ["report"]:
-            report = terminal.read(tables.Report, arguments[1:], prog="benchmarks.ahead report")
-            documents = [json.loads(path.read_text(encoding="utf-8")) for path in report.files]
-            if report.into:
-                tables.put(report.into, {"ahead": table(documents)})
-            else:
-                print(table(documents))
+            tables.report(
+                arguments[1:], "benchmarks.ahead report", {"target", "results"}, lambda found: {"ahead": table(found)}
+            )
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks.ahead")
         if command.target not in TARGETS:
             raise ConfigError(f"{command.target}: unknown; choose one of {', '.join(TARGETS)}")
+        tables.check(command.only, command.json)
+        chosen = [case for case in cases() if re.search(command.only, case[0])]
+        if not chosen:
+            raise ConfigError(f"--only={command.only}: no program has such a name; see --help")
         begin()
         target, results = TARGETS[command.target], []
-        for case, config, name in cases():
-            if re.search(command.only, case):
-                figures, _ = compiled(case, config, name, target.mesh(), target.memory)
-                results.append(dataclasses.asdict(figures))
-                document = {"target": target.title, "jax": jax.__version__, "results": results}
-                if command.json:
-                    files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
-                print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
-    except (OSError, ValueError, KeyError, ConfigError, files.RunError) as error:
+        for case, config, name in chosen:
+            figures, _ = compiled(case, config, name, target.mesh(), target.memory)
+            results.append(dataclasses.asdict(figures))
+            document = {"target": target.title, "jax": jax.__version__, "results": results}
+            if command.json:
+                files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
+            print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
+    except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks.ahead", error)
         return 2
     return 0

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +11,13 @@ import tyro
 
 from agents.runs.config import ConfigError
 from benchmarks.machine import CEILINGS
+from ground import files, terminal
 
 SCHEMA = 1
 """Version of the documents that `--json` writes."""
+
+KEYS = frozenset({"schema", "what", "machine", "ceilings", "results", "ratios"})
+"""What such a document has."""
 
 HEADINGS = ("case", "median per second", "lowest", "highest", "fraction of the limit", "compile, s", "memory")
 
@@ -28,8 +32,46 @@ class Report:
     """A Markdown file with a pair of markers for every table; without it, the tables are printed."""
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A document that `--json` wrote.
+def report(arguments: Sequence[str], prog: str, keys: Set[str], sections: Callable[[list], dict[str, str]]) -> None:
+    """Carry out `report FILE... [--into PAGE]`.
+
+    Args:
+        arguments: what follows the word `report`.
+        prog: what its help calls it.
+        keys: that every document has.
+        sections: of the documents, marker → Markdown.
+
+    Raises:
+        ConfigError: a file is no such document, or the page cannot be written.
+    """
+    asked = terminal.read(Report, arguments, prog=prog)
+    if not asked.files:
+        raise ConfigError("report: no files; give those that --json wrote")
+    named = sections([read(path, keys) for path in asked.files])
+    if asked.into:
+        put(asked.into, named)
+    else:
+        print("\n\n".join(named.values()))
+
+
+def check(only: str, file: Path | None) -> None:
+    """Refuse a choice of cases that is no regular expression, and a file of figures that cannot be.
+
+    Raises:
+        ConfigError: one line that names the option, its value and the remedy.
+    """
+    try:
+        re.compile(only)
+    except re.error as error:
+        raise ConfigError(f"--only={only}: {error}; use a regular expression") from None
+    if file and not file.parent.is_dir():
+        raise ConfigError(f"--json={file}: no such folder; make it first")
+    if file and file.is_dir():
+        raise ConfigError(f"--json={file}: a folder; name a file in it")
+
+
+def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:
+    """A document that `--json` wrote, with these keys.
 
     Raises:
         ConfigError: it is none; one line says why.
@@ -40,8 +82,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror or error}; give files that --json wrote") from None
     except ValueError:
         raise ConfigError(f"{path}: not JSON; give files that --json wrote") from None
-    keys = {"what", "machine", "ceilings", "results", "ratios"}
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.keys() >= keys:
+    if not isinstance(document, dict) or not document.keys() >= keys or document.get("schema", SCHEMA) != SCHEMA:
         raise ConfigError(f"{path}: not a benchmark of schema {SCHEMA}; measure again with --json")
     return document
 
@@ -52,10 +93,8 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     Every result keeps the fraction of its own run's ceilings; `ceilings` becomes the list of those of all runs.
 
     Raises:
-        ConfigError: no documents, or they come from different machines.
+        ConfigError: they come from different machines.
     """
-    if not documents:
-        raise ConfigError("report: no files; give those that --json wrote")
     by_word = {}
     for document in documents:
         if document["machine"] != documents[0]["machine"]:
@@ -68,9 +107,9 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return by_word
 
 
-def sections(by_word: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Marker → Markdown, of merged documents."""
-    machine = next(iter(by_word.values()))["machine"]
+def sections(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Marker → Markdown, of documents `merged`."""
+    by_word, machine = merged(documents), documents[0]["machine"]
     commits = sorted({document["commit"] or "unknown" for document in by_word.values()})
     runs = [document["ceilings"] for document in by_word.values()]
     ceilings = [(label, *(_ceiling(name, of_word) for of_word in runs)) for name, (label, _) in CEILINGS.items()]
@@ -84,28 +123,23 @@ def sections(by_word: dict[str, dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def write(path: Path, by_word: dict[str, dict[str, Any]]) -> None:
-    """Put the sections of merged documents between their markers.
+def put(path: Path, named: Mapping[str, str]) -> None:
+    """Put sections between the markers of their names.
 
     Raises:
-        ConfigError: the file cannot be read or has no marker for a section; nothing is written.
+        ConfigError: the file cannot be read or written, or has no marker for a section; nothing is written.
     """
-    put(path, sections(by_word))
-
-
-def put(path: Path, named: Mapping[str, str]) -> None:
-    """Put sections between the markers of their names; errors as of `write`."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--into={path}: {error.strerror or error}; give a Markdown file with markers") from None
-    for name, section in named.items():
-        start, end = f"<!-- benchmarks: {name} -->", "<!-- benchmarks: end -->"
-        parts = re.split(f"(?<={start}\n).*?(?={end})", text, maxsplit=1, flags=re.DOTALL)
-        if len(parts) != 2 or start in parts[1]:
-            raise ConfigError(f"--into={path}: expected one pair of markers '{start}' and '{end}'; add them")
-        text = f"\n{section}\n\n".join(parts)
-    path.write_text(text, encoding="utf-8")
+        for name, section in named.items():
+            start, end = f"<!-- benchmarks: {name} -->", "<!-- benchmarks: end -->"
+            parts = re.split(f"(?<={start}\n).*?(?={end})", text, maxsplit=1, flags=re.DOTALL)
+            if len(parts) != 2 or start in parts[1]:
+                raise ConfigError(f"--into={path}: expected one pair of markers '{start}' and '{end}'; add them")
+            text = f"\n{section}\n\n".join(parts)
+        path.write_text(text, encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--into={path}: {files.one_line(error)}; give a Markdown file with markers") from None
 
 
 def row(result: dict[str, Any]) -> tuple[str, ...]:
@@ -123,10 +157,10 @@ def row(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def number(x: float) -> str:
-    """Three digits and a letter for thousands, millions or thousands of millions."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    """Three digits and a letter for thousands, millions, and on to millions of millions."""
+    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if x >= size:
-            return f"{x / size:.{3 - len(str(int(x / size)))}f}{letter}"
+            return f"{x / size:.{max(3 - len(str(int(x / size))), 0)}f}{letter}"
     return f"{x:.3g}"
 
 

@@ -48,14 +48,7 @@ def _tiles(world, params, states):
 
 
 class Gymnasium(gymnasium.Env):
-    """A world as a `gymnasium.Env`; see `envs.gymnasium`.
-
-    Args:
-        name: of the world.
-        prompt: put the prompt before every observation. `info["prompt"]` has it at the reset in any case.
-        render_mode: `rgb_array`, `ansi` or None.
-        **options: of the world, as in `envs.make`.
-    """
+    """A world as a `gymnasium.Env`, and its arguments: see `envs.gymnasium`."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 2}
 
@@ -67,7 +60,7 @@ class Gymnasium(gymnasium.Env):
         self.world, self.params = make(name, **options)
         self.render_mode, self._prompt = render_mode, prompt
         self.spec = EnvSpec(id=name, entry_point=f"{__name__}:Gymnasium")
-        self.spec.kwargs = {"name": name, "prompt": prompt, **options}
+        self.spec.kwargs = {"name": name, "prompt": prompt, "render_mode": render_mode, **options}
         self.action_space = gymnasium.spaces.Discrete(self.world.num_actions)
         self.observation_space = gymnasium.spaces.Box(
             0, self.world.vocabulary - 1, (_size(self.world, prompt),), np.int32
@@ -100,12 +93,12 @@ class Gymnasium(gymnasium.Env):
 
         Nothing is hidden in the board: it shows what the agent may not see.
         """
-        if self.render_mode == "ansi":
-            tiles = np.asarray(self.world.tiles(self._state, self.params))
-            return rendering.text(tiles, np.asarray(self.params.tile_map), np.asarray(self._state.position))
+        if self.render_mode is None:
+            return None
+        replay, turn = self._replay()
         if self.render_mode == "rgb_array":
-            return np.asarray(rendering.frame(*self._replay()))
-        return None
+            return np.asarray(rendering.frame(replay, turn))
+        return rendering.text(replay.tiles[turn], replay.tile_map, replay.positions[turn], replay.labels)
 
     def _replay(self) -> tuple[Any, int]:
         """The episode so far as a replay of all of its turns, of which those to come are empty; and the turn."""
@@ -131,15 +124,10 @@ class Gymnasium(gymnasium.Env):
 
 
 class Legacy:
-    """A world with the API of gymnax before 1.0, which PureJaxRL and rejax were written for; see `envs.legacy`.
+    """A world with the API of gymnax before 1.0, which PureJaxRL and rejax were written for: see `envs.legacy`.
 
     `step` gives (obs, state, reward, done, info) and begins a new episode where one is done, whose observation it then
     gives. `info["discount"]` is 0 where the episode has ended by itself, as it was.
-
-    Args:
-        world, params: from `envs.make`; the params are its `default_params`.
-        prompt: put the prompt before every observation.
-        one_hot: give tokens as float32 vectors, one after another, instead of int32 ids.
     """
 
     def __init__(self, world: base.World, params: base.WorldParams, prompt: bool = False, one_hot: bool = False):

@@ -21,7 +21,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from envs import personas, tokens
+from envs import boards, personas, tokens
 from envs.personas import Traits
 from envs.replay import Replay
 
@@ -186,7 +186,7 @@ class World(environment.Environment, abc.ABC):
         Raises:
             ValueError: for an unknown option or a value out of range.
         """
-        defaults = cls.Options()
+        options, defaults = boards.in_words(options), cls.Options()
         known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
         names = {field.name for field in dataclasses.fields(defaults.params())}
 

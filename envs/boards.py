@@ -47,11 +47,6 @@ class Board:
     """Row and column of the start, if it is marked."""
 
     @property
-    def ends(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Start and goal."""
-        return self.start, self.goal
-
-    @property
     def goal(self) -> tuple[int, int] | None:
         """Row and column of the goal, if there is one."""
         return next(_cells(self.roles == tokens.GOAL), None)
@@ -71,10 +66,11 @@ def text(roles: np.ndarray, start: Sequence[int] | None = None) -> str:
     """The tidy text of roles int[H, H], with the start at a row and a column, or to be drawn by every episode.
 
     Raises:
-        ValueError: no square of roles, or a start that is no Path.
+        ValueError: no grid of roles, or a start that is no Path.
     """
     grid = np.asarray(roles)
-    if grid.ndim != 2 or grid.dtype.kind not in "iu" or not np.isin(grid, range(len(tokens.ROLES))).all():
+    known = grid.dtype.kind in "iu" and np.isin(grid, range(len(tokens.ROLES))).all()
+    if grid.ndim != 2 or not grid.size or not known:
         raise ValueError(f"board: not an array of roles; use int[H, H] of 0 to 4: {', '.join(tokens.ROLES)}")
     characters = np.array(list(_BY_ROLE))[grid]
     if start is not None:

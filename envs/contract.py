@@ -58,7 +58,7 @@ def api_test(env: base.World, params: base.WorldParams, key: jax.Array, *, scrip
     batch = jax.jit(jax.vmap(functools.partial(_episode, env), in_axes=(None, 0, 0)))
     first, turns = batch(params, keys, actions)
     _declarations(env, params, first, turns)
-    _flags(env, turns)
+    _flags(env, params, turns)
     _same((first, turns), batch(params, keys, actions), "played twice with the same keys")
     others = batch(params, jax.random.split(jax.random.fold_in(key, 3), BATCH), actions)
     _require(
@@ -155,7 +155,7 @@ def _declarations(env, params, first, turns) -> None:
     _require(env.episode_length() == length, f"episode_length(): {env.episode_length()} instead of {length}")
 
 
-def _flags(env, turns) -> None:
+def _flags(env, params, turns) -> None:
     """An episode ends once, by itself or by its time limit; what comes after its own end pays nothing."""
     terminated, time = np.asarray(turns["terminated"]), np.asarray(turns["state"].time)
     over = np.cumsum(terminated, axis=1) - terminated > 0
@@ -163,9 +163,9 @@ def _flags(env, turns) -> None:
     _require((np.asarray(turns["reward"])[over] == 0).all(), "reward: a turn after the end pays")
     counted = np.where(over, time, np.arange(1, env.turns + 1)) == time
     _require(counted.all(), "state.time: must count the turns")
-    truncated = np.asarray(turns["truncated"])
-    _require(not truncated[:, :-1].any(), "truncated: before the last turn")
-    _require((truncated | over)[:, -1].all(), "truncated: not set by the last turn")
+    truncated, last = np.asarray(turns["truncated"]), int(params.max_steps_in_episode) - 1
+    _require(not truncated[:, :last].any(), "truncated: before the last turn")
+    _require((truncated | over)[:, last:].all(), "truncated: not set by the last turn")
 
 
 def _automatic_reset(env, params, key) -> None:

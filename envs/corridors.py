@@ -124,11 +124,6 @@ def carve(key: jax.Array, size: int, loops: jax.Array) -> jax.Array:
     return tree | choose(distinct_bits(loop_key, walls), ~tree, count)
 
 
-def exits(opened: jax.Array, size: int) -> jax.Array:
-    """Whether each cell is open to the North, East, South and West, bool[n, n, 4]."""
-    return _around(opened, size, jnp.array(False)).reshape(size, size, 4)
-
-
 def distances(opened: jax.Array, source: jax.Array, size: int) -> jax.Array:
     """Moves from each cell to `source` on a shortest way, int32[n, n].
 
@@ -141,7 +136,8 @@ def distances(opened: jax.Array, source: jax.Array, size: int) -> jax.Array:
     """
     far = jnp.int32(size * size)
     rows, columns = (jax.lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
-    blocked = jnp.where(exits(opened, size), 1, 2 * far)
+    exits = _around(opened, size, jnp.array(False)).reshape(size, size, 4)
+    blocked = jnp.where(exits, 1, 2 * far)
     start = jnp.where((rows == source[0]) & (columns == source[1]), 0, far)
 
     def relax(carry):

@@ -12,17 +12,14 @@ personas do here is told in `envs.travellers`.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import spaces
 
 from envs import base, boards, corridors, personas, tokens, travellers
-from envs.personas import Traits
 
 VIEWS = {"bump": 2, "walls": 6, "compass": 8, "signpost": 7}
 """Tokens of an observation: the feeling and what the last move met; the four ways too; and to them where the goal lies,
@@ -173,10 +170,6 @@ class EmojiLabyrinth(base.World):
         self.prompt_length = 1 + (2 * size - 1) ** 2
         self.observation_length = VIEWS[view]
 
-    @classmethod
-    def make(cls, options: Mapping[str, Any]) -> tuple[base.World, base.WorldParams]:
-        return super().make(boards.in_words(options))
-
     @staticmethod
     def defaults(scale: str) -> dict[str, Any]:
         # Rewards of 1, and directions that differ although their tiles do not.
@@ -240,7 +233,8 @@ class EmojiLabyrinth(base.World):
         free, start, goal = jnp.ones(cells, bool), None, None
         if self._given:
             free = jnp.asarray(self._given.roles[1::2, 1::2].reshape(-1) == tokens.PATH)
-            start, goal = (at and jnp.int32(at[0] // 2 * self.size + at[1] // 2) for at in self._given.ends)
+            marked = self._given.start, self._given.goal
+            start, goal = (at and jnp.int32(at[0] // 2 * self.size + at[1] // 2) for at in marked)
 
         def away(cell: jax.Array) -> jax.Array:
             return corridors.distances(opened, self._row_column(cell), self.size)
@@ -393,21 +387,8 @@ class EmojiLabyrinth(base.World):
     def planner_scores(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
         return personas.CERTAIN * self.shortest(state, self.cell(state.position)).astype(jnp.float32)
 
-    def persona_log_probabilities(self, state: LabyrinthState, plan: jax.Array, params, traits: Traits) -> jax.Array:
-        return travellers.log_probabilities(self, state, plan, params, traits)
-
-    def write_plan(
-        self, key: jax.Array, persona: jax.Array, state: LabyrinthState, params, traits: Traits
-    ) -> jax.Array:
-        return travellers.write(key, self, persona, state, params, self.plan_length, traits)
-
-    def plan_log_probabilities(self, plan: jax.Array, state: LabyrinthState, params, traits: Traits) -> jax.Array:
-        return travellers.plan_log_probabilities(self, plan, state, params, traits)
-
-    def state_space(self, params: LabyrinthParams | None = None) -> spaces.Dict:
-        """What of the state is a number a Gymnasium user may ask for: time and position."""
-        position = spaces.Box(0, 2 * self.size, (2,), jnp.int32)
-        return spaces.Dict({"time": spaces.Discrete(self.turns + 1), "position": position})
+    persona_log_probabilities = travellers.log_probabilities
+    write_plan, plan_log_probabilities = travellers.write, travellers.plan_log_probabilities
 
     def _row_column(self, cell: jax.Array) -> jax.Array:
         return jnp.stack([cell // self.size, cell % self.size]).astype(jnp.int32)

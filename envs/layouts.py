@@ -123,11 +123,6 @@ class Walk(Layout):
         start = jnp.asarray(self._cells)[_first(path & ~gold)]
         return WalkMaze(path=path, gold=gold), jnp.stack([start // self.size, start % self.size])
 
-    def store(self, grid: np.ndarray) -> WalkMaze:
-        """A maze that is given: roles int[H, W] of Mold, Path and Gold, with Mold all around."""
-        roles = jnp.asarray(grid.reshape(-1)[self._cells])
-        return WalkMaze(path=_pack(roles != tokens.MOLD), gold=_pack(roles == tokens.GOLD))
-
     def roles(self, maze, cells):
         inside = jnp.clip(cells, 0, self.size - 1)
         number = jnp.asarray(self._numbers)[inside[..., 0] * self.size + inside[..., 1]]

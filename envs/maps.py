@@ -79,7 +79,8 @@ def drawn(world: "EmojiRooms", states: "RoomsState", roles: np.ndarray, episode:
         plan = world.plan(jnp.asarray(episode))
         told = np.asarray(plan)[np.cumsum(plan == tokens.PLAN_END) == 0]
         says = np.asarray(jax.vmap(wanderers.advice, in_axes=(None, 0))(plan, names))
-        cells = np.where(says.any(axis=1), (doors[..., 0] * side + doors[..., 1])[range(len(says)), says.argmax(1)], -1)
+        named = (doors[..., 0] * side + doors[..., 1])[range(len(says)), says.argmax(axis=1)]
+        cells = np.where(says.any(axis=1), np.maximum(named, -1), -1)  # a door that is not there has no tile
         thought = np.isin(labels, told[np.isin(told, tokens.ROOMS)])
         thought.flat[cells[cells >= 0]] = True
         advised = cells[position]

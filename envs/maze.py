@@ -10,14 +10,12 @@ care for Gold. Alice remembers the last turn and looks two tiles ahead.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import spaces
 
 from envs import base, boards, hashing, personas, tokens
 from envs.layouts import LAYOUTS, Given, Layout
@@ -158,10 +156,6 @@ class EmojiMaze(base.World):
         self._layout: Layout = Given(given) if given else LAYOUTS[layout](size)
         self._side = 1 << (2 * turns + 1).bit_length()
         self._words = -(-self._side // 32)  # of a row
-
-    @classmethod
-    def make(cls, options: Mapping[str, Any]) -> tuple[base.World, base.WorldParams]:
-        return super().make(boards.in_words(options))
 
     def describe(self) -> str:
         return f"{self.size}×{self.size} {'given' if self.board else self.layout}, {self.turns} turns"
@@ -336,15 +330,6 @@ class EmojiMaze(base.World):
         midpoints = np.stack(np.divmod(states.trail[-1][1::2], self.size), axis=-1)
         positions, winds = np.asarray(states.position), np.asarray(states.wind)[1:]
         return Replay(positions=positions, midpoints=midpoints, winds=winds, **fields)
-
-    def state_space(self, params: MazeParams | None = None) -> spaces.Dict:
-        """What of the state is a number a Gymnasium user may ask for: time and position."""
-        return spaces.Dict(
-            {
-                "time": spaces.Discrete(self.turns + 1),
-                "position": spaces.Box(0, self.size - 1, (2,), jnp.int32),
-            }
-        )
 
     def _bit(self, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Word int32[...] and bit uint32[...] of cells on a board of `_side`², which repeats in both directions.

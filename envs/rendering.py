@@ -15,6 +15,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from envs import sprites, tokens
 from envs.replay import Replay, crop_together
+from ground import numbers
 
 BOARD: Final = 480
 """Width and height of the board at scale 1, pixels."""
@@ -48,15 +49,11 @@ def text(tiles: np.ndarray, tile_map: np.ndarray, position: np.ndarray, labels: 
     return "\n".join(tokens.decode(row) for row in board)
 
 
-def _check_turn(replay: Replay, turn: int) -> None:
-    if not 0 <= turn <= replay.turns:
-        raise ValueError(f"turn={turn}: the episode has turns 0 to {replay.turns - 1}, and its end {replay.turns}")
-
-
 def _signed(value: float, digits: int = 1) -> str:
+    """A reward; a small one has more digits, so that it does not read as none."""
     if abs(value) < 0.005:
         return "0"
-    return f"{value:+.{digits if abs(value) >= 0.095 else 2}f}".replace("-", "−")
+    return numbers.signed(value, f"+.{2 if abs(value) < 0.095 else max(digits, 1) if abs(value) < 1 else digits}f")
 
 
 def _tone(reward: float) -> str:
@@ -316,7 +313,8 @@ def frame(replay: Replay, turn: int, scale: float = 1.0) -> Image.Image:
     Raises:
         ValueError: for a turn that the episode does not have.
     """
-    _check_turn(replay, turn)
+    if not 0 <= turn <= replay.turns:
+        raise ValueError(f"turn={turn}: the episode has turns 0 to {replay.turns - 1}, and its end {replay.turns}")
     canvas = sprites.Canvas(2 * _MARGIN + BOARD + _PANEL + 32, 2 * _MARGIN + BOARD, scale)
     _draw_board(canvas, replay, turn)
     x = _MARGIN + BOARD + 24
@@ -341,11 +339,6 @@ def _narrow_frame(replay: Replay, turn: int, scale: float) -> Image.Image:
     _draw_legend(canvas, replay, middle, y + 124, right - middle)
     _draw_rewards(canvas, replay, turn, left, y + 168, BOARD)
     return canvas.finish()
-
-
-def png(replay: Replay, turn: int, path: str | pathlib.Path, scale: float = 1.0) -> None:
-    """Write one frame."""
-    frame(replay, turn, scale).save(path, format="PNG", optimize=True)
 
 
 def gif(replay: Replay, path: str | pathlib.Path | IO[bytes], milliseconds: int = 700, scale: float = 1.0) -> None:

@@ -22,10 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import spaces
 
 from envs import base, maps, personas, tokens, wanderers
-from envs.personas import Traits
 from envs.replay import Replay
 
 NEAR = 3
@@ -356,24 +354,13 @@ class EmojiRooms(base.World):
     def planner_scores(self, state: RoomsState, params: RoomsParams) -> jax.Array:
         return personas.CERTAIN * self.shortest(state).astype(jnp.float32)
 
-    def persona_log_probabilities(self, state: RoomsState, plan: jax.Array, params, traits: Traits) -> jax.Array:
-        return wanderers.log_probabilities(self, state, plan, params, traits)
-
-    def write_plan(self, key: jax.Array, persona: jax.Array, state: RoomsState, params, traits: Traits) -> jax.Array:
-        return wanderers.write(key, self, persona, state, traits)
-
-    def plan_log_probabilities(self, plan: jax.Array, state: RoomsState, params, traits: Traits) -> jax.Array:
-        return wanderers.plan_log_probabilities(self, plan, state, traits)
+    persona_log_probabilities = wanderers.log_probabilities
+    write_plan, plan_log_probabilities = wanderers.write, wanderers.plan_log_probabilities
 
     def replay(self, states: RoomsState, *, tiles: np.ndarray, **fields: Any) -> Replay:
         """An episode on a map of the rooms; see `envs.maps`."""
         fields |= maps.drawn(self, states, tiles[:, 0], fields.get("tokens"))
         return Replay.calm(sees_all=self.sees_all, **fields)
-
-    def state_space(self, params: RoomsParams | None = None) -> spaces.Dict:
-        """What of the state is a number a Gymnasium user may ask for: time and position."""
-        position = spaces.Box(0, self.size - 1, (2,), jnp.int32)
-        return spaces.Dict({"time": spaces.Discrete(self.turns + 1), "position": position})
 
 
 def _opposite(doors: jax.Array) -> jax.Array:

@@ -9,7 +9,6 @@ import argparse
 import functools
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -155,40 +154,29 @@ def _font(pixels: int, bold: bool) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf", max(pixels, 1))
 
 
-def draw_atlas(folder: str | pathlib.Path, emoji: Sequence[str] = tokens.VOCABULARY) -> Image.Image:
-    """Draw an atlas, RGBA, from a folder of pictures that are named as those of Noto Emoji are, `emoji_u1f34e.png`.
+def write_atlas(folder: str | pathlib.Path, path: pathlib.Path = ATLAS) -> None:
+    """Draw the vocabulary's atlas into a PNG file, which names the vocabulary it was drawn for.
 
     Args:
-        folder: with a square picture in colour of every emoji.
-        emoji: what to draw, one code point each.
+        folder: with a square picture in colour of every emoji, named as those of Noto Emoji are, `emoji_u1f34e.png`.
+        path: of the file.
 
     Raises:
         ValueError: if a picture is missing, is none, or is the same as another's.
     """
-    rows = -(-len(emoji) // COLUMNS)
-    sheet = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))
+    sheet = Image.new("RGBA", (COLUMNS * CELL, -(-tokens.SIZE // COLUMNS) * CELL))
     drawn: dict[bytes, str] = {}
-    for index, character in enumerate(emoji):
-        path = pathlib.Path(folder, f"emoji_u{ord(character):04x}.png")
+    for index, character in enumerate(tokens.VOCABULARY):
+        picture = pathlib.Path(folder, f"emoji_u{ord(character):04x}.png")
         try:
-            with Image.open(path) as image:
+            with Image.open(picture) as image:
                 cell = image.convert("RGBA").resize((CELL, CELL), Image.Resampling.LANCZOS)
         except OSError as error:
-            raise ValueError(f"{path}: no picture of {character} ({error})") from error
+            raise ValueError(f"{picture}: no picture of {character} ({error})") from error
         twin = drawn.setdefault(cell.tobytes(), character)
         if twin != character:
-            raise ValueError(f"{path}: draws {character} (U+{ord(character):04X}) like {twin}")
+            raise ValueError(f"{picture}: draws {character} (U+{ord(character):04X}) like {twin}")
         sheet.paste(cell, (index % COLUMNS * CELL, index // COLUMNS * CELL))
-    return sheet
-
-
-def write_atlas(folder: str | pathlib.Path, path: pathlib.Path = ATLAS) -> None:
-    """Draw the vocabulary's atlas into a PNG file, which names the vocabulary it was drawn for.
-
-    Raises:
-        ValueError: as for `draw_atlas`.
-    """
-    sheet = draw_atlas(folder)
     notes = PngImagePlugin.PngInfo()
     notes.add_itxt(_KEY, "".join(tokens.VOCABULARY))
     notes.add_text("Source", "Noto Emoji, Google, Apache License 2.0; see EMOJI-LICENCE.md")

@@ -50,8 +50,7 @@ def read(path: Path, remedy: str) -> xr.Dataset:
         intact = dataset.attrs.pop(_SEAL) == _checksum(dataset)
         dataset = dataset[json.loads(dataset.attrs.pop(_ORDER))]  # NetCDF 3 has an order of its own
     except Exception as error:  # scipy and xarray raise errors of many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RunError(f"{path}: not readable ({reason}); {remedy}") from error
+        raise RunError(f"{path}: not readable ({files.one_line(error)}); {remedy}") from error
     if not intact:
         raise RunError(f"{path}: has changed since it was written; {remedy}")
     return dataset

@@ -30,11 +30,11 @@ def digits_after_the_point(size: float, significant: int) -> int:
 
 
 def number(value: float, digits: int) -> str:
-    """A number with so many digits after the point and a real minus; no minus zero."""
-    text = f"{value:,.{digits}f}"
-    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+    """A number with so many digits after the point."""
+    return signed(value, f",.{digits}f")
 
 
 def signed(value: float, form: str = "+.1f") -> str:
-    """A number in a format of Python's, with a real minus."""
-    return format(value, form).replace("-", "−")
+    """A number in a format of Python's, with a real minus; no minus zero."""
+    text = format(value, form)
+    return text.replace("-", "−") if float(text.replace(",", "")) else format(0.0, form)

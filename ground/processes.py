@@ -89,7 +89,7 @@ def detect(environment: Any) -> tuple[str, dict[str, Any]] | None:
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [name for name in names if environment.get(name)]
-    if given and given != names[:1]:
+    if given and given != ["JAX_COORDINATOR_ADDRESS"]:  # which alone may tell what is found below where to meet
         if len(given) < len(names):
             missing = ", ".join(name for name in names if name not in given)
             raise ConfigError(f"{', '.join(given)} without {missing}; set all three, or none")

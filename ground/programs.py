@@ -26,11 +26,11 @@ def keep() -> None:
     wanted = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     if not wanted or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = home(os.environ)
-    mine = folder / _machine()
     try:
+        folder = home(os.environ)
+        mine = folder / _machine()
         mine.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return
     if not os.access(mine, os.W_OK):
         return
@@ -41,7 +41,11 @@ def keep() -> None:
 
 
 def home(environment: Mapping[str, str]) -> Path:
-    """The folder of all programs: in the user's folder for caches, which may be thrown away at any time."""
+    """The folder of all programs: in the user's folder for caches, which may be thrown away at any time.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
     default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     given = environment.get("XDG_CACHE_HOME", "")
     parent = Path(given) if os.path.isabs(given) else Path(default).expanduser()  # as the XDG specification has it

@@ -49,8 +49,8 @@ class Mean(NamedTuple):
     units: np.ndarray
     """Independent units behind it, int[...]."""
 
-    def interval(self, share: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Where the true mean lies with a probability of `share`.
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the true mean lies with a probability of 95 %.
 
         Student's t is too short on the side of the long tail. There the end is that of Hall's transformation, which
         takes the skewness out of t (Hall, J. R. Stat. Soc. B 54, 1992), so it is the further of the two
@@ -58,13 +58,8 @@ class Mean(NamedTuple):
 
         Returns:
             Lower and upper end, float64[...]; NaN below `INDEPENDENT` units.
-
-        Raises:
-            ValueError: for a share outside 0 to 1.
         """
-        if not 0 < share < 1:
-            raise ValueError(f"share={share:g}: use a share between 0 and 1")
-        short, skew = special.stdtrit(self.degrees, (1 + share) / 2), np.maximum(np.abs(self.skew), _UNSKEWED)
+        short, skew = special.stdtrit(self.degrees, (1 + 0.95) / 2), np.maximum(np.abs(self.skew), _UNSKEWED)
         long = np.maximum(short, 3 / skew * (1 - np.cbrt(1 - skew * short - skew**2 / 6)))
         low, high = (np.where(side * self.skew > 0, long, short) for side in (-1, 1))
         return self.mean - low * self.error, self.mean + high * self.error

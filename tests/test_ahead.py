@@ -192,10 +192,24 @@ def test_a_report_goes_between_its_markers(tmp_path):
     )
 
 
-@pytest.mark.parametrize("arguments", [["h200"], ["report", "nowhere.json"], ["h100", "--only"]])
-def test_wrong_arguments_end_in_one_line(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["h200"], "h200: unknown; choose one of h100, v5e"),
+        (["h100", "--only"], "--only"),
+        (["h100", "--only", "("], "--only=(: "),
+        (["h100", "--only", "EmojiMaze-v9"], "--only=EmojiMaze-v9: no program"),
+        (["h100", "--json", "nowhere/h100.json"], "--json=nowhere/h100.json: no such folder"),
+        (["report"], "no files"),
+        (["report", "nowhere.json"], "nowhere.json: No such file"),
+        (["report", __file__], f"{__file__}: not JSON"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(arguments, words, capsys):
     assert ahead.main(arguments) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.accelerator

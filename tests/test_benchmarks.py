@@ -2,7 +2,9 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +139,13 @@ def test_peak_memory_is_of_the_timed_calls():
         assert measure.memory("VmHWM") - before < 2**25
 
 
+def test_memory_is_in_bytes_where_there_is_no_proc(monkeypatch):
+    monkeypatch.setattr(measure.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=2**29))
+    for system, unit in (("darwin", 1), ("linux", 1024)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert measure.memory("VmHWM", "nobody") == 2**29 * unit
+
+
 def test_ratios_compare_the_fastest_of_each_side():
     results = [
         measure.Result(name, "steps", measure.Work(), 0.0, [rate])
@@ -193,8 +202,10 @@ def test_a_report_is_made_of_the_files(saved, tmp_path):
         (["speed"], "what"),
         (["env", "--repeats", "0"], "--repeats=0: use at least 1"),
         (["env", "--json", "nowhere/x.json"], "--json=nowhere/x.json: no such folder"),
+        (["env", "--json", "."], "--json=.: a folder; name a file in it"),
         (["policy", "--peers"], "--peers: policy has no peers; use env or train"),
         (["env", "--only", "("], "--only=(: "),
+        (["report"], "report: no files"),
         (["report", "missing.json"], "missing.json: No such file"),
         (["report", __file__], "not JSON"),
     ],
@@ -222,6 +233,9 @@ def test_a_report_needs_its_markers_and_one_machine(saved, tmp_path, capsys):
     assert command.main(["report", str(saved[0]), "--into", str(page)]) == 2
     assert "expected one pair of markers" in capsys.readouterr().err
     assert page.read_text(encoding="utf-8") == "no markers\n"
+    page.write_bytes(b"\xff")
+    assert command.main(["report", str(saved[0]), "--into", str(page)]) == 2
+    assert f"--into={page}: " in capsys.readouterr().err
     other = json.loads(saved[1].read_text(encoding="utf-8"))
     other["machine"]["cores"] = 64
     saved[1].write_text(json.dumps(other), encoding="utf-8")
@@ -233,3 +247,4 @@ def test_numbers_have_three_digits():
     assert [tables.number(x) for x in (0.123, 45.6, 1234.0, 98_765.0, 123_456.0, 2.5e6)] == [
         "0.123", "45.6", "1.23 k", "98.8 k", "123 k", "2.50 M",
     ]  # fmt: skip
+    assert [tables.number(x) for x in (4.2e12, 5.1e13, 2.5e15)] == ["4.20 T", "51.0 T", "2500 T"]  # as accelerators

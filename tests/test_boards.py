@@ -238,6 +238,7 @@ def test_boards_that_a_world_cannot_hold_are_refused_in_one_line(name, board, me
         ("EmojiLabyrinth-v0", {"board": np.full((5, 5), 5)}, "board: not an array of roles"),
         ("EmojiLabyrinth-v0", {"board": np.zeros((5, 5))}, "board: not an array of roles"),
         ("EmojiMaze-v0", {"board": np.zeros(5, int)}, "board: not an array of roles"),
+        ("EmojiMaze-v0", {"board": np.zeros((0, 0), int)}, "board: not an array of roles"),
         ("EmojiMaze-v0", {"board": 3}, "board: not an array of roles"),
     ],
 )

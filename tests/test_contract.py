@@ -28,6 +28,7 @@ from envs import base, contract, labyrinth
             marks=pytest.mark.slow,
         ),
         ("EmojiLabyrinth-v0", {"board": "#####/#S$.#/#.#.#/#..G#/#####", "turns": 5}),
+        ("EmojiLabyrinth-v0", {"board": "#####/#S$.#/#.#.#/#..G#/#####", "turns": 5, "max_steps_in_episode": 3}),
         ("EmojiLabyrinth-v0", {"size": 3, "turns": 4, "view": "bump", "mold": 0.5, "exploits": 2, "narration": True}),
     ],
 )

@@ -137,6 +137,18 @@ def test_the_thought_of_alice_is_the_way_that_she_goes():
         assert replay.place(replay.turns) == f"{goal} room"
 
 
+def test_a_thought_of_a_door_that_is_not_there_names_no_tile():
+    world, states, replay = episode(0)
+    start = int(states.start[0])
+    there = (states.children[0, start] >= 0) | states.gold[0, start]
+    told, first = np.array(replay.tokens), world.prompt_length + world.spoken
+    chain = [states.names[0, states.goal[0]], tokens.DOORS[int(np.argmin(there))], states.names[0, start]]
+    told[first : first + world.plan_length] = [*chain, *[tokens.PLAN_END] * (world.plan_length - 3)]
+    shown = maps.drawn(world, states, np.zeros((len(states.position), world.size), np.int8), told)
+    assert not there.all()
+    assert set(shown["advised"]) == {-1}
+
+
 def test_a_map_is_drawn_whole_and_thoughts_and_what_they_say_now_can_be_told_from_none():
     _, _, replay = episode(2, distance_range=(3, 5))
     drawn = io.BytesIO()

@@ -23,10 +23,16 @@ def at(*rows: str) -> maze.MazeState:
     grid[[0, -1]] = grid[:, [0, -1]] = tokens.MOLD
     grid[3:8, 3:8] = [[BOARD[cell] for cell in row] for row in rows]
     _, state = WORLD.reset(jax.random.key(0), PARAMS)
-    stored = layouts.Walk(11).store(grid)
+    inner = grid.reshape(-1)[layouts.Walk(11)._cells]
+    path, gold = (layouts._pack(mask) for mask in (inner != tokens.MOLD, inner == tokens.GOLD))
     centre = jnp.array([5, 5])
     stood = WORLD._mark(jnp.zeros_like(state.stood), centre)
-    return state.replace(layout=stored, position=centre, trail=state.trail.at[0].set(5 * 11 + 5), stood=stood)
+    return state.replace(
+        layout=layouts.WalkMaze(path=path, gold=gold),
+        position=centre,
+        trail=state.trail.at[0].set(5 * 11 + 5),
+        stood=stood,
+    )
 
 
 @jax.jit

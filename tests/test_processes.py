@@ -32,6 +32,7 @@ SLURM = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "1"}
         (ADDRESS, "process 1 of 2 at node1:1234"),
         (ADDRESS | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, None),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "2"}, "Slurm task 1 of 2"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "2", "JAX_COORDINATOR_ADDRESS": "node1:1234"}, "Slurm task 1 of 2"),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "2"}, None),
         ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, None),  # a batch script, without srun
         ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://h:1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"},

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from ground import programs
@@ -89,6 +90,15 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path, home):
     else:
         place = Path("/proc/nowhere")
     assert command(place)[0][:2] == (False, "None")
+
+
+def test_a_user_without_a_home_is_no_obstacle(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where the system knows no such user
+    before = jax.config.jax_compilation_cache_dir
+    programs.keep()
+    assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_what_was_used_longest_ago_is_removed_first(tmp_path):

@@ -86,7 +86,7 @@ def test_atlas_is_drawn_again_from_pictures(tmp_path):
     sprites.sprite(0).save(tmp_path / f"emoji_u{ord('🐵'):04x}.png")
     sprites.sprite(0).save(tmp_path / f"emoji_u{ord('👤'):04x}.png")
     with pytest.raises(ValueError, match="like 👤"):
-        sprites.draw_atlas(tmp_path)
+        sprites.write_atlas(tmp_path, tmp_path / "emoji.png")
 
 
 def test_text_goes_back_to_tokens(replay):
@@ -214,9 +214,12 @@ def test_gif_has_a_frame_for_each_turn_and_the_end(replay, tmp_path):
         assert durations == [200, 200, 200, 800]
         image.seek(0)
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    rendering.png(replay.crop(), 1, tmp_path / "turn.png", scale=0.5)
-    with Image.open(tmp_path / "turn.png") as image:
-        assert image.size == (428, 256)
+    assert rendering.frame(replay.crop(), 1, scale=0.5).size == (428, 256)
+
+
+def test_small_rewards_do_not_read_as_none():
+    assert [rendering._signed(value) for value in (-0.004, -0.04, 0.25, -20.0)] == ["0", "−0.04", "+0.2", "−20.0"]
+    assert [rendering._signed(value, 0) for value in (0.3, -0.4, 1.0, -10.0)] == ["+0.3", "−0.4", "+1", "−10"]
 
 
 def test_side_by_side_waits_for_the_longer_episode(replay, tmp_path):
