@@ -16,10 +16,9 @@ from analysis import concepts as core
 from analysis import directions, estimates, extraction
 from analysis import tracking as tracked
 from analysis.figures.panels import Curve, Curves, Panel, Rows
-from analysis.measure import arms, measure, once, twins, variable
+from analysis.measure import arms, at_least, measure, once, twins, variable
 from envs import maze, tokens
 from ground import statistics
-from ground.terminal import ConfigError
 
 REFERENCES = ("other classes", "Path")
 """What Gold and Mold are compared with: each with the other two (eq. 1), or both with Path (appendix C.8)."""
@@ -94,8 +93,7 @@ def concepts(
         `agreement`: mean cosine of a member's axis with those of others, by `tiles`.
     """
     extraction.check("episodes", episodes)
-    if permutations < 1:
-        raise ConfigError(f"--permutations={permutations}: use at least 1")
+    at_least(1, permutations=permutations)
     first, copies = once(run, checkpoint)
     parameters, tile_maps = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params.tile_map))
     sets, told = extraction.sets(run, episodes, seed), narrated(run.config.world, run.config.pretrain, seed)

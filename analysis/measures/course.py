@@ -21,7 +21,6 @@ from analysis.measures.ledger import ledger
 from analysis.measures.returns import returns
 from analysis.measures.spectra import spectra
 from analysis.measures.updates import updates
-from ground.terminal import ConfigError
 
 AXES = {
     "update": ("updates", 1.0, "update"),
@@ -154,8 +153,6 @@ def course(
         `ledger`, [persona], and `told_success` of the model. `updates` and `tokens` of the last
         stage so far, NaN before it.
     """
-    if against not in AXES:
-        raise ConfigError(f"--against={against}: use {', '.join(AXES)}")
     parts = sources(run, episodes, samples, mazes)
     told = xr.Dataset()
     for done, (measurement, options, names) in enumerate(parts):

@@ -13,7 +13,7 @@ from agents.runs import Run
 from analysis import directions, extraction
 from analysis import steering as steered
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import ends, measure, variable
+from analysis.measure import at_least, ends, measure, variable
 from analysis.measures.concepts import concepts
 from envs import base, tokens
 from ground import seeds
@@ -70,9 +70,7 @@ def steering(
         `random_removed`; `plain`, behaviour as it is. Only `steering.PLAYED` random directions have returns.
     """
     extraction.check("extraction-episodes", extraction_episodes)
-    for name, value in (("episodes", episodes), ("play-episodes", play_episodes)):
-        if value < 1:
-            raise ConfigError(f"--{name}={value}: use at least 1")
+    at_least(1, episodes=episodes, play_episodes=play_episodes)
     if 0.0 not in strengths or len(np.unique(np.array(strengths, np.float32))) < max(3, len(strengths)):
         raise ConfigError(f"--strengths={list(strengths)}: give at least three different numbers, 0 among them")
     if not 0 <= layer <= run.config.policy.layers:

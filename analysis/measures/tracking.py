@@ -16,10 +16,9 @@ from analysis import concepts as core
 from analysis import directions, estimates, extraction
 from analysis import tracking as tracked
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import arms, ends, measure, once, variable
+from analysis.measure import arms, at_least, ends, measure, once, variable
 from analysis.measures.concepts import concepts
 from envs import base, tokens
-from ground.terminal import ConfigError
 
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
@@ -67,15 +66,14 @@ def tracking(
         layer `d_by_layer` and `auroc_by_layer`. `landed`: share of the moves onto each class.
     """
     extraction.check("episodes", episodes)
-    if play_episodes < 16:
-        raise ConfigError(f"--play-episodes={play_episodes}: use at least 16")
+    at_least(16, play_episodes=play_episodes)
     start, end = ends(run)[0], ends(run)[-1]
     before = start if checkpoint.partition("-")[0] == end else checkpoint
     known = concepts(run, dict.fromkeys((checkpoint, before)), episodes=episodes, seed=seed)
-    first, copies = once(run, checkpoint)
+    plays = checkpoint if player == "itself" else start
+    first, copies = once(run, checkpoint, plays)
     vectors, others = (known["vectors"].sel(checkpoint=name).values[first] for name in (checkpoint, before))
     layer = known["rule_layer"].sel(checkpoint=checkpoint).values - 1
-    plays = checkpoint if player == "itself" else start
     parameters, players, params = jax.tree.map(
         lambda x: x[first], (run.kept_parameters(checkpoint), run.kept_parameters(plays), run.params)
     )
