@@ -334,7 +334,7 @@ def measure(
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
-        taken = {"run", "runs", "checkpoints", "tell", "json", "figures", "width", "plain"} & set(options)
+        taken = {"run", "runs", "checkpoints", "tell", "output", "json", "figures", "width", "plain"} & set(options)
         assert not taken, f"{function.__name__}: every command has an option {taken} already"
         name = _dashed(function.__name__)
         summary = described.short_description or ""
