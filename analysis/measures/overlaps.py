@@ -10,7 +10,7 @@ from agents.runs import Run
 from analysis import estimates, masks, stretches, tallies
 from analysis.estimates import of
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import end, measure
+from analysis.measure import end, measure, variable
 from analysis.stretches import Stretch
 from ground.terminal import ConfigError
 
@@ -65,15 +65,15 @@ def overlaps(run: Run, checkpoint: str, *, since: str = "", against: str = "") -
     every = np.moveaxis(every, (2, 3), (0, 1))  # compared, expression, mask, kind, member, other
     pairs, means = every[0, -1], of_members(every)
     excess = of_members(every[0, -1] - every[list(COMPARED).index("weight_matched"), -1])
-    place = ("mask", "kind", "member")
+    place = "mask kind member"
     variables = {
-        name: (place, jaccard, {"long_name": words, "table": int(name == "seen")})
+        name: variable(place, jaccard, words, table=int(name == "seen"))
         for (name, words), jaccard in zip(COMPARED.items(), means[:, -1], strict=True)
     }
     variables |= {
-        "excess": (place, excess, {"long_name": "Jaccard index beyond weight-matched chance"}),
-        "shares": (("compared", "share", *place), means[:, :-1], {"long_name": "shares of a mask", "table": 0}),
-        "pairs": ((*place, "other"), pairs, {"long_name": "Jaccard index of pairs", "table": 0}),
+        "excess": variable(place, excess, "Jaccard index beyond weight-matched chance"),
+        "shares": variable(f"compared share {place}", means[:, :-1], "shares of a mask", table=0),
+        "pairs": variable(f"{place} other", pairs, "Jaccard index of pairs", table=0),
     }
     labels = {"mask": list(masks.MASKS), "kind": list(first.kinds), "other": second.run.kept}
     labels |= {"compared": list(COMPARED), "share": list(tallies.OVERLAPS)[:-1]}

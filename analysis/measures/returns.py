@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from agents.runs import Run, evaluation
-from analysis.measure import ends, measure, once
+from analysis.measure import ends, measure, once, variable
 from ground.terminal import ConfigError
 
 
@@ -27,7 +27,7 @@ def returns(run: Run, checkpoint: str, *, episodes: int = 1024) -> xr.Dataset:
     parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
     earned, succeeded = evaluation.policy_outcomes(run.policy, parameters, run.world, params, episodes)
     means = [np.asarray(x, np.float64).mean(axis=1)[again] for x in (earned, succeeded)]
-    dataset = xr.Dataset({"return": ("member", means[0], {"long_name": "return per episode", "units": "reward"})})
+    dataset = xr.Dataset({"return": variable("member", means[0], "return per episode", "reward")})
     if run.world.has_goal:
-        dataset["success"] = ("member", means[1], {"long_name": "episodes that reach the goal", "units": "share"})
+        dataset["success"] = variable("member", means[1], "episodes that reach the goal", "share")
     return dataset
