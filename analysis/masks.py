@@ -74,6 +74,15 @@ def density(mask: Matrices) -> np.ndarray:
     return counts.sum(axis=0) / sum(x[0].size for x in mask.values())
 
 
+def share_inside(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """|mask ∩ reference| / |mask| of bool[M, ...], float64[M]; NaN for an empty mask.
+
+    Chance gives the density of `reference`.
+    """
+    counts = _counts(mask)
+    return np.where(counts > 0, _counts(mask & reference) / np.maximum(counts, 1), np.nan)
+
+
 def top(scores: np.ndarray, share: float, seed: int | None = None) -> np.ndarray:
     """bool[M, n], the share of the highest scores of each row of float[M, n]; ties go to the first, or are drawn."""
     counts = np.full(len(scores), round(share * scores.shape[1]))

@@ -123,13 +123,6 @@ def low_magnitude_mask(matrix: np.ndarray) -> np.ndarray:
     return masks.top(flat, DENSITY).reshape(matrix.shape)
 
 
-def share_inside(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """|mask ∩ reference| / |mask|, float64[M]; NaN for an empty mask. Chance gives the density of `reference`."""
-    counts = mask.reshape(len(mask), -1).sum(axis=1)
-    both = (mask & reference).reshape(len(mask), -1).sum(axis=1)
-    return np.where(counts > 0, both / np.maximum(counts, 1), np.nan)
-
-
 def location(
     before: Matrices, updated: Mapping[str, Matrices], rank_share: float = RANK_SHARE
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -154,7 +147,7 @@ def location(
         inside = {"baseline": np.full(len(matrix), round(DENSITY * size) / size)}
         references = {"principal": principal_mask(matrix, rank_share), "low_magnitude": low_magnitude_mask(matrix)}
         for (mask, matrices), (key, reference) in itertools.product(updated.items(), references.items()):
-            inside[f"{mask}_{key}"] = share_inside(matrices[name], reference)
+            inside[f"{mask}_{key}"] = masks.share_inside(matrices[name], reference)
         places[name] = {key: np.where(empty, np.nan, share) for key, share in inside.items()}
     return places
 
