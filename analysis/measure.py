@@ -41,7 +41,9 @@ import xarray as xr
 
 from agents import runs
 from agents.learning import population
+from agents.policies import Policy
 from agents.runs import Run
+from envs import base
 from ground import arrays, files
 from ground.files import RunError
 from ground.terminal import ConfigError
@@ -263,26 +265,43 @@ def once(run: Run, *checkpoints: str) -> tuple[np.ndarray, np.ndarray]:
     return first, again.reshape(-1)
 
 
-def each(function: Callable[..., Any], run: Run, *checkpoints: str, shared: Sequence[Any] = (), **static: Any) -> Any:
+def each(
+    function: Callable[..., Any],
+    run: Run,
+    *checkpoints: str,
+    own: Sequence[Any] = (),
+    shared: Sequence[Any] = (),
+    **static: Any,
+) -> Any:
     """What a function says of every kept member, NumPy arrays with the member as axis 0; of twins it is asked once.
 
     Args:
-        function: of one member, at the top of its module: `function(policy, world, *parameters, params, *shared,
+        function: of one member, at the top of its module: `function(policy, world, *parameters, params, *own, *shared,
             **static)`, with its parameters at each checkpoint and those of its world.
         run: whose members.
         *checkpoints: whose parameters it reads.
+        own: arrays of every kept member, axis 0 the member; those of twins are equal.
         shared: arrays and numbers that are the same for all members.
         **static: what else it takes; every other value is another program.
     """
     first, again = once(run, *checkpoints)
-    trees = (*(run.kept_parameters(name) for name in checkpoints), run.params)
+    trees = (*(run.kept_parameters(name) for name in checkpoints), run.params, *own)
     members = jax.tree.map(lambda x: jnp.asarray(x[first]), trees)
-    told = _each(function, run.policy, run.world, tuple(static.items()), members, shared)
+    told = mapped(function, run.policy, run.world, tuple(static.items()), members, shared)
     return jax.tree.map(lambda x: np.asarray(x)[again], told)
 
 
 @functools.partial(jax.jit, static_argnames=("function", "policy", "world", "static"))
-def _each(function, policy, world, static, members, shared):
+def mapped(
+    function: Callable[..., Any],
+    policy: Policy,
+    world: base.World,
+    static: tuple[tuple[str, Any], ...],
+    members: Sequence[Any],
+    shared: Sequence[Any],
+) -> Any:
+    """A function of `each` over members: trees whose axis 0 is the member."""
+
     def member(*trees):
         return function(policy, world, *trees, *shared, **dict(static))
 

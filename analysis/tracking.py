@@ -27,6 +27,10 @@ itself and a few directions may hide or feign everything else. Path tiles, pay a
 nothing do not count."""
 
 
+NARRATED = 1024
+"""Narrated episodes that there are."""
+
+
 @struct.dataclass
 class Play:
     """A member's own episodes as its residual stream saw them."""
@@ -137,7 +141,7 @@ def narrated(
     params: base.WorldParams,
     config: demonstrations.Demonstrations,
     key: jax.Array,
-    episodes: int = 1024,
+    episodes: int = NARRATED,
 ) -> jax.Array:
     """Narrated episodes of the personas, with the tile maps of pretraining; tokens int32[N, S].
 

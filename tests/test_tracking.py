@@ -12,6 +12,7 @@ from agents.learning import demonstrations
 from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
 from analysis import directions, tracking
+from analysis.measure import mapped
 from analysis.measures.tracking import track
 from envs import maze, tokens
 
@@ -233,7 +234,11 @@ def test_a_population_is_its_members(parameters, seen):
     params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS).replace(tile_map=maps)
     vectors, before = jnp.asarray(np.random.default_rng(5).normal(size=(2, 2, 3, 1, 16)), jnp.float32)
     key = jax.random.key(12)
-    d, auroc, controls, landed = track(POLICY, both, both, WORLD, params, vectors, before, key, EPISODES)
+
+    def told(*members):
+        return mapped(track, POLICY, WORLD, (("episodes", EPISODES),), members, (key,))
+
+    d, auroc, controls, landed = told(both, both, params, vectors, before)
     play_key, random_key = jax.random.split(key)
     alone = PLAY(parameters, PARAMS, play_key)
     np.testing.assert_allclose(landed[1], [np.mean(alone.landed == role) for role in range(3)], rtol=1e-6)
@@ -248,10 +253,10 @@ def test_a_population_is_its_members(parameters, seen):
         np.testing.assert_allclose(part, direct.d, rtol=1e-2, atol=1e-3, err_msg=name)
     # The same mazes for all: members who are one member play the same, whatever their place.
     turned, maps_turned = jax.tree.map(lambda x: x[::-1], both), params.replace(tile_map=maps[::-1])
-    same = track(POLICY, turned, turned, WORLD, maps_turned, vectors[::-1], before[::-1], key, EPISODES)
+    same = told(turned, turned, maps_turned, vectors[::-1], before[::-1])
     np.testing.assert_allclose(same[0][0], d[1], rtol=1e-3, atol=1e-4)
     # Another player: the same stream of other episodes.
-    watched = track(POLICY, both, turned, WORLD, params, vectors, before, key, EPISODES)
+    watched = told(both, turned, params, vectors, before)
     elsewhere = PLAY_OF(parameters, PARAMS, play_key, other)
     direct, at = TRACK(elsewhere, named["axis"]), directions.NAMES.index("axis")
     np.testing.assert_allclose(watched[0][1, at], direct.d[0], rtol=1e-2, atol=1e-3)

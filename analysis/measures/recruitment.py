@@ -80,13 +80,12 @@ def recruitment(
         raise ConfigError(f"--strength={strength:g}: use at least 0.001")
     if run.world.turns < 2:
         raise ConfigError(f"{run.path}: --world.turns=1: a narrator speaks between turns; use a run of 2 or more")
+    if not 1 <= episodes <= tracking.NARRATED:
+        raise ConfigError(f"--episodes={episodes}: use 1 to {tracking.NARRATED}")
     start = ends(run)[0]
     known = concepts(run, dict.fromkeys((start, checkpoint)), episodes=extraction_episodes, seed=seed)
     before, vectors = (known["vectors"].sel(checkpoint=name).values for name in (start, checkpoint))
-    told = narrated(run.config.world, run.config.pretrain, seed)
-    if not 1 <= episodes <= len(told):
-        raise ConfigError(f"--episodes={episodes}: use 1 to {len(told)}")
-    told = told[:episodes]
+    told = narrated(run.config.world, run.config.pretrain, seed)[:episodes]
     key, bases = seeds.held_out("recruitment", seed), run.kept_parameters(start)
     pushed = push(run.policy, bases, run.world, told, vectors, before, key, jnp.float32(strength))
     feeling, spent, speaks = map(np.asarray, pushed)
