@@ -137,16 +137,16 @@ PLAYED = 16
 
 @struct.dataclass
 class Steered:
-    """What `steer` finds; dictionaries by the names of `directions.of_member`, arrays with axis 0 the member."""
+    """What `steer` finds of K directions, of which the first P, up to `PLAYED` random ones, are played."""
 
-    effects: dict[str, jax.Array]
+    effects: jax.Array
     """float32[M, K, A, 3], steering at the member's layer."""
-    returns: dict[str, jax.Array]
-    """float32[M, at most `PLAYED`, A], mean return while steered."""
-    ablated: dict[str, jax.Array]
+    returns: jax.Array
+    """float32[M, P, A], mean return while steered."""
+    ablated: jax.Array
     """float32[M, K, 3], the direction removed at every layer."""
-    ablated_returns: dict[str, jax.Array]
-    """float32[M, at most `PLAYED`]"""
+    ablated_returns: jax.Array
+    """float32[M, P]"""
     plain: jax.Array
     """float32[M, 3], without intervention."""
     plain_return: jax.Array
@@ -159,18 +159,18 @@ def steer(
     parameters: Parameters,
     world: base.World,
     params: base.WorldParams,
-    named: dict[str, jax.Array],
+    tried: jax.Array,
     layer: jax.Array,
     key: jax.Array,
     strengths: tuple[float, ...] = STRENGTHS,
     episodes: int = 32,
     play_episodes: int = 128,
 ) -> Steered:
-    """Steer every member along, and rob it of, every named direction.
+    """Steer every member along, and rob it of, every direction.
 
     Args:
         policy, parameters, world, params: of the members.
-        named: name → directions float32[M, K, L, D]; all of one length at a layer.
+        tried: from `named_directions`.
         layer: int32[M], index of the layer to steer at.
         key: of mazes, weather and chance.
         strengths: in units of the directions' length.
@@ -180,11 +180,9 @@ def steer(
     seen_key, play_key = jax.random.split(key)
     levels = jnp.array(strengths, jnp.float32)
 
-    def member(parameters, params, named, layer):
+    def member(parameters, params, tried, layer):
         seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
-        # All directions in one array: one program for each question, however many names there are.
-        asked = directions.Stack(named)
-        played = directions.Stack({name: tried[:PLAYED] for name, tried in named.items()})
+        played = tried[: len(directions.NAMES) + PLAYED]
 
         def play(interventions):
             return returns(policy, parameters, world, params, interventions, play_key, play_episodes)
@@ -193,38 +191,41 @@ def steer(
             return effects(policy, parameters, world, seen, intervention)
 
         each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
-        pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played.directions, layer, levels))
-        nothing = push(asked.directions[0], layer, jnp.float32(0))
+        pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played, layer, levels))
+        nothing = push(tried[0], layer, jnp.float32(0))
         return Steered(
-            effects=asked.split(grid(policy, parameters, world, seen, asked.directions, layer[None], levels)[:, 0]),
-            returns=played.split(play(pushed).reshape(-1, len(levels))),
-            ablated=asked.split(jax.lax.map(lambda x: ask(remove(x)), asked.directions)),
-            ablated_returns=played.split(play(jax.vmap(remove)(played.directions))),
+            effects=grid(policy, parameters, world, seen, tried, layer[None], levels)[:, 0],
+            returns=play(pushed).reshape(-1, len(levels)),
+            ablated=jax.lax.map(lambda x: ask(remove(x)), tried),
+            ablated_returns=play(jax.vmap(remove)(played)),
             plain=ask(nothing),
             plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
         )
 
-    return population.over_members(member, population.mesh(len(layer), 1))(parameters, params, named, layer)
+    return population.over_members(member, population.mesh(len(layer), 1))(parameters, params, tried, layer)
 
 
 @jax.jit
 def named_directions(
     parameters: Parameters, vectors: jax.Array, before: jax.Array, tile_maps: jax.Array, key: jax.Array
-) -> dict[str, jax.Array]:
-    """The directions of every member, float32[M, K, L, D], all as long as half the way from Mold's to Gold's mean.
+) -> jax.Array:
+    """`directions.NAMES` and `random` ones of every member, as long as half the way from Mold's to Gold's mean.
 
-    All of `directions.of_member` but `orthogonal`, which here is hardly another control than `random`.
+    `orthogonal` is left out, which here is hardly another control than `random`.
 
     Args:
         parameters: of the members; the emoji and value-head controls come from them.
         vectors, before: the members' concept vectors, float32[M, C, L, D], and those of the model before RL.
         tile_maps: int32[M, 5].
         key: of the random directions.
+
+    Returns:
+        float32[M, K, L, D].
     """
 
     def member(parameters, vectors, before, tile_map):
-        half = directions.half_way(vectors)
         every = directions.of_member(parameters, vectors, before, tile_map, key)
-        return {name: directions.with_norm(tried, half[None]) for name, tried in every.items() if name != "orthogonal"}
+        tried = jnp.concatenate([every[name] for name in (*directions.NAMES, "random")])
+        return directions.with_norm(tried, directions.half_way(vectors)[None])
 
     return jax.vmap(member)(parameters, vectors, before, tile_maps)

@@ -11,7 +11,7 @@ import pytest
 from agents.learning import rl, rollout
 from agents.policies import Intervention
 from agents.runs.config import Config
-from analysis import concepts, steering, tracking
+from analysis import concepts, directions, steering, tracking
 from envs import tokens
 from tests import tiny
 
@@ -121,23 +121,23 @@ def test_a_population_is_steered_like_its_members():
     params = jax.tree.map(lambda x: jnp.stack([x] * members), PARAMS)
     means = jax.random.normal(jax.random.key(7), (members, 3, 2, WIDTH))
     vectors = jax.vmap(concepts.vectors)(means)
-    named = steering.named_directions(population, vectors, vectors, params.tile_map, jax.random.key(8))
+    tried = steering.named_directions(population, vectors, vectors, params.tile_map, jax.random.key(8))
+    assert tried.shape[1] == len(directions.NAMES) + directions.RANDOM
     half = np.linalg.norm(means[:, tokens.GOLD] - means[:, tokens.MOLD], axis=-1) / 2
-    for tried in named.values():
-        lengths = np.linalg.norm(tried, axis=-1)
-        np.testing.assert_allclose(lengths, np.broadcast_to(half[:, None], lengths.shape), rtol=1e-4)
-    few = {name: tried[:, :3] for name, tried in named.items() if name in ("axis", "random")}
+    lengths = np.linalg.norm(tried, axis=-1)
+    np.testing.assert_allclose(lengths, np.broadcast_to(half[:, None], lengths.shape), rtol=1e-4)
+    few = tried[:, [0, -3, -2, -1]]
     layer, levels = jnp.array([0, 1]), (-1.0, 0.0, 2.0)
     run = functools.partial(
         steering.steer, POLICY, world=WORLD, key=jax.random.key(9), strengths=levels, episodes=8, play_episodes=8
     )
-    together = run(population, params=params, named=few, layer=layer)
+    together = run(population, params=params, tried=few, layer=layer)
     for member in range(members):
         one = slice(member, member + 1)
         alone = run(
             jax.tree.map(lambda x, one=one: x[one], population),
             params=jax.tree.map(lambda x, one=one: x[one], params),
-            named={name: tried[one] for name, tried in few.items()},
+            tried=few[one],
             layer=layer[one],
         )
         jax.tree.map(lambda x, y, one=one: np.testing.assert_allclose(x[one], y, atol=1e-4), together, alone)

@@ -82,13 +82,12 @@ def steering(
     blocks = np.full_like(rule, layer) if layer else rule
     name_key, key = jax.random.split(seeds.held_out("steering", seed))
     trained = run.kept_parameters(end)
-    drawn = steered.named_directions(trained, vectors, before, run.params.tile_map, name_key)
-    named = jax.tree.map(np.asarray, drawn)
+    tried = np.asarray(steered.named_directions(trained, vectors, before, run.params.tile_map, name_key))
     parameters, levels = run.kept_parameters(checkpoint), tuple(sorted(map(float, strengths)))
 
     def steer(params: base.WorldParams) -> dict[str, np.ndarray]:
         found = steered.steer(
-            run.policy, parameters, run.world, params, named, blocks - 1, key, levels, episodes, play_episodes
+            run.policy, parameters, run.world, params, tried, blocks - 1, key, levels, episodes, play_episodes
         )
         return _arrays(jax.tree.map(np.asarray, found))
 
@@ -114,28 +113,28 @@ def steering(
 
 def _arrays(found: steered.Steered) -> dict[str, np.ndarray]:
     """The arrays of one world, axis 0 the member, by the names of variables."""
+    count = len(directions.NAMES)
 
     def joined(choose: Callable[[np.ndarray], np.ndarray], effects: Any, returns: Any) -> np.ndarray:
         """Effects and returns on one last axis, after something was done to each of them."""
         return np.concatenate([choose(effects), choose(returns[..., None])], axis=-1)
 
-    def by_name(effects: Mapping[str, Any], returns: Mapping[str, Any]) -> np.ndarray:
-        means = (joined(lambda x: x.mean(axis=1), effects[name], returns[name]) for name in DIRECTIONS)
-        return np.stack(list(means), axis=1)
+    def by_name(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[:, :count], values[:, count:].mean(axis=1, keepdims=True)], axis=1)
 
     def padded(values: np.ndarray) -> np.ndarray:
         """Returns float32[M, K, 1] of the random directions, NaN where none was played."""
-        rest = len(found.effects["random"][0]) - values.shape[1]
+        rest = found.effects.shape[1] - count - values.shape[1]
         return np.pad(values, ((0, 0), (0, rest), (0, 0)), constant_values=np.nan)
 
-    pushed, played = (x["random"][:, :, -1] - x["random"][:, :, 0] for x in (found.effects, found.returns))
-    values = by_name(found.effects, found.returns)
+    pushed, played = (x[:, count:, -1] - x[:, count:, 0] for x in (found.effects, found.returns))
+    values = joined(by_name, found.effects, found.returns)
     return {
         "plain": np.concatenate([found.plain, found.plain_return[:, None]], axis=-1),
         "steered": values,
         "swing": values[..., -1, :] - values[..., 0, :],
         "limit": joined(lambda x: np.quantile(np.abs(x), 0.975, axis=1), pushed, played),
-        "removed": by_name(found.ablated, found.ablated_returns),
+        "removed": joined(by_name, found.ablated, found.ablated_returns),
         "random_swing": joined(padded, pushed, played),
-        "random_removed": joined(padded, found.ablated["random"], found.ablated_returns["random"]),
+        "random_removed": joined(padded, found.ablated[:, count:], found.ablated_returns[:, count:]),
     }
