@@ -49,32 +49,6 @@ def effects(
     )
 
 
-def grid(
-    policy: Policy,
-    parameters: Parameters,
-    world: base.World,
-    seen: rollout.Episodes,
-    tried: jax.Array,
-    layers: jax.Array,
-    strengths: jax.Array,
-    at_once: int = 1,
-) -> jax.Array:
-    """`effects` of every direction × layer × strength on one member, float32[K, Y, A, 3].
-
-    Args:
-        policy, parameters, world, seen: of one member.
-        tried: directions float32[K, L, D], at each layer its own; a strength multiplies them.
-        layers: indices int32[Y] among the L layers, 0 the output of the first block.
-        strengths: float32[A].
-        at_once: conditions of one forward pass; bounds the memory.
-    """
-
-    def ask(intervention):
-        return effects(policy, parameters, world, seen, intervention)
-
-    return over_pushes(ask, tried, layers, strengths, at_once)
-
-
 def over_pushes(
     ask: Callable[[Intervention], jax.Array],
     tried: jax.Array,
@@ -82,7 +56,15 @@ def over_pushes(
     strengths: jax.Array,
     at_once: int = 1,
 ) -> jax.Array:
-    """What `ask` says of every direction × layer × strength, [K, Y, A, …]; arguments as in `grid`."""
+    """What `ask` says of every direction × layer × strength, [K, Y, A, …].
+
+    Args:
+        ask: what is asked of one member under an intervention, such as `effects`.
+        tried: directions float32[K, L, D], at each layer its own; a strength multiplies them.
+        layers: indices int32[Y] among the L layers, 0 the output of the first block.
+        strengths: float32[A].
+        at_once: conditions of one forward pass; bounds the memory.
+    """
     shape = (len(tried), len(layers), len(strengths))
 
     def condition(index):
@@ -194,7 +176,7 @@ def steer(
         pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played, layer, levels))
         nothing = push(tried[0], layer, jnp.float32(0))
         return Steered(
-            effects=grid(policy, parameters, world, seen, tried, layer[None], levels)[:, 0],
+            effects=over_pushes(ask, tried, layer[None], levels)[:, 0],
             returns=play(pushed).reshape(-1, len(levels)),
             ablated=jax.lax.map(lambda x: ask(remove(x)), tried),
             ablated_returns=play(jax.vmap(remove)(played)),

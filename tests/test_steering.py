@@ -61,8 +61,12 @@ def test_the_neighbours_of_an_episode_are_what_its_tokens_show(seen):
 def test_the_grid_equals_steering_by_hand(parameters, seen):
     tried = jax.random.normal(jax.random.key(3), (3, 2, WIDTH))
     strengths = (-2.0, 0.0, 3.0)
-    grid = jax.jit(steering.grid, static_argnames=("policy", "world", "at_once"))
-    run = functools.partial(grid, POLICY, parameters, WORLD, seen, tried, jnp.arange(2), jnp.array(strengths))
+
+    @functools.partial(jax.jit, static_argnames="at_once")
+    def run(at_once):
+        ask = functools.partial(steering.effects, POLICY, parameters, WORLD, seen)
+        return steering.over_pushes(ask, tried, jnp.arange(2), jnp.array(strengths), at_once)
+
     found = run(at_once=1)
     np.testing.assert_allclose(run(at_once=4), found, atol=1e-5)
     for k, layer, a in np.ndindex(3, 2, 3):
@@ -151,7 +155,8 @@ def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
     arguments = (shapes, seen, jax.ShapeDtypeStruct((1000, 2, 64), jnp.float32))
 
     def run(parameters, seen, tried):
-        return steering.grid(policy, parameters, world, seen, tried, jnp.arange(1), jnp.linspace(-4, 4, 5))
+        ask = functools.partial(steering.effects, policy, parameters, world, seen)
+        return steering.over_pushes(ask, tried, jnp.arange(1), jnp.linspace(-4, 4, 5))
 
     memory = jax.jit(run).lower(*arguments).compile().memory_analysis()
     assert memory is not None
