@@ -57,7 +57,8 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     def rows(variable: str, label: str, marks: Mapping[str, float], **at: str) -> Rows:
         return Rows({name: estimates.of(part[variable].sel(at)) for name, part in parts.items()}, label, marks)
 
-    turned = {name: course(part) for name, part in measured.items() if part.sizes["checkpoint"] > 3}
+    followed = estimates.columns(measured, followed=True)
+    turned = {name: course(part) for name, part in followed.items() if part.sizes["checkpoint"] > 3}
 
     def curves(line: str, label: str) -> Curves:
         return Curves({name: Curve(x["update"].values, x[line].values) for name, x in turned.items()}, "update", label)

@@ -36,14 +36,14 @@ STRENGTHS = (0.25, 1.0)
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """What every direction does to 😀 − 😞, after each block, at the last checkpoint, beside random ones."""
     shown: list[Panel] = []
-    for arm, dataset in measured.items():
-        part = dataset.isel(checkpoint=-1)
+    parts = estimates.columns({arm: dataset.isel(checkpoint=-1) for arm, dataset in measured.items()})
+    for column, part in parts.items():
         for layer in part["layer"].values:
             at = part.sel(layer=layer)
             rows = {name: estimates.of(at["swing"].sel(direction=name)) for name in DIRECTIONS}
             limit = float(at["limit"].mean())
             words = f"logit 😀 − 😞, pushed after block {layer}"
-            label = f"{arm}: {words}" if len(measured) > 1 else words
+            label = f"{column}: {words}" if len(parts) > 1 else words
             shown.append(Rows(rows, label, {"random, 97.5 %": limit, "nothing": 0.0}))
     return shown
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from agents.runs import Run
-from analysis import directions, extraction
+from analysis import directions, estimates, extraction
 from analysis import steering as steered
 from analysis.figures.panels import Curve, Curves, Panel
 from analysis.measure import at_least, ends, measure, variable
@@ -28,14 +28,15 @@ EMOJI = ("own", "unseen")
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """What the axis, Path and random directions do to each behaviour at the last checkpoint, by strength."""
+    parts = estimates.columns({arm: dataset.isel(checkpoint=-1) for arm, dataset in measured.items()})
 
     def curves(effect: str) -> Curves:
         lines = {}
-        for arm, dataset in measured.items():
-            part = dataset["steered"].isel(checkpoint=-1).sel(emoji="own", effect=effect)
+        for column, dataset in parts.items():
+            part = dataset["steered"].sel(emoji="own", effect=effect)
             for name in ("axis", "path", "random"):
                 values = part.sel(direction=name).transpose("strength", "member").values
-                lines[f"{arm}, {name}" if len(measured) > 1 else name] = Curve(part["strength"].values, values)
+                lines[f"{column}, {name}" if len(parts) > 1 else name] = Curve(part["strength"].values, values)
         return Curves(lines, "strength, half-distances from Mold to Gold", effect.replace("_", " "))
 
     return [curves(effect) for effect in EFFECTS]
