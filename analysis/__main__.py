@@ -26,16 +26,13 @@ from rich.table import Table
 
 from agents import runs
 from agents.runs import reporting
-from analysis import comparing, estimates, interop, measures
+from analysis import comparing, estimates, interop, measures  # noqa: F401 (importing measures registers them)
 from analysis.figures import defaults
 from analysis.measure import REGISTRY, Measurement
 from analysis.output import Output
 from ground import signals, terminal
 from ground.files import RunError
 from ground.terminal import ConfigError
-
-MEASUREMENTS = {name: getattr(measures, name) for name in measures.__all__}
-"""Importing them has registered them."""
 
 
 def command(measurement: Measurement) -> Any:

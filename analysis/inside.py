@@ -241,6 +241,11 @@ def heads_of(run: Run) -> list[str]:
     return [f"block {layer + 1} head {head + 1}" for layer in range(config.layers) for head in range(config.heads)]
 
 
+def components(run: Run) -> list[str]:
+    """Names of what writes to a run's residual stream after the embedding: its heads, then its MLPs."""
+    return [*heads_of(run), *(f"block {layer + 1} MLP" for layer in range(run.policy.config.layers))]
+
+
 def activations(run: Run, checkpoint: str, names: Sequence[str], episodes: int = 32) -> xr.Dataset:
     """What is in every member while it reads episodes of its own.
 

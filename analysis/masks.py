@@ -68,12 +68,6 @@ def complement(mask: Matrices) -> Matrices:
     return {name: ~x for name, x in mask.items()}
 
 
-def density(mask: Matrices) -> np.ndarray:
-    """Share of the parameters that the mask holds, float64[M]."""
-    counts = np.stack([_counts(x) for x in mask.values()])
-    return counts.sum(axis=0) / sum(x[0].size for x in mask.values())
-
-
 def share_inside(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """|mask ∩ reference| / |mask| of bool[M, ...], float64[M]; NaN for an empty mask.
 

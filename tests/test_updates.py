@@ -190,7 +190,7 @@ def test_the_command_shows_every_point_and_its_panels_are_whole(swept, capsys, n
     said = " ".join(capsys.readouterr().out.split()).replace("= ", "=")
     assert "rl.learning_rate=0.0001" in said
     assert "rl.learning_rate=0.01" in said
-    measurement = command.MEASUREMENTS[name]
+    measurement = getattr(measures, name)
     arms = {"one": measurement(swept, ["rl-000002", "rl"]), "two": measurement(swept)}
     for panel in measurement.panels(arms) if measurement.panels else ():
         if isinstance(panel, panels.Rows):

@@ -60,16 +60,10 @@ def attribution(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset
         },
         {
             "place": list(places),
-            "component": components(run),
+            "component": ["embedding", *inside.components(run)],
             "part": ["embedding", *(f"{name} heads" for name in blocks), *(f"{name} MLP" for name in blocks)],
         },
     )
-
-
-def components(run: Run) -> list[str]:
-    """What writes to a run's residual stream, in the order of `parts`."""
-    layers = range(run.policy.config.layers)
-    return ["embedding", *inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in layers)]
 
 
 def parts(

@@ -73,20 +73,18 @@ def patching(
     options = {"decision": decision, "another": source == "episode", "episodes": episodes}
     told = each(_told, run, checkpoint, ends(run)[0], **options)
     there = np.flatnonzero(parts_of(run.world, decision).any(axis=1))
-    layers = run.policy.config.layers
     shares = xr.Dataset(
         {
             "stream": variable("member entry part", told["stream"], "share that the stream carries"),
             "pairs": variable("member", told["pairs"], "pairs that choose differently"),
         },
-        {"entry": np.arange(layers + 1), "part": [PARTS[index] for index in there]},
+        {"entry": np.arange(run.policy.config.layers + 1), "part": [PARTS[index] for index in there]},
     )
     if "written" not in told:
         return shares
     words = "share that a part carries"
-    components = [*inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in range(layers))]
     shares["written"] = variable("member component where", told["written"], words, table=0)
-    return shares.assign_coords(component=components, where=list(WHERE))
+    return shares.assign_coords(component=inside.components(run), where=list(WHERE))
 
 
 def parts_of(world: base.World, decision: int) -> np.ndarray:
