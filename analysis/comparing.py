@@ -176,33 +176,24 @@ def differences(
     """
     axis, _, _ = AXES[against]
     told = list[Difference]()
-    first_arm, first = "", xr.Dataset()
+    first_arm, first, references = "", xr.Dataset(), dict[str, xr.DataArray]()
     for arm, one in arms.items():
         for point, dataset in estimates.columns({arm: one}, followed=True).items():
             words = [arm if len(arms) > 1 or point == "mean" else "", point if point != "mean" else ""]
             label = ", ".join(filter(None, words))
-            if not told:
-                ends = [(place, array.isel(checkpoint=-1)) for place, array in places_of(dataset)]
-                told += [
-                    Difference(label, place, estimates.of(end), _NOTHING, _NOTHING, np.nan, 0) for place, end in ends
-                ]
-                first_arm, first = arm, dataset
-                continue
-            x, y = (part[axis].transpose("checkpoint", "member").values for part in (dataset, first))
-            at = float(min(np.nanmax(x, axis=0).min(), np.nanmax(y, axis=0).min()))
-            same = same_bases(arm, first_arm)
-            references = dict(places_of(first))
             for place, array in places_of(dataset):
-                mine = array.isel(checkpoint=-1)
-                if place not in references:
-                    told.append(Difference(label, place, estimates.of(mine), _NOTHING, _NOTHING, np.nan, 0))
+                end, reference = array.isel(checkpoint=-1), references.get(place)
+                if reference is None:
+                    told.append(Difference(label, place, estimates.of(end), _NOTHING, _NOTHING, np.nan, 0))
                     continue
-                reference = references[place]
-                its = reference.isel(checkpoint=-1)
+                at = min(float(part[axis].max("checkpoint").min()) for part in (dataset, first))
                 reached = [transitions.at(part, of[axis], at) for part, of in ((array, dataset), (reference, first))]
-                less, pairs = _less(mine, its, same)
+                same = same_bases(arm, first_arm)
+                less, pairs = _less(end, reference.isel(checkpoint=-1), same)
                 equally_far, _ = _less(reached[0], reached[1], same)
-                told.append(Difference(label, place, estimates.of(mine), less, equally_far, at, pairs))
+                told.append(Difference(label, place, estimates.of(end), less, equally_far, at, pairs))
+            if not references:
+                first_arm, first, references = arm, dataset, dict(places_of(dataset))
     return told
 
 
