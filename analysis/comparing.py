@@ -23,8 +23,7 @@ from agents import runs
 from agents.runs import Run, reporting
 from agents.runs import config as configs
 from analysis import estimates, measure, transitions
-from analysis.measures.course import AXES, chosen, drawn, passed, sources, stretch
-from analysis.measures.course import numbers as places_of
+from analysis.measures.course import AXES, FOLLOWED, chosen, drawn, passed, sources, stretch
 from analysis.output import Output
 from ground import numbers, statistics
 from ground.estimates import Estimate
@@ -181,7 +180,8 @@ def differences(
         for point, dataset in estimates.columns({arm: one}, followed=True).items():
             words = [arm if len(arms) > 1 or point == "mean" else "", point if point != "mean" else ""]
             label = ", ".join(filter(None, words))
-            for place, array in places_of(dataset):
+            places = {", ".join(words): array for words, array in estimates.places(dataset, FOLLOWED)}
+            for place, array in places.items():
                 end, reference = array.isel(checkpoint=-1), references.get(place)
                 if reference is None:
                     told.append(Difference(label, place, estimates.of(end), _NOTHING, _NOTHING, np.nan, 0))
@@ -193,7 +193,7 @@ def differences(
                 equally_far, _ = _less(reached[0], reached[1], same)
                 told.append(Difference(label, place, estimates.of(end), less, equally_far, at, pairs))
             if not references:
-                first_arm, first, references = arm, dataset, dict(places_of(dataset))
+                first_arm, first, references = arm, dataset, places
     return told
 
 
