@@ -103,6 +103,8 @@ class Measurement:
     """The checkpoints that are measured unless others are asked for."""
     made_of: Sequence["Measurement"]
     """Those that it brings together: what they have measured in another way, it does not find either."""
+    beside: Callable[[Mapping[str, Any]], Any] | None
+    """From its options to what tells apart what it reads beside the run, such as another run."""
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None
     """From arms to the panels of its figure; None draws every number that the table shows."""
     summary: str
@@ -205,6 +207,8 @@ class Measurement:
             "config": run.config_hash,
             "members": run.kept,
         }
+        if self.beside and (beside := self.beside(options)):
+            identity["beside"] = beside
         text = json.dumps(files.plain(identity, self.name), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         path = run.path / "analysis" / ("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
@@ -333,6 +337,7 @@ def measure(
     checkpoints: Callable[[Run], Sequence[str]] = ends,
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None = None,
     made_of: Sequence[Measurement] = (),
+    beside: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> Callable[[Callable[..., xr.Dataset]], Measurement]:
     """Register a function as a measurement under its own name.
 
@@ -342,6 +347,7 @@ def measure(
         checkpoints: those that are measured by default.
         panels: of its figure; see `analysis.figures.panels`.
         made_of: other measurements that it brings together.
+        beside: from its options to what tells apart what it reads beside the run.
     """
 
     def register(function: Callable[..., xr.Dataset]) -> Measurement:
@@ -357,7 +363,7 @@ def measure(
         assert not taken, f"{function.__name__}: every command has an option {taken} already"
         name = _dashed(function.__name__)
         summary = described.short_description or ""
-        measurement = Measurement(name, function, version, checkpoints, made_of, panels, summary, options)
+        measurement = Measurement(name, function, version, checkpoints, made_of, beside, panels, summary, options)
         for known in (name, *also):
             assert known not in REGISTRY, known
             REGISTRY[known] = measurement
