@@ -65,14 +65,13 @@ class Patch:
     where: dict[str, jax.Array]
     """bool, which of them do, by the same names and with the same axis 0; the other axes may be of length 1."""
 
-    def of_layers(self) -> tuple["Patch", "Patch"]:
-        """What changes the embedding, and with the block as axis 0 what changes the blocks."""
-        parts = [
-            {name: (array[:1] if first else array[1:]) if name == "stream" else array for name, array in one.items()}
-            for first in (True, False)
+    def of_blocks(self) -> "Patch":
+        """What changes the blocks, with the block as axis 0."""
+        values, where = (
+            {name: array[1:] if name == "stream" else array for name, array in one.items()}
             for one in (self.values, self.where)
-        ]
-        return Patch(parts[0], parts[1]), Patch(parts[2], parts[3])
+        )
+        return Patch(values, where)
 
     def change(self, name: str, x: jax.Array) -> jax.Array:
         """The values of one layer, of which this holds the arrays, with what is replaced."""
@@ -109,7 +108,6 @@ def read(
     config, length = policy.config, len(sequence)
     positions = policy.positions(0, length)
     causal = jnp.tril(jnp.ones((length, length), bool))[None]
-    entering, within = patch.of_layers()
 
     def turned(x):
         """Queries or keys [heads, S, D] by their positions."""
@@ -135,9 +133,9 @@ def read(
 
     table = parameters["embedding"]["embedding"]
     x, _ = policy.looking_back(table[sequence][None], None, 0)
-    x = entering.change("stream", x * config.width**0.5)[0]
+    x = patch.change("stream", x * config.width**0.5)[0]
     start = x
-    x, told = jax.lax.scan(block, x, (parameters["blocks"], within))
+    x, told = jax.lax.scan(block, x, (parameters["blocks"], patch.of_blocks()))
     if "stream" in told:
         told["stream"] = jnp.concatenate([start[None], told["stream"]])
     told |= dict(zip(("logits", "values"), predictions(parameters, x), strict=True))

@@ -22,7 +22,7 @@ from ground import statistics
 REFERENCES = ("other classes", "Path")
 """What Gold and Mold are compared with: each with the other two (eq. 1), or both with Path (appendix C.8)."""
 WAYS = ("heard", "foretold", "said")
-"""The narrator's 😀 − 😞 at the word itself, at the move before it, and in saying it: `tracking.Narrator`."""
+"""The narrator's 😀 − 😞 at the word itself, at the move before it, and in saying it: `tracking.narrator`."""
 
 
 def course(measured: xr.Dataset) -> xr.Dataset:
@@ -176,8 +176,9 @@ def extract(
     training, others = sets.training, sets.held_out
     strata = training.directions * (world.turns + 1) + training.steps
     found = core.measure(read(training), training.classes, read(others), others.classes, key, permutations, strata)
-    axis, narrator = directions.reward_axis(found.vectors), tracked.narrator(policy, parameters, world, told)
-    ways = jnp.stack([narrator.heard, narrator.foretold, jnp.broadcast_to(narrator.said[None], axis.shape)])
+    axis = directions.reward_axis(found.vectors)
+    narrator = tracked.narrator(policy, parameters, world, told)
+    ways = jnp.stack([jnp.broadcast_to(way, axis.shape) for way in narrator])
     place = core.coordinate(found.means[tokens.PATH] + found.centre, found)
     lens = axis[-1] @ tracked.unembedding(parameters).T
     return found, place, core.cosine(jnp.broadcast_to(axis[None], ways.shape), ways), lens

@@ -19,7 +19,7 @@ from agents.runs import Run
 from analysis import directions, estimates, extraction, tracking
 from analysis import steering as steered
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import end, ends, measure, variable
+from analysis.measure import AT_ONCE, end, ends, measure, variable
 from analysis.measures.concepts import concepts, narrated
 from envs import base, tokens
 from ground import seeds, statistics
@@ -27,8 +27,6 @@ from ground.terminal import ConfigError
 
 DIRECTIONS = ("axis", "axis before", "gold", "mold", "path", "said")
 """As in `directions.of_member`, and `said`, what the base's unembedding tells 😀 from 😞 by."""
-AT_ONCE = 64
-"""Episodes of one forward pass."""
 STRENGTHS = (0.25, 1.0)
 """Shares of the strength, on both sides, at which each direction is tried."""
 

@@ -129,6 +129,6 @@ def track(
     seen = tracked.play(policy, parameters, world, params, play_key, episodes, player)
     named = directions.of_member(parameters, vectors, before, params.tile_map, random_key)
     few, many = (jnp.concatenate([named[name] for name in names]) for names in (directions.NAMES, directions.CONTROLS))
-    own = tracked.track(seen, few)
+    d, auroc = (tracked.track(seen, few, measured) for measured in (core.cohens_d, core.auroc))
     landed = jnp.stack([jnp.mean(seen.landed == role, dtype=jnp.float32) for role in extraction.CLASSES])
-    return own.d, own.auroc, tracked.track(seen, many, areas=False).d, landed
+    return d, auroc, tracked.track(seen, many, core.cohens_d), landed
