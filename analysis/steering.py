@@ -4,14 +4,12 @@ A strength of 1 moves an activation half the distance between the class means of
 direction: from the middle to Gold's mean along the axis, and as far along every control.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from agents.learning import objectives, population, rl, rollout
+from agents.learning import objectives, rl, rollout
 from agents.policies import Intervention, Parameters, Policy
 from analysis import directions
 from envs import base, tokens
@@ -89,57 +87,14 @@ def remove(direction: jax.Array) -> Intervention:
     return Intervention(ablation=jnp.concatenate([jnp.zeros_like(unit[:1]), unit])[:, None])
 
 
-def returns(
-    policy: Policy,
-    parameters: Parameters,
-    world: base.World,
-    params: base.WorldParams,
-    interventions: Intervention,
-    key: jax.Array,
-    episodes: int,
-) -> jax.Array:
-    """Mean return of one member playing under each of K interventions, float32[K], on the same mazes.
-
-    Args:
-        policy, parameters, world, params: of one member.
-        interventions: K of them on axis 0 of every array.
-        key: of mazes, weather and the policy's chance.
-        episodes: under each.
-    """
-
-    def under(intervention):
-        return rollout.policy_episodes(policy, parameters, world, params, key, episodes, intervention).returns.mean()
-
-    return jax.lax.map(under, interventions)
-
-
 PLAYED = 16
 """Random directions whose return is played; the others are only asked for their choices."""
 
 
-@struct.dataclass
-class Steered:
-    """What `steer` finds of K directions, of which the first P, up to `PLAYED` random ones, are played."""
-
-    effects: jax.Array
-    """float32[M, K, A, 3], steering at the member's layer."""
-    returns: jax.Array
-    """float32[M, P, A], mean return while steered."""
-    ablated: jax.Array
-    """float32[M, K, 3], the direction removed at every layer."""
-    ablated_returns: jax.Array
-    """float32[M, P]"""
-    plain: jax.Array
-    """float32[M, 3], without intervention."""
-    plain_return: jax.Array
-    """float32[M]"""
-
-
-@functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
 def steer(
     policy: Policy,
-    parameters: Parameters,
     world: base.World,
+    parameters: Parameters,
     params: base.WorldParams,
     tried: jax.Array,
     layer: jax.Array,
@@ -147,44 +102,48 @@ def steer(
     strengths: tuple[float, ...] = STRENGTHS,
     episodes: int = 32,
     play_episodes: int = 128,
-) -> Steered:
-    """Steer every member along, and rob it of, every direction.
+) -> dict[str, jax.Array]:
+    """Steer a member along, and rob it of, every direction.
 
     Args:
-        policy, parameters, world, params: of the members.
-        tried: from `named_directions`.
-        layer: int32[M], index of the layer to steer at.
-        key: of mazes, weather and chance.
+        policy, world, parameters, params: of the member.
+        tried: from `named_directions`, float32[K, L, D].
+        layer: int32[], index of the layer to steer at.
+        key: of mazes, weather and chance; mazes are the same for all that is tried.
         strengths: in units of the directions' length.
         episodes: in which choices are asked for.
         play_episodes: behind each return.
+
+    Returns:
+        `effects` float32[K, A, 3], and `returns` float32[P, A], means, of the first P directions, up to `PLAYED` random
+        ones; `ablated` float32[K, 3] and `ablated_returns` float32[P], the direction removed at every layer; `plain`
+        float32[3] and `plain_return` float32[], without intervention.
     """
     seen_key, play_key = jax.random.split(key)
     levels = jnp.array(strengths, jnp.float32)
+    seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
+    played = tried[: len(directions.NAMES) + PLAYED]
 
-    def member(parameters, params, tried, layer):
-        seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
-        played = tried[: len(directions.NAMES) + PLAYED]
+    def play(interventions):
+        def under(one):
+            return rollout.policy_episodes(policy, parameters, world, params, play_key, play_episodes, one).returns
 
-        def play(interventions):
-            return returns(policy, parameters, world, params, interventions, play_key, play_episodes)
+        return jax.lax.map(lambda one: under(one).mean(), interventions)
 
-        def ask(intervention):
-            return effects(policy, parameters, world, seen, intervention)
+    def ask(intervention):
+        return effects(policy, parameters, world, seen, intervention)
 
-        each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
-        pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played, layer, levels))
-        nothing = push(tried[0], layer, jnp.float32(0))
-        return Steered(
-            effects=over_pushes(ask, tried, layer[None], levels)[:, 0],
-            returns=play(pushed).reshape(-1, len(levels)),
-            ablated=jax.lax.map(lambda x: ask(remove(x)), tried),
-            ablated_returns=play(jax.vmap(remove)(played)),
-            plain=ask(nothing),
-            plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
-        )
-
-    return population.over_members(member, population.mesh(len(layer), 1))(parameters, params, tried, layer)
+    each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
+    pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played, layer, levels))
+    nothing = push(tried[0], layer, jnp.float32(0))
+    return {
+        "effects": over_pushes(ask, tried, layer[None], levels)[:, 0],
+        "returns": play(pushed).reshape(-1, len(levels)),
+        "ablated": jax.lax.map(lambda x: ask(remove(x)), tried),
+        "ablated_returns": play(jax.vmap(remove)(played)),
+        "plain": ask(nothing),
+        "plain_return": play(jax.tree.map(lambda x: x[None], nothing))[0],
+    }
 
 
 @jax.jit

@@ -13,7 +13,7 @@ from agents.runs import Run
 from analysis import directions, estimates, extraction
 from analysis import steering as steered
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import at_least, ends, measure, variable
+from analysis.measure import at_least, ends, mapped, measure, variable
 from analysis.measures.concepts import concepts
 from envs import base, tokens
 from ground import seeds
@@ -82,15 +82,14 @@ def steering(
     rule = known["rule_layer"].sel(checkpoint=end).values
     blocks = np.full_like(rule, layer) if layer else rule
     name_key, key = jax.random.split(seeds.held_out("steering", seed))
-    trained = run.kept_parameters(end)
+    parameters, trained = (run.kept_parameters(name) for name in (checkpoint, end))
     tried = np.asarray(steered.named_directions(trained, vectors, before, run.params.tile_map, name_key))
-    parameters, levels = run.kept_parameters(checkpoint), tuple(sorted(map(float, strengths)))
+    levels = tuple(sorted(map(float, strengths)))
+    options = (("strengths", levels), ("episodes", episodes), ("play_episodes", play_episodes))
 
     def steer(params: base.WorldParams) -> dict[str, np.ndarray]:
-        found = steered.steer(
-            run.policy, parameters, run.world, params, tried, blocks - 1, key, levels, episodes, play_episodes
-        )
-        return _arrays(jax.tree.map(np.asarray, found))
+        members = (parameters, params, tried, blocks - 1)
+        return _arrays(jax.tree.map(np.asarray, mapped(steered.steer, run.policy, run.world, options, members, (key,))))
 
     others = jnp.array(tokens.UNSEEN_TILES[:3], jnp.int32)[None]
     unseen = dataclasses.replace(run.params, tile_map=run.params.tile_map.at[:, :3].set(others))
@@ -112,7 +111,7 @@ def steering(
     )
 
 
-def _arrays(found: steered.Steered) -> dict[str, np.ndarray]:
+def _arrays(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of one world, axis 0 the member, by the names of variables."""
     count = len(directions.NAMES)
 
@@ -125,17 +124,17 @@ def _arrays(found: steered.Steered) -> dict[str, np.ndarray]:
 
     def padded(values: np.ndarray) -> np.ndarray:
         """Returns float32[M, K, 1] of the random directions, NaN where none was played."""
-        rest = found.effects.shape[1] - count - values.shape[1]
+        rest = found["effects"].shape[1] - count - values.shape[1]
         return np.pad(values, ((0, 0), (0, rest), (0, 0)), constant_values=np.nan)
 
-    pushed, played = (x[:, count:, -1] - x[:, count:, 0] for x in (found.effects, found.returns))
-    values = joined(by_name, found.effects, found.returns)
+    pushed, played = (x[:, count:, -1] - x[:, count:, 0] for x in (found["effects"], found["returns"]))
+    values = joined(by_name, found["effects"], found["returns"])
     return {
-        "plain": np.concatenate([found.plain, found.plain_return[:, None]], axis=-1),
+        "plain": np.concatenate([found["plain"], found["plain_return"][:, None]], axis=-1),
         "steered": values,
         "swing": values[..., -1, :] - values[..., 0, :],
         "limit": joined(lambda x: np.quantile(np.abs(x), 0.975, axis=1), pushed, played),
-        "removed": joined(by_name, found.ablated, found.ablated_returns),
+        "removed": joined(by_name, found["ablated"], found["ablated_returns"]),
         "random_swing": joined(padded, pushed, played),
-        "random_removed": joined(padded, found.ablated[:, count:], found.ablated_returns[:, count:]),
+        "random_removed": joined(padded, found["ablated"][:, count:], found["ablated_returns"][:, count:]),
     }
