@@ -11,7 +11,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,21 +21,18 @@ if __name__ == "__main__":
     environment.prepare("analysis", __doc__)
 
 import tyro
-import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from agents import runs
-from agents.runs import Run, reporting
-from analysis import comparing, estimates, interop, measures
-from analysis.figures import defaults, panels
+from agents.runs import reporting
+from analysis import comparing, estimates, interop, measures  # noqa: F401 (importing measures registers them)
+from analysis.figures import defaults
 from analysis.measure import REGISTRY, Measurement
-from ground import files, signals, terminal
+from analysis.output import Output
+from ground import signals, terminal
 from ground.files import RunError
 from ground.terminal import ConfigError
-
-MEASUREMENTS = {name: getattr(measures, name) for name in measures.__all__}
-"""Importing them has registered them."""
 
 
 def command(measurement: Measurement) -> Any:
@@ -50,12 +47,7 @@ def command(measurement: Measurement) -> Any:
     if measurement.followed:
         words = "Which checkpoints; by default those that it is about."
         fields.append(field("checkpoints", str | None, None, words, metavar="all|A,B", help_behavior_hint=""))
-    fields += [
-        field("json", Path | None, None, "Write all numbers to this file.", metavar="FILE", help_behavior_hint=""),
-        field("figures", bool, True, "Draw the figure beside the numbers."),
-        field("width", float, 5.5, "Width of the figure in inches; 3.25 and 5.5 are usual columns."),
-        field("plain", bool, False, "No headline and footer in the figure; they go into a caption file beside it."),
-    ]
+    fields.append(("output", Annotated[Output, tyro.conf.arg(name="")], dataclasses.field(default=Output())))
     made = dataclasses.make_dataclass("Command", fields, frozen=True)
     made.__doc__ = measurement.summary
     return made
@@ -65,6 +57,7 @@ def run(measurement: Measurement, options: Any, console: Console) -> None:
     """Measure, print, write."""
     if not options.runs:
         raise ConfigError(f"which run? give its directory: uv run -m analysis {measurement.name} RUN")
+    options.output.check()
     opened = {path.name: runs.open(path) for path in options.runs}
     if len(opened) < len(options.runs):
         raise ConfigError("two of the runs have the same name; rename one of their directories")
@@ -74,33 +67,18 @@ def run(measurement: Measurement, options: Any, console: Console) -> None:
     with console.status("reading") as status:
         arms = {name: measurement(one, tell=status.update, **values) for name, one in opened.items()}
     console.print(estimates.table(arms, measurement.summary, console.width))
-    written = []
-    if options.json:
-        documents = {name: dataset.to_dict(encoding=False) for name, dataset in arms.items()}
-        files.write_json(options.json, {"schema": 1, "measurement": measurement.name, "runs": documents})
-        written.append(options.json)
-    if options.figures:
-        written += _figures(measurement, options, opened, arms)
-    reporting.written(console, written, "; ".join(one.caption for one in opened.values()))
-
-
-def _figures(
-    measurement: Measurement, options: Any, opened: Mapping[str, Run], arms: Mapping[str, xr.Dataset]
-) -> list[Path]:
-    """Draw what was measured into the first run's folder."""
-    shown = list((measurement.panels or defaults.panels)(arms))
-    if not shown:
-        return []
-    if not 2 <= options.width <= 40:
-        raise ConfigError(f"--width={options.width:g}: use 2 to 40 inches")
-    words = {
-        "title": measurement.summary.rstrip("."),
-        "meaning": "Mean and 95 % interval over members, and the members; no interval below 4 independent ones.",
-        "footer": "; ".join(run.caption for run in opened.values()),
-        "plain": options.plain,
-    }
-    stem = next(iter(opened.values())).figure(measurement.name)
-    return panels.save(panels.draw(shown, options.width, **words), stem, shown, **words)
+    caption = "; ".join(one.caption for one in opened.values())
+    written = options.output.write(
+        lambda: {
+            "measurement": measurement.name,
+            "runs": {name: dataset.to_dict(encoding=False) for name, dataset in arms.items()},
+        },
+        lambda: (measurement.panels or defaults.panels)(arms),
+        lambda: next(iter(opened.values())).figure(measurement.name),
+        measurement.summary.rstrip("."),
+        caption,
+    )
+    reporting.written(console, written, caption)
 
 
 def listed() -> Table:

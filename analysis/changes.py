@@ -120,6 +120,10 @@ def track(before: jax.Array, now: jax.Array, touched: jax.Array) -> tuple[jax.Ar
     return touched, jnp.stack([jnp.sum(x, axes) for x in (~touched, touched & ~differs, differs)], axis=1)
 
 
+AT_ONCE = 8
+"""Members that are counted at the same time, which bounds memory."""
+
+
 @functools.partial(jax.jit, static_argnames=("function", "at_once"))
 def _over_members(function, arguments, at_once):
     def member(one):
@@ -128,26 +132,24 @@ def _over_members(function, arguments, at_once):
     return jax.lax.map(member, arguments, batch_size=at_once)
 
 
-def curves(before: Matrices, after: Matrices, at_once: int = 8) -> dict[str, np.ndarray]:
+def curves(before: Matrices, after: Matrices) -> dict[str, np.ndarray]:
     """`counts` of every matrix and member.
 
     Args:
         before, after: with the same names and shapes.
-        at_once: members that are computed at the same time, which bounds memory.
 
     Returns:
         Name → int64[M, views, scales, tolerances].
     """
-    counted = _over_members(counts, (before, after), at_once)
+    counted = _over_members(counts, (before, after), AT_ONCE)
     return {name: np.asarray(x, np.int64) for name, x in counted.items()}
 
 
-def course(checkpoints: Iterable[Matrices], at_once: int = 8) -> Iterator[dict[str, np.ndarray]]:
+def course(checkpoints: Iterable[Matrices]) -> Iterator[dict[str, np.ndarray]]:
     """The time course: what has become of the parameters of the first checkpoint, at each of them.
 
     Args:
         checkpoints: in the order of training; read one at a time.
-        at_once: as in `curves`.
 
     Yields:
         For each checkpoint, name → int64[M, views, states].
@@ -157,7 +159,7 @@ def course(checkpoints: Iterable[Matrices], at_once: int = 8) -> Iterator[dict[s
         before = now if before is None else before
         if touched is None:
             touched = {name: np.zeros((len(x), len(VIEWS), *x.shape[1:]), bool) for name, x in now.items()}
-        stepped = _over_members(track, (before, now, touched), at_once)
+        stepped = _over_members(track, (before, now, touched), AT_ONCE)
         touched = {name: state for name, (state, _) in stepped.items()}
         yield {name: np.asarray(counted, np.int64) for name, (_, counted) in stepped.items()}
 

@@ -23,10 +23,9 @@ from agents import runs
 from agents.runs import Run, reporting
 from agents.runs import config as configs
 from analysis import estimates, measure, transitions
-from analysis.figures import panels
-from analysis.measures.course import AXES, chosen, drawn, passed, sources, stretch
-from analysis.measures.course import numbers as places_of
-from ground import files, numbers, statistics
+from analysis.measures.course import AXES, FOLLOWED, chosen, drawn, passed, sources, stretch
+from analysis.output import Output
+from ground import numbers, statistics
 from ground.estimates import Estimate
 from ground.files import RunError
 from ground.terminal import ConfigError
@@ -54,14 +53,7 @@ class Command:
     """Attempts at each maze, k of pass@k."""
     mazes: int = 128
     """That are attempted."""
-    json: Path | None = None
-    """Write all numbers to this file."""
-    figures: bool = True
-    """Draw the curves, into the first run's folder."""
-    width: float = 5.5
-    """Width of the figure in inches; 3.25 and 5.5 are usual columns."""
-    plain: bool = False
-    """No headline and footer in the figure; they go into a caption file beside it."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = Output()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,27 +175,25 @@ def differences(
     """
     axis, _, _ = AXES[against]
     told = list[Difference]()
-    first_arm, first = "", xr.Dataset()
+    first_arm, first, references = "", xr.Dataset(), dict[str, xr.DataArray]()
     for arm, one in arms.items():
         for point, dataset in estimates.columns({arm: one}, followed=True).items():
             words = [arm if len(arms) > 1 or point == "mean" else "", point if point != "mean" else ""]
             label = ", ".join(filter(None, words))
-            if not told:
-                ends = [(place, array.isel(checkpoint=-1)) for place, array in places_of(dataset)]
-                told += [
-                    Difference(label, place, estimates.of(end), _NOTHING, _NOTHING, np.nan, 0) for place, end in ends
-                ]
-                first_arm, first = arm, dataset
-                continue
-            x, y = (part[axis].transpose("checkpoint", "member").values for part in (dataset, first))
-            at = float(min(np.nanmax(x, axis=0).min(), np.nanmax(y, axis=0).min()))
-            same = same_bases(arm, first_arm)
-            for (place, array), (_, reference) in zip(places_of(dataset), places_of(first), strict=True):
-                mine, its = (part.isel(checkpoint=-1) for part in (array, reference))
+            places = {", ".join(words): array for words, array in estimates.places(dataset, FOLLOWED)}
+            for place, array in places.items():
+                end, reference = array.isel(checkpoint=-1), references.get(place)
+                if reference is None:
+                    told.append(Difference(label, place, estimates.of(end), _NOTHING, _NOTHING, np.nan, 0))
+                    continue
+                at = min(float(part[axis].max("checkpoint").min()) for part in (dataset, first))
                 reached = [transitions.at(part, of[axis], at) for part, of in ((array, dataset), (reference, first))]
-                less, pairs = _less(mine, its, same)
+                same = same_bases(arm, first_arm)
+                less, pairs = _less(end, reference.isel(checkpoint=-1), same)
                 equally_far, _ = _less(reached[0], reached[1], same)
-                told.append(Difference(label, place, estimates.of(mine), less, equally_far, at, pairs))
+                told.append(Difference(label, place, estimates.of(end), less, equally_far, at, pairs))
+            if not references:
+                first_arm, first, references = arm, dataset, places
     return told
 
 
@@ -262,9 +252,8 @@ def run(command: Command, console: Console) -> None:
     """
     if not command.runs:
         raise ConfigError("which runs? give their directories: uv run -m analysis compare RUN RUN")
-    if not 2 <= command.width <= 40:
-        raise ConfigError(f"--width={command.width:g}: use 2 to 40 inches")
-    if command.measure == command.against:
+    command.output.check()
+    if command.measure == command.against == "kl":
         raise ConfigError("--against=kl: KL against itself is a straight line; give another --measure")
     opened = [runs.open(path) for path in command.runs]
     names = named(opened) if command.as_one else [run.path.name for run in opened]
@@ -281,23 +270,15 @@ def run(command: Command, console: Console) -> None:
     console.print(
         "mean and 95 % interval; differences base by base where both start from the same", style="dim", highlight=False
     )
-    written = list[Path]()
-    if command.json:
-        document = {"schema": 1, "measure": command.measure, "against": command.against}
-        rows = [dataclasses.asdict(one) for one in told]
-        files.write_json(command.json, document | {"differences": rows})
-        written.append(command.json)
     caption = "; ".join(run.caption for run in opened)
-    if command.figures:
-        shown = drawn(arms, command.against)
-        words = {
-            "title": f"{what[:1].upper()}{what[1:]}",
-            "meaning": "Mean and 95 % interval over members, and the members; no interval below 4 independent ones.",
-            "footer": caption if len(opened) <= 4 else f"{len(opened)} runs, from {opened[0].path.name} on",
-            "plain": command.plain,
-        }
-        stem = opened[0].figure(f"compare-{command.measure}-{command.against}")
-        written += panels.save(panels.draw(shown, command.width, **words), stem, shown, **words)
+    document = {"measure": command.measure, "against": command.against}
+    written = command.output.write(
+        lambda: document | {"differences": [dataclasses.asdict(one) for one in told]},
+        lambda: drawn(arms, command.against),
+        lambda: opened[0].figure(f"compare-{command.measure}-{command.against}"),
+        f"{what[:1].upper()}{what[1:]}",
+        caption if len(opened) <= 4 else f"{len(opened)} runs, from {opened[0].path.name} on",
+    )
     reporting.written(console, written, caption)
 
 

@@ -1,8 +1,6 @@
 """Directions of the residual stream to compare concept vectors with, each at every layer: float32[..., L, D]."""
 
-import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,20 +47,6 @@ def without(directions: jax.Array, span: jax.Array) -> jax.Array:
     rounding = max(span.shape) * jnp.finfo(jnp.float32).eps  # of a rank-deficient span's zeros
     basis = jnp.where((sizes > rounding * sizes.max())[:, None], basis, 0.0)
     return directions - jnp.einsum("...d,kd,ke->...e", directions, basis, basis)
-
-
-class Stack:
-    """Named directions one after the other, so that one program serves all names; and the way back."""
-
-    def __init__(self, named: Mapping[str, jax.Array]):
-        self.directions = jnp.concatenate(list(named.values()))
-        """float32[sum of K, L, D]"""
-        ends = itertools.accumulate(len(tried) for tried in named.values())
-        self._rows = {name: slice(end - len(named[name]), end) for name, end in zip(named, ends, strict=True)}
-
-    def split(self, found: Any) -> dict[str, Any]:
-        """The rows of each name, of a tree of arrays with the directions as axis 0."""
-        return {name: jax.tree.map(lambda x, rows=rows: x[rows], found) for name, rows in self._rows.items()}
 
 
 def reward_axis(vectors: jax.Array) -> jax.Array:

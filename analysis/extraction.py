@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 
 from agents.learning import learner
-from agents.policies import Intervention, Parameters, Policy
+from agents.policies import Parameters, Policy
 from agents.runs import Run
 from envs import base, maze, tokens
 from ground import seeds
@@ -210,8 +210,6 @@ def residuals(
     sequence: jax.Array,
     positions: jax.Array,
     layers: Sequence[int],
-    *,
-    intervention: Intervention | None = None,
     batch: int = 0,
 ) -> jax.Array:
     """The residual stream float32[N, C, layers, width] of one member, a few episodes at a time.
@@ -221,7 +219,6 @@ def residuals(
         sequence: tokens int32[N, S].
         positions: where to read, int32[N, C].
         layers: which to read; l is the output of block l, 0 the embedding.
-        intervention: shared by all episodes.
         batch: episodes in one forward pass, reduced to a divisor of N; 0 chooses what a CPU's cache holds, or 512 on
             an accelerator.
     """
@@ -229,7 +226,7 @@ def residuals(
 
     def part(arguments):
         rows, at = arguments
-        outputs = policy.forward(parameters, rows, intervention=intervention, capture=at, capture_layers=tuple(layers))
+        outputs = policy.forward(parameters, rows, capture=at, capture_layers=tuple(layers))
         return outputs.residual
 
     rows = len(sequence)

@@ -6,7 +6,8 @@ so that many replacements are tried by `vmap`. Sequences, members and checkpoint
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,11 @@ import xarray as xr
 from flax import struct
 from jax.lax import Precision
 
-from agents.learning import population, rollout
+from agents.learning import rollout
 from agents.policies import Parameters, Policy
 from agents.policies.transformer import Transformer
 from agents.runs import Run
-from analysis.measure import LIMIT, once
+from analysis.measure import AT_ONCE, check_episodes, each
 from envs import base, tokens
 from ground import seeds
 from ground.terminal import ConfigError
@@ -45,8 +46,8 @@ mlp.hook_post, hook_mlp_out."""
 PATCHABLE = ("stream", "pattern", "mixed", "heads", "hidden", "mlp")
 """What a `Patch` can replace."""
 
-AT_ONCE = 64
-"""Sequences that are read side by side."""
+PLACES = ("opening", "move")
+"""Where a choice is made: what is said before the first move, and moves."""
 
 product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
 """Products of float32 as such, on every device."""
@@ -64,14 +65,13 @@ class Patch:
     where: dict[str, jax.Array]
     """bool, which of them do, by the same names and with the same axis 0; the other axes may be of length 1."""
 
-    def of_layers(self) -> tuple["Patch", "Patch"]:
-        """What changes the embedding, and with the block as axis 0 what changes the blocks."""
-        parts = [
-            {name: (array[:1] if first else array[1:]) if name == "stream" else array for name, array in one.items()}
-            for first in (True, False)
+    def of_blocks(self) -> "Patch":
+        """What changes the blocks, with the block as axis 0."""
+        values, where = (
+            {name: array[1:] if name == "stream" else array for name, array in one.items()}
             for one in (self.values, self.where)
-        ]
-        return Patch(parts[0], parts[1]), Patch(parts[2], parts[3])
+        )
+        return Patch(values, where)
 
     def change(self, name: str, x: jax.Array) -> jax.Array:
         """The values of one layer, of which this holds the arrays, with what is replaced."""
@@ -108,7 +108,6 @@ def read(
     config, length = policy.config, len(sequence)
     positions = policy.positions(0, length)
     causal = jnp.tril(jnp.ones((length, length), bool))[None]
-    entering, within = patch.of_layers()
 
     def turned(x):
         """Queries or keys [heads, S, D] by their positions."""
@@ -134,9 +133,9 @@ def read(
 
     table = parameters["embedding"]["embedding"]
     x, _ = policy.looking_back(table[sequence][None], None, 0)
-    x = entering.change("stream", x * config.width**0.5)[0]
+    x = patch.change("stream", x * config.width**0.5)[0]
     start = x
-    x, told = jax.lax.scan(block, x, (parameters["blocks"], within))
+    x, told = jax.lax.scan(block, x, (parameters["blocks"], patch.of_blocks()))
     if "stream" in told:
         told["stream"] = jnp.concatenate([start[None], told["stream"]])
     told |= dict(zip(("logits", "values"), predictions(parameters, x), strict=True))
@@ -170,7 +169,7 @@ def choices(policy: Policy, world: base.World) -> np.ndarray:
 
 
 def check(run: Run, episodes: int) -> None:
-    """Refuse a run whose policy is no transformer, and what `check_episodes` refuses.
+    """Refuse a run whose policy is no transformer, and what `measure.check_episodes` refuses.
 
     Raises:
         ConfigError: in one line.
@@ -181,12 +180,6 @@ def check(run: Run, episodes: int) -> None:
             "give a run with --policy.family transformer"
         )
     check_episodes(episodes)
-
-
-def check_episodes(episodes: int) -> None:
-    """Refuse numbers of episodes that cannot be read in equal parts; raises ConfigError."""
-    if not 2 <= episodes <= LIMIT or (episodes > AT_ONCE and episodes % AT_ONCE):
-        raise ConfigError(f"--episodes={episodes}: use 2 to {AT_ONCE}, or a multiple of {AT_ONCE} up to {LIMIT}")
 
 
 def played(
@@ -203,10 +196,52 @@ def by_parts(function, *arrays: jax.Array):
     return jax.lax.map(lambda part: function(*part), tuple(x.reshape(-1, size, *x.shape[1:]) for x in arrays))
 
 
+def summed(function, *arrays: jax.Array):
+    """What `function` says of each row of arrays [B, ...], summed; `AT_ONCE` rows are asked at a time."""
+
+    def part(*rows):
+        return jax.tree.map(lambda x: x.sum(axis=0), jax.vmap(function)(*rows))
+
+    return jax.tree.map(lambda x: x.sum(axis=0), by_parts(part, *arrays))
+
+
+def by_place(
+    told: Callable[[jax.Array, jax.Array], Any],
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    episodes: int,
+) -> Any:
+    """Means over a member's choices at each of `PLACES`; NaN where no such choice is made.
+
+    Args:
+        told: of an episode's tokens int32[S], and weights float32[2, D] that are 1 where a choice is made at a place:
+            sums over those, [2, …] each.
+        policy, parameters, world, params: of one member.
+        episodes: that it plays.
+    """
+    opening = jnp.arange(len(world.decision_positions())) < world.opening_length
+
+    def episode(sequence, decided):
+        weight = jnp.stack([opening & decided, ~opening & decided]).astype(jnp.float32)
+        return told(sequence, weight), weight.sum(axis=1)
+
+    seen = played(policy, parameters, world, params, episodes)
+    total, count = summed(episode, seen.tokens[:, :-1], seen.decided)
+    count = jnp.where(count > 0, count, jnp.nan)
+    return jax.tree.map(lambda x: x / count.reshape(-1, *(1 for _ in x.shape[1:])), total)
+
+
 def heads_of(run: Run) -> list[str]:
     """Names of a run's heads, in the order of blocks."""
     config = run.policy.config
     return [f"block {layer + 1} head {head + 1}" for layer in range(config.layers) for head in range(config.heads)]
+
+
+def components(run: Run) -> list[str]:
+    """Names of what writes to a run's residual stream after the embedding: its heads, then its MLPs."""
+    return [*heads_of(run), *(f"block {layer + 1} MLP" for layer in range(run.policy.config.layers))]
 
 
 def activations(run: Run, checkpoint: str, names: Sequence[str], episodes: int = 32) -> xr.Dataset:
@@ -223,22 +258,14 @@ def activations(run: Run, checkpoint: str, names: Sequence[str], episodes: int =
         position].
     """
     check(run, episodes)
-    first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
-    told = _activations(run.policy, parameters, run.world, params, tuple(names), episodes)
+    told = each(_activations, run, checkpoint, names=tuple(names), episodes=episodes)
     axes: Mapping[str, str] = {"tokens": "position", **AXES}
-    variables = {
-        name: (["member", "episode", *axes[name].split()], np.asarray(array)[again]) for name, array in told.items()
-    }
+    variables = {name: (["member", "episode", *axes[name].split()], array) for name, array in told.items()}
     labels = {name: ("member", values) for name, values in run.labels.items()}
     return xr.Dataset(variables, attrs={"checkpoint": checkpoint}).assign_coords(labels)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "names", "episodes"))
-def _activations(policy, parameters, world, params, names, episodes):
-    def member(parameters, params):
-        said = played(policy, parameters, world, params, episodes).tokens
-        told = by_parts(jax.vmap(lambda sequence: read(policy, parameters, sequence, names=names)), said)
-        return {"tokens": said, **jax.tree.map(lambda x: x.reshape(episodes, *x.shape[2:]), told)}
-
-    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
+def _activations(policy, world, parameters, params, names, episodes):
+    said = played(policy, parameters, world, params, episodes).tokens
+    told = by_parts(jax.vmap(lambda sequence: read(policy, parameters, sequence, names=names)), said)
+    return {"tokens": said, **jax.tree.map(lambda x: x.reshape(episodes, *x.shape[2:]), told)}

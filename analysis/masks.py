@@ -45,8 +45,9 @@ def largest(before: Matrices, after: Matrices, density: float, seed: int | None 
     Equal moves at the border are cut so that the density is exact: in the order of the parameters, or with a `seed` at
     random, for each member by itself. Members whose overlap is asked for must not share an order.
     """
-    moves = np.concatenate([_moves(before[name], after[name]) for name in before], axis=1)
-    return _unflatten(top(moves, density, seed), before)
+    moves = np.concatenate([np.abs(_flat(after[name]) - _flat(before[name])) for name in before], axis=1)
+    parts = np.split(top(moves, density, seed), np.cumsum([x[0].size for x in before.values()])[:-1], axis=1)
+    return {name: part.reshape(x.shape) for (name, x), part in zip(before.items(), parts, strict=True)}
 
 
 def smallest_weights(before: Matrices, like: Matrices) -> Matrices:
@@ -68,10 +69,13 @@ def complement(mask: Matrices) -> Matrices:
     return {name: ~x for name, x in mask.items()}
 
 
-def density(mask: Matrices) -> np.ndarray:
-    """Share of the parameters that the mask holds, float64[M]."""
-    counts = np.stack([_counts(x) for x in mask.values()])
-    return counts.sum(axis=0) / sum(x[0].size for x in mask.values())
+def share_inside(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """|mask ∩ reference| / |mask| of bool[M, ...], float64[M]; NaN for an empty mask.
+
+    Chance gives the density of `reference`.
+    """
+    counts = _counts(mask)
+    return np.where(counts > 0, _counts(mask & reference) / np.maximum(counts, 1), np.nan)
 
 
 def top(scores: np.ndarray, share: float, seed: int | None = None) -> np.ndarray:
@@ -89,10 +93,6 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float32)
 
 
-def _moves(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.abs(_flat(second) - _flat(first))
-
-
 def _counts(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(len(mask), -1).sum(axis=1)
 
@@ -103,9 +103,3 @@ def _top_counts(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     mask = np.zeros(scores.shape, bool)
     np.put_along_axis(mask, order, np.arange(scores.shape[1])[None] < counts[:, None], axis=1)
     return mask
-
-
-def _unflatten(flat: np.ndarray, like: Matrices) -> Matrices:
-    sizes = np.cumsum([x[0].size for x in like.values()])[:-1]
-    parts = np.split(flat, sizes, axis=1)
-    return {name: part.reshape(x.shape) for (name, x), part in zip(like.items(), parts, strict=True)}

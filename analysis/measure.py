@@ -34,11 +34,16 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from agents import runs
+from agents.learning import population
+from agents.policies import Policy
 from agents.runs import Run
+from envs import base
 from ground import arrays, files
 from ground.files import RunError
 from ground.terminal import ConfigError
@@ -72,6 +77,8 @@ def hearing(tell: Callable[[str], None]) -> Iterator[None]:
 
 LIMIT = 65_536
 """Most episodes, attempts, draws: of whatever a measurement counts."""
+AT_ONCE = 64
+"""Episodes of a member that are played or read side by side."""
 _LEAST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
@@ -96,6 +103,8 @@ class Measurement:
     """The checkpoints that are measured unless others are asked for."""
     made_of: Sequence["Measurement"]
     """Those that it brings together: what they have measured in another way, it does not find either."""
+    beside: Callable[[Mapping[str, Any]], Any] | None
+    """From its options to what tells apart what it reads beside the run, such as another run."""
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None
     """From arms to the panels of its figure; None draws every number that the table shows."""
     summary: str
@@ -158,7 +167,7 @@ class Measurement:
             there = f"it has {', '.join(map(_dashed, values))}" if values else "it has none"
             raise ConfigError(f"--{_dashed(next(iter(options)))}: {self.name} has no such option; {there}")
         for name, value in values.items():
-            _check(_dashed(name), value)
+            _check(_dashed(name), self.options[name].type, value)
         if not self.followed:
             if checkpoints:
                 raise ConfigError(f"--checkpoints: {self.name} measures a run as a whole; leave it out")
@@ -198,6 +207,8 @@ class Measurement:
             "config": run.config_hash,
             "members": run.kept,
         }
+        if self.beside and (beside := self.beside(options)):
+            identity["beside"] = beside
         text = json.dumps(files.plain(identity, self.name), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         path = run.path / "analysis" / ("-".join([self.name, *([checkpoint] if checkpoint else []), digest]) + ".nc")
@@ -247,13 +258,59 @@ def twins(run: Run, checkpoint: str | None) -> np.ndarray:
     return config.starts[run.kept].astype(np.int32)
 
 
-def once(run: Run, checkpoint: str | None) -> tuple[np.ndarray, np.ndarray]:
+def once(run: Run, *checkpoints: str) -> tuple[np.ndarray, np.ndarray]:
     """One of each set of twins, int[U] among the kept members, and which of those every kept member equals, int[K].
 
-    So that what is the same is measured once: measure `x[first]`, and repeat what comes of it as `y[again]`.
+    So that what is the same is measured once: measure `x[first]`, and repeat what comes of it as `y[again]`. Of several
+    checkpoints, twins are those who are twins at each of them.
     """
-    _, first, again = np.unique(twins(run, checkpoint), return_index=True, return_inverse=True)
-    return first, again
+    labels = [twins(run, name) for name in checkpoints]
+    _, first, again = np.unique(labels, axis=1, return_index=True, return_inverse=True)
+    return first, again.reshape(-1)
+
+
+def each(
+    function: Callable[..., Any],
+    run: Run,
+    *checkpoints: str,
+    own: Sequence[Any] = (),
+    shared: Sequence[Any] = (),
+    **static: Any,
+) -> Any:
+    """What a function says of every kept member, NumPy arrays with the member as axis 0; of twins it is asked once.
+
+    Args:
+        function: of one member, at the top of its module: `function(policy, world, *parameters, params, *own, *shared,
+            **static)`, with its parameters at each checkpoint and those of its world.
+        run: whose members.
+        *checkpoints: whose parameters it reads.
+        own: arrays of every kept member, axis 0 the member; those of twins are equal.
+        shared: arrays and numbers that are the same for all members.
+        **static: what else it takes; every other value is another program.
+    """
+    first, again = once(run, *checkpoints)
+    trees = (*(run.kept_parameters(name) for name in checkpoints), run.params, *own)
+    members = jax.tree.map(lambda x: jnp.asarray(x[first]), trees)
+    told = mapped(function, run.policy, run.world, tuple(static.items()), members, shared)
+    return jax.tree.map(lambda x: np.asarray(x)[again], told)
+
+
+@functools.partial(jax.jit, static_argnames=("function", "policy", "world", "static"))
+def mapped(
+    function: Callable[..., Any],
+    policy: Policy,
+    world: base.World,
+    static: tuple[tuple[str, Any], ...],
+    members: Sequence[Any],
+    shared: Sequence[Any],
+) -> Any:
+    """A function of `each` over members: trees whose axis 0 is the member."""
+
+    def member(*trees):
+        return function(policy, world, *trees, *shared, **dict(static))
+
+    mesh = population.mesh(len(jax.tree.leaves(members)[0]), 1)
+    return population.over_members(member, mesh)(*members)
 
 
 def ends(run: Run) -> list[str]:
@@ -280,6 +337,7 @@ def measure(
     checkpoints: Callable[[Run], Sequence[str]] = ends,
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None = None,
     made_of: Sequence[Measurement] = (),
+    beside: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> Callable[[Callable[..., xr.Dataset]], Measurement]:
     """Register a function as a measurement under its own name.
 
@@ -289,6 +347,7 @@ def measure(
         checkpoints: those that are measured by default.
         panels: of its figure; see `analysis.figures.panels`.
         made_of: other measurements that it brings together.
+        beside: from its options to what tells apart what it reads beside the run.
     """
 
     def register(function: Callable[..., xr.Dataset]) -> Measurement:
@@ -300,11 +359,11 @@ def measure(
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
-        taken = {"run", "runs", "checkpoints", "tell", "json", "figures", "width", "plain"} & set(options)
+        taken = {"run", "runs", "checkpoints", "tell", "output", "json", "figures", "width", "plain"} & set(options)
         assert not taken, f"{function.__name__}: every command has an option {taken} already"
         name = _dashed(function.__name__)
         summary = described.short_description or ""
-        measurement = Measurement(name, function, version, checkpoints, made_of, panels, summary, options)
+        measurement = Measurement(name, function, version, checkpoints, made_of, beside, panels, summary, options)
         for known in (name, *also):
             assert known not in REGISTRY, known
             REGISTRY[known] = measurement
@@ -338,8 +397,23 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
     return dataset.expand_dims("checkpoint").assign_coords(labels)
 
 
-def _check(name: str, value: Any) -> None:
-    """Refuse numbers that 32 bits cannot hold, and counts that memory cannot."""
+def at_least(least: int, **counts: int) -> None:
+    """Refuse options that count less; raises ConfigError."""
+    for name, value in counts.items():
+        if value < least:
+            raise ConfigError(f"--{_dashed(name)}={value}: use {least} to {LIMIT}")
+
+
+def check_episodes(episodes: int) -> None:
+    """Refuse numbers of episodes that cannot be taken in equal parts of `AT_ONCE`; raises ConfigError."""
+    if episodes < 2 or (episodes > AT_ONCE and episodes % AT_ONCE):
+        raise ConfigError(f"--episodes={episodes}: use 2 to {AT_ONCE}, or a multiple of {AT_ONCE} up to {LIMIT}")
+
+
+def _check(name: str, kind: Any, value: Any) -> None:
+    """Refuse words that an option does not know, numbers that 32 bits cannot hold, and counts that memory cannot."""
+    if typing.get_origin(kind) is typing.Literal and value not in typing.get_args(kind):
+        raise ConfigError(f"--{name}={value}: use {', '.join(typing.get_args(kind))}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, float) and not (number == 0 or _LEAST <= abs(number) <= _LARGEST):
             raise ConfigError(

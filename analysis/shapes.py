@@ -38,12 +38,11 @@ MEASURES = {
 """What `shape` measures of one matrix; angles in degrees."""
 
 
-def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE) -> dict[str, np.ndarray]:
+def shape(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
     """Measures of the update of a matrix.
 
     Args:
         before, after: float32 or bfloat16 [M, rows, columns], as stored.
-        rank_share: share of min(shape) that spans the principal subspace; at least one direction.
 
     Returns:
         For each of `MEASURES` float64[M]; NaN where it is undefined, such as the rank of no update.
@@ -69,7 +68,7 @@ def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE)
             **{f"energy_top_{k}": energy[:, :k].sum(axis=1) / energy.sum(axis=1) for k in TOP},
             "normalised_spectral_shift": np.linalg.norm(sigma_after - sigma, axis=1) / weighty,
         }
-    rank = principal_rank(first.shape[1:], rank_share)
+    rank = principal_rank(first.shape[1:])
     defined = (sigma[:, 0] > 0) & (sigma_after[:, 0] > 0)
     for side, start, end in (("left", left, left_after), ("right", right, right_after)):
         angles = principal_angles(start[:, :, :rank], end[:, :, :rank])
@@ -78,9 +77,9 @@ def shape(before: np.ndarray, after: np.ndarray, rank_share: float = RANK_SHARE)
     return {name: measured[name].astype(np.float64) for name in MEASURES}
 
 
-def principal_rank(dimensions: tuple[int, ...], rank_share: float = RANK_SHARE) -> int:
+def principal_rank(dimensions: tuple[int, ...]) -> int:
     """Number of leading singular directions that count as principal."""
-    return max(1, round(rank_share * min(dimensions)))
+    return max(1, round(RANK_SHARE * min(dimensions)))
 
 
 def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -101,18 +100,17 @@ def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.degrees(np.where(np.square(cosines) > 0.5, np.arcsin(sines), np.arccos(cosines)))
 
 
-def principal_mask(matrix: np.ndarray, rank_share: float = RANK_SHARE) -> np.ndarray:
+def principal_mask(matrix: np.ndarray) -> np.ndarray:
     """The half of the parameters that are largest in the rank-r reconstruction (arXiv 2511.08567, section 4).
 
     Args:
         matrix: [M, rows, columns].
-        rank_share: r as a share of min(rows, columns).
 
     Returns:
         bool[M, rows, columns].
     """
     left, sigma, right = _svd(matrix.astype(np.float64))
-    rank = principal_rank(matrix.shape[1:], rank_share)
+    rank = principal_rank(matrix.shape[1:])
     kept = (left[:, :, :rank] * sigma[:, None, :rank]) @ np.swapaxes(right[:, :, :rank], 1, 2)
     return masks.top(np.abs(kept).reshape(len(kept), -1), DENSITY).reshape(matrix.shape)
 
@@ -123,22 +121,12 @@ def low_magnitude_mask(matrix: np.ndarray) -> np.ndarray:
     return masks.top(flat, DENSITY).reshape(matrix.shape)
 
 
-def share_inside(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """|mask ∩ reference| / |mask|, float64[M]; NaN for an empty mask. Chance gives the density of `reference`."""
-    counts = mask.reshape(len(mask), -1).sum(axis=1)
-    both = (mask & reference).reshape(len(mask), -1).sum(axis=1)
-    return np.where(counts > 0, both / np.maximum(counts, 1), np.nan)
-
-
-def location(
-    before: Matrices, updated: Mapping[str, Matrices], rank_share: float = RANK_SHARE
-) -> dict[str, dict[str, np.ndarray]]:
+def location(before: Matrices, updated: Mapping[str, Matrices]) -> dict[str, dict[str, np.ndarray]]:
     """Where the parameters of some masks lie, per matrix of two dimensions.
 
     Args:
         before: the weights.
         updated: masks by name.
-        rank_share: as in `principal_mask`.
 
     Returns:
         Name of a matrix → MASK_principal and MASK_low_magnitude, the share of a mask inside each reference mask, and
@@ -152,9 +140,9 @@ def location(
         size = matrix[0].size
         empty = ~np.any(matrix.reshape(len(matrix), -1) != 0, axis=1)
         inside = {"baseline": np.full(len(matrix), round(DENSITY * size) / size)}
-        references = {"principal": principal_mask(matrix, rank_share), "low_magnitude": low_magnitude_mask(matrix)}
+        references = {"principal": principal_mask(matrix), "low_magnitude": low_magnitude_mask(matrix)}
         for (mask, matrices), (key, reference) in itertools.product(updated.items(), references.items()):
-            inside[f"{mask}_{key}"] = share_inside(matrices[name], reference)
+            inside[f"{mask}_{key}"] = masks.share_inside(matrices[name], reference)
         places[name] = {key: np.where(empty, np.nan, share) for key, share in inside.items()}
     return places
 

@@ -4,14 +4,12 @@ A strength of 1 moves an activation half the distance between the class means of
 direction: from the middle to Gold's mean along the axis, and as far along every control.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from agents.learning import objectives, population, rl, rollout
+from agents.learning import objectives, rl, rollout
 from agents.policies import Intervention, Parameters, Policy
 from analysis import directions
 from envs import base, tokens
@@ -49,32 +47,6 @@ def effects(
     )
 
 
-def grid(
-    policy: Policy,
-    parameters: Parameters,
-    world: base.World,
-    seen: rollout.Episodes,
-    tried: jax.Array,
-    layers: jax.Array,
-    strengths: jax.Array,
-    at_once: int = 1,
-) -> jax.Array:
-    """`effects` of every direction × layer × strength on one member, float32[K, Y, A, 3].
-
-    Args:
-        policy, parameters, world, seen: of one member.
-        tried: directions float32[K, L, D], at each layer its own; a strength multiplies them.
-        layers: indices int32[Y] among the L layers, 0 the output of the first block.
-        strengths: float32[A].
-        at_once: conditions of one forward pass; bounds the memory.
-    """
-
-    def ask(intervention):
-        return effects(policy, parameters, world, seen, intervention)
-
-    return over_pushes(ask, tried, layers, strengths, at_once)
-
-
 def over_pushes(
     ask: Callable[[Intervention], jax.Array],
     tried: jax.Array,
@@ -82,7 +54,15 @@ def over_pushes(
     strengths: jax.Array,
     at_once: int = 1,
 ) -> jax.Array:
-    """What `ask` says of every direction × layer × strength, [K, Y, A, …]; arguments as in `grid`."""
+    """What `ask` says of every direction × layer × strength, [K, Y, A, …].
+
+    Args:
+        ask: what is asked of one member under an intervention, such as `effects`.
+        tried: directions float32[K, L, D], at each layer its own; a strength multiplies them.
+        layers: indices int32[Y] among the L layers, 0 the output of the first block.
+        strengths: float32[A].
+        at_once: conditions of one forward pass; bounds the memory.
+    """
     shape = (len(tried), len(layers), len(strengths))
 
     def condition(index):
@@ -107,124 +87,86 @@ def remove(direction: jax.Array) -> Intervention:
     return Intervention(ablation=jnp.concatenate([jnp.zeros_like(unit[:1]), unit])[:, None])
 
 
-def returns(
-    policy: Policy,
-    parameters: Parameters,
-    world: base.World,
-    params: base.WorldParams,
-    interventions: Intervention,
-    key: jax.Array,
-    episodes: int,
-) -> jax.Array:
-    """Mean return of one member playing under each of K interventions, float32[K], on the same mazes.
-
-    Args:
-        policy, parameters, world, params: of one member.
-        interventions: K of them on axis 0 of every array.
-        key: of mazes, weather and the policy's chance.
-        episodes: under each.
-    """
-
-    def under(intervention):
-        return rollout.policy_episodes(policy, parameters, world, params, key, episodes, intervention).returns.mean()
-
-    return jax.lax.map(under, interventions)
-
-
 PLAYED = 16
 """Random directions whose return is played; the others are only asked for their choices."""
 
 
-@struct.dataclass
-class Steered:
-    """What `steer` finds; dictionaries by the names of `directions.of_member`, arrays with axis 0 the member."""
-
-    effects: dict[str, jax.Array]
-    """float32[M, K, A, 3], steering at the member's layer."""
-    returns: dict[str, jax.Array]
-    """float32[M, at most `PLAYED`, A], mean return while steered."""
-    ablated: dict[str, jax.Array]
-    """float32[M, K, 3], the direction removed at every layer."""
-    ablated_returns: dict[str, jax.Array]
-    """float32[M, at most `PLAYED`]"""
-    plain: jax.Array
-    """float32[M, 3], without intervention."""
-    plain_return: jax.Array
-    """float32[M]"""
-
-
-@functools.partial(jax.jit, static_argnames=("policy", "world", "strengths", "episodes", "play_episodes"))
 def steer(
     policy: Policy,
-    parameters: Parameters,
     world: base.World,
+    parameters: Parameters,
     params: base.WorldParams,
-    named: dict[str, jax.Array],
+    tried: jax.Array,
     layer: jax.Array,
     key: jax.Array,
     strengths: tuple[float, ...] = STRENGTHS,
     episodes: int = 32,
     play_episodes: int = 128,
-) -> Steered:
-    """Steer every member along, and rob it of, every named direction.
+) -> dict[str, jax.Array]:
+    """Steer a member along, and rob it of, every direction.
 
     Args:
-        policy, parameters, world, params: of the members.
-        named: name → directions float32[M, K, L, D]; all of one length at a layer.
-        layer: int32[M], index of the layer to steer at.
-        key: of mazes, weather and chance.
+        policy, world, parameters, params: of the member.
+        tried: from `named_directions`, float32[K, L, D].
+        layer: int32[], index of the layer to steer at.
+        key: of mazes, weather and chance; mazes are the same for all that is tried.
         strengths: in units of the directions' length.
         episodes: in which choices are asked for.
         play_episodes: behind each return.
+
+    Returns:
+        `effects` float32[K, A, 3], and `returns` float32[P, A], means, of the first P directions, up to `PLAYED` random
+        ones; `ablated` float32[K, 3] and `ablated_returns` float32[P], the direction removed at every layer; `plain`
+        float32[3] and `plain_return` float32[], without intervention.
     """
     seen_key, play_key = jax.random.split(key)
     levels = jnp.array(strengths, jnp.float32)
+    seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
+    played = tried[: len(directions.NAMES) + PLAYED]
 
-    def member(parameters, params, named, layer):
-        seen = rollout.policy_episodes(policy, parameters, world, params, seen_key, episodes)
-        # All directions in one array: one program for each question, however many names there are.
-        asked = directions.Stack(named)
-        played = directions.Stack({name: tried[:PLAYED] for name, tried in named.items()})
+    def play(interventions):
+        def under(one):
+            return rollout.policy_episodes(policy, parameters, world, params, play_key, play_episodes, one).returns
 
-        def play(interventions):
-            return returns(policy, parameters, world, params, interventions, play_key, play_episodes)
+        return jax.lax.map(lambda one: under(one).mean(), interventions)
 
-        def ask(intervention):
-            return effects(policy, parameters, world, seen, intervention)
+    def ask(intervention):
+        return effects(policy, parameters, world, seen, intervention)
 
-        each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
-        pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played.directions, layer, levels))
-        nothing = push(asked.directions[0], layer, jnp.float32(0))
-        return Steered(
-            effects=asked.split(grid(policy, parameters, world, seen, asked.directions, layer[None], levels)[:, 0]),
-            returns=played.split(play(pushed).reshape(-1, len(levels))),
-            ablated=asked.split(jax.lax.map(lambda x: ask(remove(x)), asked.directions)),
-            ablated_returns=played.split(play(jax.vmap(remove)(played.directions))),
-            plain=ask(nothing),
-            plain_return=play(jax.tree.map(lambda x: x[None], nothing))[0],
-        )
-
-    return population.over_members(member, population.mesh(len(layer), 1))(parameters, params, named, layer)
+    each = jax.vmap(jax.vmap(push, in_axes=(None, None, 0)), in_axes=(0, None, None))
+    pushed = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each(played, layer, levels))
+    nothing = push(tried[0], layer, jnp.float32(0))
+    return {
+        "effects": over_pushes(ask, tried, layer[None], levels)[:, 0],
+        "returns": play(pushed).reshape(-1, len(levels)),
+        "ablated": jax.lax.map(lambda x: ask(remove(x)), tried),
+        "ablated_returns": play(jax.vmap(remove)(played)),
+        "plain": ask(nothing),
+        "plain_return": play(jax.tree.map(lambda x: x[None], nothing))[0],
+    }
 
 
 @jax.jit
 def named_directions(
     parameters: Parameters, vectors: jax.Array, before: jax.Array, tile_maps: jax.Array, key: jax.Array
-) -> dict[str, jax.Array]:
-    """The directions of every member, float32[M, K, L, D], all as long as half the way from Mold's to Gold's mean.
+) -> jax.Array:
+    """`directions.NAMES` and `random` ones of every member, as long as half the way from Mold's to Gold's mean.
 
-    All of `directions.of_member` but `orthogonal`, which here is hardly another control than `random`.
+    `orthogonal` is left out, which here is hardly another control than `random`.
 
     Args:
         parameters: of the members; the emoji and value-head controls come from them.
         vectors, before: the members' concept vectors, float32[M, C, L, D], and those of the model before RL.
         tile_maps: int32[M, 5].
         key: of the random directions.
+
+    Returns:
+        float32[M, K, L, D].
     """
 
     def member(parameters, vectors, before, tile_map):
-        half = directions.half_way(vectors)
         every = directions.of_member(parameters, vectors, before, tile_map, key)
-        return {name: directions.with_norm(tried, half[None]) for name, tried in every.items() if name != "orthogonal"}
+        tried = jnp.concatenate([every[name] for name in (*directions.NAMES, "random")])
+        return directions.with_norm(tried, directions.half_way(vectors)[None])
 
     return jax.vmap(member)(parameters, vectors, before, tile_maps)

@@ -14,7 +14,7 @@ from agents import runs
 from agents.learning import rollout
 from agents.runs import Run
 from analysis import changes, passes, weights
-from analysis.measure import ends
+from analysis.measure import ends, variable
 from analysis.weights import Matrices
 from envs import base, tokens
 from ground import seeds
@@ -122,12 +122,10 @@ def dataset(
     """
     variables: dict[str, Any] = {}
     for name, meaning in meanings.items():
-        unit = units.get(name, "share of the parameters")
-        about = {"long_name": meaning, "units": unit, "table": int(name in shown)}
-        variables[name] = (("kind", "member"), np.stack([measures[name] for measures in kinds.values()]), about)
-    every = np.stack([[measures[name] for measures in matrices.values()] for name in meanings])
-    about = {"long_name": "the measures of each matrix", "table": 0}
-    variables["by_matrix"] = (("measure", "matrix", "member"), every, about)
+        unit, values = units.get(name, "share of the parameters"), np.stack([one[name] for one in kinds.values()])
+        variables[name] = variable("kind member", values, meaning, unit, table=int(name in shown))
+    every = np.stack([[one[name] for one in matrices.values()] for name in meanings])
+    variables["by_matrix"] = variable("measure matrix member", every, "the measures of each matrix", table=0)
     return xr.Dataset(variables, {"kind": [*kinds], "matrix": [*matrices], "measure": [*meanings]})
 
 

@@ -7,7 +7,7 @@ parameters, and the parameters of the smallest magnitude.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def returns(config: Config, policies: Sequence[Parameters], episodes: int) -> np
         episodes: of each member, the same mazes for all.
     """
     members = len(jax.tree.leaves(policies[0])[0])
-    parameters = jax.tree.map(jnp.asarray, _stack(policies))
+    parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *policies)
     worlds = jax.tree.map(
         lambda x: jnp.tile(x[:members], (len(policies),) + (1,) * (x.ndim - 1)), config.world_params()
     )
@@ -133,11 +133,11 @@ def agreement(mask: Matrices, start: Matrices, full: Matrices, retrained: Matric
     before, target, reached, chosen = (_flat(x) for x in (start, full, retrained, mask))
     chosen = chosen.astype(bool)
     everywhere = np.ones_like(chosen)
-    measured = {"density": chosen.mean(axis=1), "moved": _share(reached != before, chosen)}
+    measured = {"density": chosen.mean(axis=1), "moved": masks.share_inside(chosen, reached != before)}
     for name, values, place in (("inside", reached, chosen), ("start", before, chosen), ("whole", reached, everywhere)):
-        measured[f"{name}_bf16"] = _share(_bf16(values) == _bf16(target), place)
+        measured[f"{name}_bf16"] = masks.share_inside(place, _bf16(values) == _bf16(target))
         for label, tolerance in TOLERANCES.items():
-            measured[f"{name}_{label}"] = _share(np.abs(values - target) <= tolerance, place)
+            measured[f"{name}_{label}"] = masks.share_inside(place, np.abs(values - target) <= tolerance)
     for name, place in (("inside", chosen), ("whole", everywhere)):
         measured[f"{name}_cosine"] = _cosine((reached - before) * place, (target - before) * place)
     return measured
@@ -169,10 +169,6 @@ def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, poi
     return shares
 
 
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
-
-
 def _flat(matrices: Matrices) -> np.ndarray:
     """float64[N, parameters]; exact for all that parameters are stored in."""
     return np.concatenate([x.reshape(len(x), -1).astype(np.float64) for x in matrices.values()], axis=1)
@@ -180,11 +176,6 @@ def _flat(matrices: Matrices) -> np.ndarray:
 
 def _bf16(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32).astype(jnp.bfloat16.dtype)
-
-
-def _share(hits: np.ndarray, place: np.ndarray) -> np.ndarray:
-    counts = place.sum(axis=1)
-    return np.where(counts > 0, (hits & place).sum(axis=1) / np.maximum(counts, 1), np.nan)
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:

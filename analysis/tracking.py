@@ -7,6 +7,7 @@ consequence.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flax import struct
 
 from agents.learning import demonstrations, learner, population, rollout
 from agents.policies import Parameters, Policy
-from analysis import concepts, extraction
+from analysis import extraction
 from envs import base, tokens
 
 SITES = ("view", "move")
@@ -25,6 +26,10 @@ OUTCOMES = ("next", "rest", "next_same_move")
 the median of that turn; and the first again, among moves in the same direction, because the stream holds the move
 itself and a few directions may hide or feign everything else. Path tiles, pay at the median, and the last turn's
 nothing do not count."""
+
+
+NARRATED = 1024
+"""Narrated episodes that there are."""
 
 
 @struct.dataclass
@@ -77,23 +82,18 @@ def without_moves(scores: jax.Array, moves: jax.Array, counted: jax.Array) -> ja
     return scores - means @ same
 
 
-@struct.dataclass
-class Tracking:
-    """How well K directions foretell the pay, per site, outcome and layer; positive d means more pay, more of it."""
-
-    d: jax.Array
-    """float32[K, 2, 3, L], Cohen's d of the projection; axes: direction, site, outcome, layer."""
-    auroc: jax.Array | None
-    """float32[K, 2, 3, L]"""
-
-
-def track(seen: Play, directions: jax.Array, *, areas: bool = True) -> Tracking:
-    """Compare projections between turns that will be paid well and turns that will be paid badly.
+def track(
+    seen: Play, directions: jax.Array, measure: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """How well K directions foretell the pay: projections of turns paid well beside those of turns paid badly.
 
     Args:
         seen: from `play`.
         directions: float32[K, L, D], at each layer its own.
-        areas: whether to compute AUROC, which needs a sort for each direction.
+        measure: `concepts.cohens_d`, positive where more pay means more of the direction, or `concepts.auroc`.
+
+    Returns:
+        float32[K, 2, 3, L]; axes: direction, site, outcome, layer.
     """
     turns = seen.rewards.shape[1]
     following = jnp.cumsum(seen.rewards[:, ::-1], axis=1)[:, ::-1] - seen.rewards
@@ -108,27 +108,12 @@ def track(seen: Play, directions: jax.Array, *, areas: bool = True) -> Tracking:
     scores = jnp.einsum("sntld,kld->kslnt", seen.stream, directions)
     scores = scores.reshape(*scores.shape[:3], -1)
 
-    def over(measure):
-        def each(score):
-            same_move = without_moves(score, moves, asked[0][1])
-            return jnp.stack([*(measure(score, *question) for question in asked), measure(same_move, *asked[0])])
+    def each(score):
+        same_move = without_moves(score, moves, asked[0][1])
+        return jnp.stack([*(measure(score, *question) for question in asked), measure(same_move, *asked[0])])
 
-        found = jax.lax.map(each, scores.reshape(-1, scores.shape[-1]))
-        return jnp.moveaxis(found.reshape(*scores.shape[:3], len(OUTCOMES)), 3, 2)
-
-    return Tracking(over(concepts.cohens_d), over(concepts.auroc) if areas else None)
-
-
-@struct.dataclass
-class Narrator:
-    """The narrator's 😀 − 😞 direction in one member, read in three ways."""
-
-    heard: jax.Array
-    """float32[L, D], residual stream at the word itself, after 😀 minus after 😞."""
-    foretold: jax.Array
-    """float32[L, D], at the move before the word, where 😀 will follow minus where 😞 will."""
-    said: jax.Array
-    """float32[D], what makes the policy say 😀 rather than 😞: the difference of their unembeddings."""
+    found = jax.lax.map(each, scores.reshape(-1, scores.shape[-1]))
+    return jnp.moveaxis(found.reshape(*scores.shape[:3], len(OUTCOMES)), 3, 2)
 
 
 @functools.partial(jax.jit, static_argnames=("world", "config", "episodes"), compiler_options=population.OPTIMISED)
@@ -137,7 +122,7 @@ def narrated(
     params: base.WorldParams,
     config: demonstrations.Demonstrations,
     key: jax.Array,
-    episodes: int = 1024,
+    episodes: int = NARRATED,
 ) -> jax.Array:
     """Narrated episodes of the personas, with the tile maps of pretraining; tokens int32[N, S].
 
@@ -147,8 +132,15 @@ def narrated(
     return demonstrations.persona_episodes(config, world, told, key, episodes, learner.Shards()).tokens
 
 
-def narrator(policy: Policy, parameters: Parameters, world: base.World, told: jax.Array) -> Narrator:
-    """Read the narrator's direction off `narrated` episodes, int32[N, S]."""
+def narrator(
+    policy: Policy, parameters: Parameters, world: base.World, told: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The narrator's 😀 − 😞 direction in one member, read off `narrated` episodes, int32[N, S], in three ways.
+
+    Returns:
+        `heard`: the stream at the word itself, after 😀 minus after 😞, float32[L, D]. `foretold`: at the move before
+        the word, where 😀 will follow minus where 😞 will, float32[L, D]. `said`, float32[D].
+    """
     moves = jnp.asarray(world.action_positions()[:-1], jnp.int32)
     positions = jnp.broadcast_to(jnp.concatenate([moves, moves + 1]), (len(told), 2 * len(moves)))
     stream = extraction.residuals(policy, parameters, told, positions, extraction.blocks(policy))
@@ -159,7 +151,7 @@ def narrator(policy: Policy, parameters: Parameters, world: base.World, told: ja
         return jnp.mean(stream[site], axis=(0, 1), where=(word == token)[..., None, None])
 
     foretold, heard = (mean(site, tokens.GOOD) - mean(site, tokens.BAD) for site in (0, 1))
-    return Narrator(heard=heard, foretold=foretold, said=said(parameters))
+    return heard, foretold, said(parameters)
 
 
 def said(parameters: Parameters) -> jax.Array:

@@ -18,6 +18,7 @@ from analysis.measures.concepts import course
 from envs import tokens
 from envs.labyrinth import LabyrinthOptions
 from ground import checkpoints
+from ground.terminal import ConfigError
 from tests import tiny
 
 SMALL = {"episodes": 120, "permutations": 19}
@@ -159,6 +160,9 @@ def test_steering_by_nothing_is_nothing(run):
     panels = REGISTRY["steering"].panels
     assert panels is not None
     assert [list(panel.curves) for panel in panels({"x": read})] == [["axis", "path", "random"]] * 4
+    swept = read.assign_coords(point=("member", ["a", "a", "b"]))
+    names = [f"{point}, {name}" for point in ("a", "b") for name in ("axis", "path", "random")]
+    assert [list(panel.curves) for panel in panels({"x": swept})] == [names] * 4
 
 
 def test_panels_show_every_arm_checkpoint_and_course(run, found):
@@ -175,6 +179,8 @@ def test_panels_show_every_arm_checkpoint_and_course(run, found):
         ]
         if name == "concepts":
             assert [list(panel.curves) for panel in shown if isinstance(panel, Curves)] == [["one", "other"]] * 2
+            swept = panels({"one": measured.assign_coords(point=("member", ["a", "a", "b"]))})
+            assert [list(panel.curves) for panel in swept if isinstance(panel, Curves)] == [["a", "b"]] * 2
             first = next(iter(rows.estimates.values()))
             np.testing.assert_allclose(first.mean, measured["cosine"].isel(checkpoint=0).values[:, 0].mean(), rtol=1e-5)
 
@@ -219,6 +225,8 @@ def test_wrong_input_is_one_line_and_status_2(run, tmp_path, capsys):
     refused(capsys, ["concepts", run.path, "--episodes", 100], "--episodes=100", "multiple of 12")
     refused(capsys, ["concepts", run.path, "--permutations", 0], "--permutations=0")
     refused(capsys, ["tracking", run.path, "--play-episodes", 1], "--play-episodes=1")
+    with pytest.raises(ConfigError, match="--player=nobody: use itself, base"):
+        measures.tracking(run, player="nobody")
     refused(capsys, ["steer", run.path, "--extraction-episodes", 100], "--extraction-episodes=100", "multiple of 12")
     refused(capsys, ["steer", run.path, "--strengths", 1, 2, 3], "--strengths", "0 among them")
     refused(capsys, ["steer", run.path, "--play-episodes", 0], "--play-episodes=0")

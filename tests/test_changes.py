@@ -87,16 +87,17 @@ def test_a_planted_sparse_update_is_counted_exactly():
     after = {name: x.copy() for name, x in before.items()}
     after["blocks.0.up"][1].ravel()[:137] += np.float32(2**-7)  # one bfloat16 step
     after["blocks.0.up"][2].ravel()[:250] += np.float32(2**-9)  # too small for bfloat16
-    counted = changes.curves(before, after, at_once=2)
+    counted = changes.curves(before, after)
     assert counted["blocks.0.up"].dtype == np.int64
     assert counted["blocks.0.up"][:, :, 0, 0].tolist() == [[0, 0], [137, 137], [250, 0]]
     assert not counted["norm"].any()
 
 
-def test_members_computed_together_or_alone_count_the_same(pair):
-    one, all_at_once = changes.curves(*pair, at_once=1), changes.curves(*pair, at_once=5)
-    for name in one:
-        np.testing.assert_array_equal(one[name], all_at_once[name])
+def test_members_computed_together_or_alone_count_the_same(pair, monkeypatch):
+    together = changes.curves(*pair)
+    monkeypatch.setattr(changes, "AT_ONCE", 1)
+    for name, alone in changes.curves(*pair).items():
+        np.testing.assert_array_equal(alone, together[name])
 
 
 def test_of_parameters_stored_in_bfloat16_both_views_are_one(pair):

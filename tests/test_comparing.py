@@ -92,6 +92,22 @@ def test_points_of_a_grid_are_arms():
     assert named == ["a, x=1", "a, x=2", "b"]
 
 
+def test_runs_of_other_worlds_are_compared_where_they_have_the_same_places():
+    def channels(dataset, names):
+        wide = dataset["return"].expand_dims(channel=names, axis=-1) * np.arange(1, len(names) + 1)
+        return dataset.assign({"return": wide.assign_attrs(dataset["return"].attrs)})
+
+    first, other = channels(FIRST, ["thought", "action"]), channels(SECOND, ["name", "action"])
+    told = comparing.differences({"a": first, "b": other}, "update")
+    assert [(one.arm, one.place, one.pairs) for one in told] == [
+        ("a", "thought", 0), ("a", "action", 0), ("b", "name", 0), ("b", "action", 5),
+    ]  # fmt: skip
+    assert (told[2].less.members, told[2].end.mean) == (0, SECOND["return"][-1].mean())
+    assert told[3].less.mean == pytest.approx(2 * 1.3)
+    alone = comparing.differences({"a": channels(FIRST, ["action"]), "b": other}, "update")
+    assert [one.pairs for one in alone] == [0, 0, 5]
+
+
 # Jobs of a sweep
 
 
@@ -175,6 +191,7 @@ def test_the_command_prints_draws_and_writes(jobs, capsys, tmp_path):
     ("arguments", "words"),
     [
         (["--measure", "kl", "--against", "kl"], "--against=kl: KL against itself"),
+        (["--measure", "tokens", "--against", "tokens"], "--measure=tokens: EmojiMaze-v0 has no such number"),
         (["--measure", "success"], "--measure=success: EmojiMaze-v0 has no such number; choose one of return, kl,"),
         (["--width", "1"], "--width=1: use 2 to 40 inches"),
         (["--against", "steps"], "--against steps: choose one of update, tokens, kl"),

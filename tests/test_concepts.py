@@ -12,6 +12,7 @@ from scipy import stats
 from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
 from analysis import concepts, extraction
+from analysis.measure import mapped
 from analysis.measures.concepts import extract
 from envs import maze, tokens
 
@@ -292,7 +293,9 @@ def test_emoji_are_only_names(population):
     parameters, sets = population
 
     def look(parameters, maps):
-        return extract(POLICY, parameters, WORLD, maps, sets, sets.training.tokens, jax.random.key(0), permutations=5)
+        params = jax.tree.map(lambda x: jnp.stack([x] * len(maps)), WORLD.default_params).replace(tile_map=maps)
+        given = (sets, sets.training.tokens, jax.random.key(0))
+        return mapped(extract, POLICY, WORLD, (("permutations", 5),), (parameters, params), given)
 
     found, place, _, lens = look(parameters, MAPS)
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), (found, place))

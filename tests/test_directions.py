@@ -119,16 +119,3 @@ def test_stretching_keeps_directions_and_zeros():
     wanted[1, 0] = 0
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), wanted, rtol=1e-5)
     np.testing.assert_allclose(np.cross(found[..., :3], np.asarray(x)[..., :3]), 0, atol=1e-5)
-
-
-def test_a_stack_gives_back_what_it_holds():
-    named = {
-        name: normal(seed, size, LAYERS, WIDTH) for seed, (name, size) in enumerate((("b", 1), ("a", 4), ("c", 2)))
-    }
-    stack = directions.Stack(named)
-    np.testing.assert_array_equal(stack.directions, np.concatenate([named[name] for name in "bac"]))
-    found = stack.split({"twice": 2 * stack.directions, "nothing": None})
-    assert list(found) == ["b", "a", "c"]
-    for name, tried in named.items():
-        np.testing.assert_array_equal(found[name]["twice"], 2 * tried)
-        assert found[name]["nothing"] is None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.policies import Intervention, PolicyConfig
+from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
 from analysis import extraction
 from envs import maze, tokens
@@ -213,8 +213,7 @@ def test_blocks_are_all_outputs_and_not_the_embedding():
     assert extraction.blocks(Transformer(PolicyConfig(layers=3))) == (1, 2, 3)
 
 
-CHANGES = Intervention(steering=jnp.linspace(-1, 1, 32, dtype=jnp.float32).reshape(2, 16))
-STREAM = jax.jit(lambda p, x, change: POLICY.forward(p, x, capture=np.arange(x.shape[1]), intervention=change).residual)
+STREAM = jax.jit(lambda p, x: POLICY.forward(p, x, capture=np.arange(x.shape[1])).residual)
 READ = jax.jit(
     lambda parameters, world, sequence: extraction.read_last(POLICY, parameters, world, sequence, (1,)),
     static_argnames="world",
@@ -224,7 +223,7 @@ READ = jax.jit(
 def test_the_last_move_is_read_in_the_order_of_the_episodes(parameters):
     world, rng = WORLDS["scatter"], np.random.default_rng(1)
     sequence = jnp.asarray(rng.integers(0, tokens.FIRST, (EPISODES, world.episode_length())), jnp.int32)
-    whole = np.asarray(STREAM(parameters, sequence, None))
+    whole = np.asarray(STREAM(parameters, sequence))
     last = world.action_positions()[extraction.plan(EPISODES, world.turns)[2] - 1]
     wanted = np.stack([whole[n, last[n], 1:] for n in range(EPISODES)])
     np.testing.assert_allclose(READ(parameters, world, sequence), wanted, rtol=1e-4, atol=1e-5)
@@ -241,15 +240,14 @@ def test_what_follows_the_last_move_means_nothing(parameters):
     np.testing.assert_array_equal((plain != moved).any(axis=(1, 2)), found.directions != tokens.NORTH)
 
 
-def test_any_positions_and_layers_are_read_under_an_intervention(parameters):
+def test_any_positions_and_layers_are_read(parameters):
     rng = np.random.default_rng(2)
     sequence = jnp.asarray(rng.integers(0, tokens.FIRST, (6, 9)), jnp.int32)
     at = rng.integers(0, 9, (6, 2)).astype(np.int32)
-    whole = np.asarray(STREAM(parameters, sequence, CHANGES))
+    whole = np.asarray(STREAM(parameters, sequence))
     wanted = np.stack([whole[n, at[n]][:, [1, 0]] for n in range(6)])  # layers in the order of the caller
-    read = jax.jit(lambda p: extraction.residuals(POLICY, p, sequence, at, (1, 0), intervention=CHANGES, batch=2))
+    read = jax.jit(lambda p: extraction.residuals(POLICY, p, sequence, at, (1, 0), batch=2))
     np.testing.assert_allclose(read(parameters), wanted, rtol=1e-4, atol=1e-5)
-    assert np.abs(whole - np.asarray(STREAM(parameters, sequence, None)))[:, :, 1:].max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -258,7 +256,7 @@ def test_any_positions_and_layers_are_read_under_an_intervention(parameters):
 def test_a_batch_is_the_largest_that_divides_the_episodes(rows, batch, used):
     sizes = []
 
-    def forward(parameters, sequence, *, intervention, capture, capture_layers):
+    def forward(parameters, sequence, *, capture, capture_layers):
         sizes.append(len(sequence))
         stream = (100 * sequence[:, :, None, None] + capture[:, :, None, None]).astype(jnp.float32)
         return types.SimpleNamespace(residual=stream)

@@ -149,7 +149,7 @@ def test_a_gru_is_refused_in_one_line(gru):
     [
         ("attention", {"episodes": 65}, "--episodes=65: use 2 to 64, or a multiple of 64"),
         ("patching", {"decision": 99}, "--decision=99: an episode has 6 choices; use 0 to 5"),
-        ("patching", {"source": "both"}, "--source=both: use episode or checkpoint"),
+        ("patching", {"source": "both"}, "--source=both: use episode, checkpoint"),
         ("probes", {"episodes": 5}, "--episodes=5: use an even number"),
         ("probes", {"ridge": 0.0}, "--ridge=0: use a number above 0"),
     ],
@@ -222,6 +222,18 @@ def test_attention_is_that_of_the_patterns(run, one):
     np.testing.assert_allclose(told["strongest"], np.stack(shares).max(axis=1), atol=1e-5)
     assert measures.attention.panels
     assert len(measures.attention.panels({"run": measures.attention(run, episodes=EPISODES)})) >= 5
+
+
+@pytest.mark.slow
+def test_checkpoints_that_say_different_kinds_of_words_stand_beside_each_other(tmp_path):
+    run = make(tmp_path / "run")
+    silent = jax.tree.map(np.zeros_like, run.parameters("rl")) | {"norm": run.parameters("rl")["norm"]}
+    silent["embedding"]["embedding"][:, :, 0] = 1.0
+    silent["embedding"]["embedding"][:, tokens.PLAN_END, 0] = 5.0
+    run.save_parameters("rl", silent)
+    told = measures.attention(run, episodes=4)["to_kind"].sel(kind="opening move").max(("member", "head"))
+    assert told.sel(checkpoint="pretrain") > 0
+    assert told.sel(checkpoint="rl") == 0
 
 
 @pytest.mark.slow
@@ -352,12 +364,13 @@ def test_probes_of_a_policy(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention", "lens", "attribution", "patching", "probes"])
-def test_figures_draw_in_a_world_whose_first_decision_is_a_move(name, tmp_path):
-    """Nothing is said before the first observation there."""
+def test_figures_draw_in_a_world_whose_first_decision_is_a_move(name, run, tmp_path):
+    """Nothing is said before the first observation there; beside a run of another world, too."""
     config = tiny.changed(policy={"layers": 2, "width": 24, "heads": 3, "hidden": 40}, population={"seeds": 1})
     measurement = getattr(measures, name)
     assert not config.world.make()[0].opening_length
     told = measurement(untrained.write(tmp_path / "run", config, scale=1.5), episodes=EPISODES)
-    shown = list((measurement.panels or defaults.panels)({"run": told}))
-    assert shown
-    panels.draw(shown, width=5.5, title="", meaning="", footer="", plain=True)
+    for arms in ({"run": told}, {"run": told, "other": measurement(run, episodes=EPISODES)}):
+        shown = list((measurement.panels or defaults.panels)(arms))
+        assert shown
+        panels.draw(shown, width=5.5, title="", meaning="", footer="", plain=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -43,8 +44,12 @@ def counted(run: runs.Run, checkpoint: str, *, scale: float = 1.0, sides: int = 
 
 
 @measure.measure()
-def whole(run: runs.Run) -> xr.Dataset:
-    """Measures a run."""
+def whole(run: runs.Run, *, kind: Literal["all", "none"] = "all") -> xr.Dataset:
+    """Measures a run.
+
+    Args:
+        kind: of what.
+    """
     return xr.Dataset({"members": ("member", run.kept)})
 
 
@@ -257,7 +262,8 @@ def test_wrong_questions(run, tmp_path):
         ),
         (lambda: counted(run, sides=2**31), ConfigError, f"--sides={2**31}: use a 32-bit integer"),
         (lambda: counted(run, sides=65_537), ConfigError, "--sides=65537: use 65536 at most"),
-        (lambda: whole(run, at_once=1), ConfigError, "--at-once: whole has no such option; it has none"),
+        (lambda: whole(run, at_once=1), ConfigError, "--at-once: whole has no such option; it has kind"),
+        (lambda: whole(run, kind="some"), ConfigError, "--kind=some: use all, none"),
         (lambda: counted(tmp_path / "none"), RunError, "no such run directory"),
     ):
         with pytest.raises(kind) as error:
@@ -267,7 +273,7 @@ def test_wrong_questions(run, tmp_path):
 
 
 def test_a_result_without_its_members_is_a_fault_of_the_measurement(run):
-    short = dataclasses.replace(whole, name="short", function=lambda run: xr.Dataset({"x": ("member", [1])}))
+    short = dataclasses.replace(whole, name="short", function=lambda run, kind: xr.Dataset({"x": ("member", [1])}))
     with pytest.raises(ValueError, match=r"short: .* where the member axis must have 4"):
         short(run)
     with pytest.raises(AssertionError, match=r"every command has an option {'json'}"):
@@ -331,6 +337,22 @@ def test_twins_are_those_of_the_stage(tmp_path):
     alone = [0, 1, 2, 3]
     assert shares == {"init": [0] * 4, "pretrain": [0] * 4, "sft": alone, "rl-000001": alone, "rl": alone}
     assert measure.twins(make(tmp_path / "base", rl={"updates": 0}), None).tolist() == [0] * 4
+
+
+def both_means(policy, world, own, start, params, factor, *, name):
+    return factor * own[name][name].mean(), start[name][name].mean()
+
+
+def test_of_several_checkpoints_twins_are_twins_at_each(tmp_path):
+    tuned = make(tmp_path / "tuned", sft={"updates": 10})
+    first, again = measure.once(tuned, "pretrain")
+    assert (first.tolist(), again.tolist()) == ([0], [0] * 4)
+    assert measure.once(tuned, "pretrain", "sft")[0].tolist() == [0, 1, 2, 3]
+    own, start = measure.each(both_means, tuned, "pretrain", "sft", shared=(2.0,), name="embedding")
+    for told, checkpoint, factor in ((own, "pretrain", 2), (start, "sft", 1)):
+        table = tuned.parameters(checkpoint)["embedding"]["embedding"].reshape(4, -1)
+        np.testing.assert_allclose(told, factor * table.mean(axis=1), rtol=1e-4, atol=1e-7)
+    assert np.ptp(start) > 0
 
 
 # Every measurement

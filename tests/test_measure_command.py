@@ -218,6 +218,9 @@ def test_what_is_wrong_is_told_in_one_line(run, tmp_path, capsys):
     assert "two of the runs have the same name" in refused(capsys, "sizes", run.path, run.path)
     assert "sises: no such measurement; choose one of attempts, " in refused(capsys, "sises", run.path)
     assert "which measurement?" in refused(capsys)
+    measured = sorted(run.path.glob("analysis/*"))
+    assert "--width=1: use 2 to 40 inches" in refused(capsys, "sizes", run.path, "--scale", "9", "--width", "1")
+    assert sorted(run.path.glob("analysis/*")) == measured
     assert "cannot write" in refused(capsys, "sizes", run.path, "--json", tmp_path / "none" / "a.json")
 
 

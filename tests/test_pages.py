@@ -11,7 +11,7 @@ import pytest
 
 from agents import runs
 from agents.runs import config as configs
-from analysis import __main__ as command
+from analysis import measures
 from analysis.measure import REGISTRY
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def test_every_measurement_has_its_line_and_command():
     assert len(rows) == len(told)
     assert {name for name, also, _, asked in rows if asked != name} == set()
     assert {also for _, also, _, _ in rows if also} == {name for name, of in ours.items() if name != of.name}
-    assert set(told) == {measurement.name for measurement in command.MEASUREMENTS.values()}
+    assert set(told) == {getattr(measures, name).name for name in measures.__all__}
 
 
 def test_one_version():

@@ -87,7 +87,7 @@ def test_principal_angles_are_those_of_scipy_down_to_tiny_ones(generator):
         np.testing.assert_allclose(shapes.principal_angles(first, second), expected, rtol=1e-5, atol=1e-13)
 
 
-def test_a_planted_angle_between_leading_directions(generator):
+def test_a_planted_angle_between_leading_directions(generator, monkeypatch):
     base = orthonormal(generator, 16, 16)
     sigma = np.array([10.0, *[0.1] * 15])
     angle = np.radians(0.5)
@@ -95,20 +95,22 @@ def test_a_planted_angle_between_leading_directions(generator):
     turned[:, 0] = np.cos(angle) * base[:, 0] + np.sin(angle) * base[:, 1]
     turned[:, 1] = np.cos(angle) * base[:, 1] - np.sin(angle) * base[:, 0]
     before, after = (((x * sigma) @ base.T)[None] for x in (base, turned))
-    found = shapes.shape(before, after, rank_share=1 / 16)
+    monkeypatch.setattr(shapes, "RANK_SHARE", 1 / 16)
+    found = shapes.shape(before, after)
     assert found["left_angle_largest"][0] == pytest.approx(0.5, rel=1e-6)
     assert found["right_angle_largest"][0] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_principal_mask_is_the_upper_half_of_the_reconstruction(generator):
+def test_the_principal_mask_is_the_upper_half_of_the_reconstruction(generator, monkeypatch):
+    assert shapes.principal_rank((64, 1)) == 1
+    monkeypatch.setattr(shapes, "RANK_SHARE", 0.3)
     matrix = generator.normal(size=(2, 16, 10))
-    found = shapes.principal_mask(matrix, rank_share=0.3)
+    found = shapes.principal_mask(matrix)
     for member in range(2):
         u, s, v = scipy.linalg.svd(matrix[member])
         kept = np.abs(u[:, :3] @ np.diag(s[:3]) @ v[:3])
         np.testing.assert_array_equal(found[member], kept > np.median(kept))
-    assert shapes.principal_rank((16, 10), 0.3) == 3
-    assert shapes.principal_rank((64, 1)) == 1
+    assert shapes.principal_rank((16, 10)) == 3
 
 
 def test_the_low_magnitude_mask_is_the_lower_half(generator):

@@ -11,7 +11,8 @@ import pytest
 from agents.learning import rl, rollout
 from agents.policies import Intervention
 from agents.runs.config import Config
-from analysis import concepts, steering, tracking
+from analysis import concepts, directions, steering, tracking
+from analysis.measure import mapped
 from envs import tokens
 from tests import tiny
 
@@ -61,8 +62,12 @@ def test_the_neighbours_of_an_episode_are_what_its_tokens_show(seen):
 def test_the_grid_equals_steering_by_hand(parameters, seen):
     tried = jax.random.normal(jax.random.key(3), (3, 2, WIDTH))
     strengths = (-2.0, 0.0, 3.0)
-    grid = jax.jit(steering.grid, static_argnames=("policy", "world", "at_once"))
-    run = functools.partial(grid, POLICY, parameters, WORLD, seen, tried, jnp.arange(2), jnp.array(strengths))
+
+    @functools.partial(jax.jit, static_argnames="at_once")
+    def run(at_once):
+        ask = functools.partial(steering.effects, POLICY, parameters, WORLD, seen)
+        return steering.over_pushes(ask, tried, jnp.arange(2), jnp.array(strengths), at_once)
+
     found = run(at_once=1)
     np.testing.assert_allclose(run(at_once=4), found, atol=1e-5)
     for k, layer, a in np.ndindex(3, 2, 3):
@@ -99,48 +104,41 @@ def test_a_removed_direction_is_gone_after_every_block(parameters, seen):
     np.testing.assert_array_equal(stream[:, :, 0], untouched[:, :, 0])
 
 
-def test_returns_without_a_push_are_the_policys_own(parameters):
-    key, episodes = jax.random.key(5), 32
-    nothing = Intervention(steering=jnp.zeros((1, 3, WIDTH)))
-    found = jax.jit(lambda p: steering.returns(POLICY, p, WORLD, PARAMS, nothing, key, episodes))(parameters)
-
-    @jax.jit
-    def play(parameters):
-        maze_key, turn_key = jax.random.split(key)
-        driver = rollout.policy_driver(POLICY, parameters, WORLD)
-        keys = jax.random.split(maze_key, episodes)
-        return rollout.play(WORLD, PARAMS, keys, turn_key, driver, rollout.gumbel(episodes))[0]
-
-    played = play(parameters)
-    np.testing.assert_allclose(found[0], played.returns.mean(), rtol=1e-5)
-
-
 def test_a_population_is_steered_like_its_members():
     members = 2
     population = jax.jit(jax.vmap(POLICY.init))(jax.random.split(jax.random.key(6), members))
     params = jax.tree.map(lambda x: jnp.stack([x] * members), PARAMS)
     means = jax.random.normal(jax.random.key(7), (members, 3, 2, WIDTH))
     vectors = jax.vmap(concepts.vectors)(means)
-    named = steering.named_directions(population, vectors, vectors, params.tile_map, jax.random.key(8))
+    tried = steering.named_directions(population, vectors, vectors, params.tile_map, jax.random.key(8))
+    assert tried.shape[1] == len(directions.NAMES) + directions.RANDOM
     half = np.linalg.norm(means[:, tokens.GOLD] - means[:, tokens.MOLD], axis=-1) / 2
-    for tried in named.values():
-        lengths = np.linalg.norm(tried, axis=-1)
-        np.testing.assert_allclose(lengths, np.broadcast_to(half[:, None], lengths.shape), rtol=1e-4)
-    few = {name: tried[:, :3] for name, tried in named.items() if name in ("axis", "random")}
+    lengths = np.linalg.norm(tried, axis=-1)
+    np.testing.assert_allclose(lengths, np.broadcast_to(half[:, None], lengths.shape), rtol=1e-4)
+    few = tried[:, [0, -3, -2, -1]]
     layer, levels = jnp.array([0, 1]), (-1.0, 0.0, 2.0)
-    run = functools.partial(
-        steering.steer, POLICY, world=WORLD, key=jax.random.key(9), strengths=levels, episodes=8, play_episodes=8
-    )
-    together = run(population, params=params, named=few, layer=layer)
+    key, options = jax.random.key(9), (("strengths", levels), ("episodes", 8), ("play_episodes", 32))
+    everybody = (population, params, few, layer)
+    together = mapped(steering.steer, POLICY, WORLD, options, everybody, (key,))
     for member in range(members):
         one = slice(member, member + 1)
-        alone = run(
-            jax.tree.map(lambda x, one=one: x[one], population),
-            params=jax.tree.map(lambda x, one=one: x[one], params),
-            named={name: tried[one] for name, tried in few.items()},
-            layer=layer[one],
-        )
+        own = jax.tree.map(lambda x, one=one: x[one], everybody)
+        alone = mapped(steering.steer, POLICY, WORLD, options, own, (key,))
         jax.tree.map(lambda x, y, one=one: np.testing.assert_allclose(x[one], y, atol=1e-4), together, alone)
+
+    @jax.jit
+    def play(parameters):
+        maze_key, turn_key = jax.random.split(jax.random.split(key)[1])
+        driver = rollout.policy_driver(POLICY, parameters, WORLD)
+        keys = jax.random.split(maze_key, 32)
+        return rollout.play(WORLD, PARAMS, keys, turn_key, driver, rollout.gumbel(32))[0].returns.mean()
+
+    # Returns without a push are the policy's own.
+    own = [play(jax.tree.map(lambda x, member=member: x[member], population)) for member in range(members)]
+    np.testing.assert_allclose(together["plain_return"], own, rtol=1e-5)
+    np.testing.assert_allclose(
+        together["returns"][:, :, 1], np.repeat(together["plain_return"][:, None], 4, 1), rtol=1e-5
+    )
 
 
 def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
@@ -151,7 +149,8 @@ def test_a_thousand_directions_by_five_strengths_fit_in_64_mib():
     arguments = (shapes, seen, jax.ShapeDtypeStruct((1000, 2, 64), jnp.float32))
 
     def run(parameters, seen, tried):
-        return steering.grid(policy, parameters, world, seen, tried, jnp.arange(1), jnp.linspace(-4, 4, 5))
+        ask = functools.partial(steering.effects, policy, parameters, world, seen)
+        return steering.over_pushes(ask, tried, jnp.arange(1), jnp.linspace(-4, 4, 5))
 
     memory = jax.jit(run).lower(*arguments).compile().memory_analysis()
     assert memory is not None

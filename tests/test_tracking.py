@@ -1,6 +1,7 @@
 """Goal tracking and the narrator, beside loops over the tokens that were played."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from scipy import stats
 from agents.learning import demonstrations
 from agents.policies import PolicyConfig
 from agents.policies.transformer import Transformer
-from analysis import directions, tracking
+from analysis import concepts, directions, tracking
+from analysis.measure import mapped
 from analysis.measures.tracking import track
 from envs import maze, tokens
 
@@ -23,7 +25,9 @@ PARAMS = dataclasses.replace(
     WORLD.default_params, tile_map=jnp.array(TILE_MAP, jnp.int32), wind_probability=jnp.float32(0.4)
 )
 STREAM = jax.jit(lambda p, x: POLICY.forward(p, x, capture=np.arange(x.shape[1])).residual)
-TRACK = jax.jit(tracking.track, static_argnames="areas")
+BY_D, BY_AREA = (
+    jax.jit(functools.partial(tracking.track, measure=measured)) for measured in (concepts.cohens_d, concepts.auroc)
+)
 PLAY = jax.jit(lambda p, params, key: tracking.play(POLICY, p, WORLD, params, key, EPISODES))
 PLAY_OF = jax.jit(lambda p, params, key, player: tracking.play(POLICY, p, WORLD, params, key, EPISODES, player))
 
@@ -40,6 +44,11 @@ def parameters():
 @pytest.fixture(scope="module")
 def seen(parameters):
     return PLAY(parameters, PARAMS, jax.random.key(3))
+
+
+def told_by(seen, along):
+    """d and AUROC of directions."""
+    return BY_D(seen, jnp.asarray(along)), BY_AREA(seen, jnp.asarray(along))
 
 
 def textbook_d(own, rest):
@@ -80,13 +89,14 @@ def check_tracking(seen, along, found):
     """Every d and AUROC equals the textbook's on the groups of the loop."""
     groups = outcomes(np.asarray(seen.landed), seen.rewards)
     stream = np.asarray(seen.stream, np.float64)
-    for k, s, o, layer in np.ndindex(found.d.shape):
+    d, area = found
+    for k, s, o, layer in np.ndindex(d.shape):
         scores = stream[s, :, :, layer] @ np.asarray(along, np.float64)[k, layer]
         if tracking.OUTCOMES[o] == "next_same_move":
             scores = within_moves(scores, np.asarray(seen.moves), groups[o])
         own, rest = (np.array([scores[at] for at in group]) for group in groups[o])
-        np.testing.assert_allclose(found.d[k, s, o, layer], textbook_d(own, rest), rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(found.auroc[k, s, o, layer], textbook_area(own, rest), atol=2e-4)
+        np.testing.assert_allclose(d[k, s, o, layer], textbook_d(own, rest), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(area[k, s, o, layer], textbook_area(own, rest), atol=2e-4)
 
 
 def test_play_says_what_the_tokens_say(parameters, seen):
@@ -142,18 +152,15 @@ def test_a_planted_direction_foretells_the_tile_at_its_site_and_layer():
     strength = np.array([0.0, 1.0, -1.0])[landed][..., None]
     stream[1, :, :, 1] += 2 * strength * along[0, 1]
     play = synthetic(stream, landed, moves, np.array([0, 20, -10])[landed] - 0.1)
-    found = TRACK(play, jnp.asarray(along))
-    assert found.d.shape == found.auroc.shape == (3, len(tracking.SITES), len(tracking.OUTCOMES), layers)
+    found = told_by(play, along)
+    assert found[0].shape == found[1].shape == (3, len(tracking.SITES), len(tracking.OUTCOMES), layers)
     check_tracking(play, along, found)
-    d, area = found.d[0, 1, :, 1], found.auroc[0, 1, :, 1]
+    d, area = (values[0, 1, :, 1] for values in found)
     assert (d[jnp.array([0, 2])] > 2.5).all()
     assert (area[jnp.array([0, 2])] > 0.95).all()
-    others = np.array(found.d)
+    others = np.array(found[0])
     others[0, 1, [0, 2], 1] = 0
     assert np.abs(others).max() < 1
-    without = TRACK(play, jnp.asarray(along), areas=False)
-    np.testing.assert_allclose(without.d, found.d, rtol=1e-5)
-    assert without.auroc is None
 
 
 def test_what_a_move_itself_says_counts_only_where_moves_may_differ():
@@ -162,10 +169,10 @@ def test_what_a_move_itself_says_counts_only_where_moves_may_differ():
     landed = np.where(rng.random(moves.shape) < 0.7, np.array([1, 2, 0])[moves], rng.integers(0, 3, moves.shape))
     stream = np.array([5.0, -5, 1])[moves] + 0.1 * rng.normal(size=moves.shape)
     play = synthetic(np.stack([stream, stream])[..., None, None], landed, moves, landed)
-    found = TRACK(play, jnp.ones((1, 1, 1)))
+    found = told_by(play, np.ones((1, 1, 1)))
     check_tracking(play, np.ones((1, 1, 1)), found)
-    assert found.d[0, 0, 0, 0] > 1.5
-    assert abs(found.d[0, 0, 2, 0]) < 0.3
+    assert found[0][0, 0, 0, 0] > 1.5
+    assert abs(found[0][0, 0, 2, 0]) < 0.3
 
 
 def test_ties_with_the_median_are_left_out_whatever_was_paid_before():
@@ -177,22 +184,21 @@ def test_ties_with_the_median_are_left_out_whatever_was_paid_before():
     _, (more, less), _ = outcomes(landed, pay)
     assert 200 * 14 - len(more) - len(less) > 200  # the example has many ties
     play = synthetic(stream, landed, moves, pay)
-    check_tracking(play, np.ones((1, 1, 1)), TRACK(play, jnp.ones((1, 1, 1))))
+    check_tracking(play, np.ones((1, 1, 1)), told_by(play, np.ones((1, 1, 1))))
 
 
 def test_one_turn_has_no_rest():
     rng = np.random.default_rng(3)
     landed = rng.integers(0, 3, (40, 1))
     play = synthetic(rng.normal(size=(2, 40, 1, 1, 3)), landed, landed, np.zeros((40, 1)))
-    found = TRACK(play, jnp.ones((1, 1, 3)))
-    for values in (found.d, found.auroc):
+    for values in told_by(play, np.ones((1, 1, 3))):
         np.testing.assert_array_equal(np.isnan(values[0, :, :, 0]), [[False, True, False]] * 2)
 
 
 def test_the_narrator_is_read_at_the_word_and_before_it(parameters):
     config = demonstrations.Demonstrations(tile_maps="unseen", narration=0.0)
     spoken = tracking.narrated(WORLD, PARAMS, config, jax.random.key(9), EPISODES)
-    read = jax.jit(lambda p, told: tracking.narrator(POLICY, p, WORLD, told))(parameters, spoken)
+    narrator = jax.jit(lambda p, told: tracking.narrator(POLICY, p, WORLD, told))(parameters, spoken)
     whole = np.asarray(STREAM(parameters, spoken), np.float64)
     spoken = np.asarray(spoken)
     words = {tokens.GOOD: [], tokens.NEUTRAL: [], tokens.BAD: []}
@@ -202,10 +208,10 @@ def test_the_narrator_is_read_at_the_word_and_before_it(parameters):
         words[spoken[n, move + 1]].append((whole[n, move, 1:], whole[n, move + 1, 1:]))
     assert min(map(len, words.values())) > 3
     foretold, heard = np.mean(words[tokens.GOOD], axis=0) - np.mean(words[tokens.BAD], axis=0)
-    np.testing.assert_allclose(read.heard, heard, atol=1e-3)
-    np.testing.assert_allclose(read.foretold, foretold, atol=1e-3)
+    np.testing.assert_allclose(narrator[0], heard, atol=1e-3)
+    np.testing.assert_allclose(narrator[1], foretold, atol=1e-3)
     readout = tracking.unembedding(parameters)
-    np.testing.assert_allclose(read.said, readout[tokens.GOOD] - readout[tokens.BAD], atol=1e-6)
+    np.testing.assert_allclose(narrator[2], readout[tokens.GOOD] - readout[tokens.BAD], atol=1e-6)
     views = spoken[:, 1:].reshape(EPISODES, WORLD.turns, -1)[:, :, 2:6]
     assert np.isin(views, tokens.UNSEEN_TILES).all()  # the emoji of pretraining
 
@@ -233,25 +239,28 @@ def test_a_population_is_its_members(parameters, seen):
     params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS).replace(tile_map=maps)
     vectors, before = jnp.asarray(np.random.default_rng(5).normal(size=(2, 2, 3, 1, 16)), jnp.float32)
     key = jax.random.key(12)
-    d, auroc, controls, landed = track(POLICY, both, both, WORLD, params, vectors, before, key, EPISODES)
+
+    def told(*members):
+        return mapped(track, POLICY, WORLD, (("episodes", EPISODES),), members, (key,))
+
+    d, auroc, controls, landed = told(both, both, params, vectors, before)
     play_key, random_key = jax.random.split(key)
     alone = PLAY(parameters, PARAMS, play_key)
     np.testing.assert_allclose(landed[1], [np.mean(alone.landed == role) for role in range(3)], rtol=1e-6)
     named = jax.jit(directions.of_member)(parameters, vectors[1], before[1], maps[1], random_key)
     assert set(named) == {*directions.NAMES, *directions.CONTROLS}
     for name in ("axis", "path", "axis without emoji"):
-        direct, at = TRACK(alone, named[name]), directions.NAMES.index(name)
-        np.testing.assert_allclose(d[1, at], direct.d[0], rtol=1e-2, atol=1e-3, err_msg=name)
-        np.testing.assert_allclose(auroc[1, at], direct.auroc[0], atol=5e-3, err_msg=name)
+        direct, at = told_by(alone, named[name]), directions.NAMES.index(name)
+        np.testing.assert_allclose(d[1, at], direct[0][0], rtol=1e-2, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(auroc[1, at], direct[1][0], atol=5e-3, err_msg=name)
     for name, part in zip(directions.CONTROLS, np.split(np.asarray(controls[1]), 2), strict=True):
-        direct = TRACK(alone, named[name], areas=False)
-        np.testing.assert_allclose(part, direct.d, rtol=1e-2, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(part, BY_D(alone, named[name]), rtol=1e-2, atol=1e-3, err_msg=name)
     # The same mazes for all: members who are one member play the same, whatever their place.
     turned, maps_turned = jax.tree.map(lambda x: x[::-1], both), params.replace(tile_map=maps[::-1])
-    same = track(POLICY, turned, turned, WORLD, maps_turned, vectors[::-1], before[::-1], key, EPISODES)
+    same = told(turned, turned, maps_turned, vectors[::-1], before[::-1])
     np.testing.assert_allclose(same[0][0], d[1], rtol=1e-3, atol=1e-4)
     # Another player: the same stream of other episodes.
-    watched = track(POLICY, both, turned, WORLD, params, vectors, before, key, EPISODES)
+    watched = told(both, turned, params, vectors, before)
     elsewhere = PLAY_OF(parameters, PARAMS, play_key, other)
-    direct, at = TRACK(elsewhere, named["axis"]), directions.NAMES.index("axis")
-    np.testing.assert_allclose(watched[0][1, at], direct.d[0], rtol=1e-2, atol=1e-3)
+    direct, at = BY_D(elsewhere, named["axis"]), directions.NAMES.index("axis")
+    np.testing.assert_allclose(watched[0][1, at], direct[0], rtol=1e-2, atol=1e-3)

@@ -1,5 +1,6 @@
 """What changed in the parameters of tiny runs with planted updates, against a few lines of NumPy on the same files."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -190,7 +191,7 @@ def test_the_command_shows_every_point_and_its_panels_are_whole(swept, capsys, n
     said = " ".join(capsys.readouterr().out.split()).replace("= ", "=")
     assert "rl.learning_rate=0.0001" in said
     assert "rl.learning_rate=0.01" in said
-    measurement = command.MEASUREMENTS[name]
+    measurement = getattr(measures, name)
     arms = {"one": measurement(swept, ["rl-000002", "rl"]), "two": measurement(swept)}
     for panel in measurement.panels(arms) if measurement.panels else ():
         if isinstance(panel, panels.Rows):
@@ -230,6 +231,18 @@ def test_a_run_stored_in_bfloat16_between_chosen_checkpoints_against_itself(low)
     np.testing.assert_allclose(against["pairs"].sel(mask="changed_bf16"), changed)
     np.testing.assert_allclose(np.diagonal(changed), 1.0)  # a member against itself
     np.testing.assert_allclose(against["seen"].sel(mask="changed_bf16"), changed.mean(axis=1))
+
+
+def test_another_run_in_the_place_of_one_is_compared_anew(low, tmp_path):
+    found = []
+    for seed in (0, 1):
+        config = dataclasses.replace(low.config, seed=seed)
+        planted(tmp_path / "other", config, BF16, (0.0, 0.0, 1e-3 * (1 + seed)))
+        found.append(measures.overlaps(low, against=str(tmp_path / "other"))["pairs"].sel(mask="changed_bf16"))
+        again = measures.overlaps(low, against=str(tmp_path / "other"))["pairs"].sel(mask="changed_bf16")
+        np.testing.assert_array_equal(again, found[-1])
+        shutil.rmtree(tmp_path / "other")
+    assert (found[0] != found[1]).any()
 
 
 def test_the_scheduled_learning_rate_is_that_of_the_optimiser(tmp_path):

@@ -15,8 +15,7 @@ from agents.runs import Run
 from agents.runs import config as configs
 from analysis import estimates, passes
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import LIMIT, measure, once, progress, variable
-from ground.terminal import ConfigError
+from analysis.measure import at_least, measure, once, progress, variable
 
 SLICES = ("near", "far")
 """See `slices`."""
@@ -70,9 +69,7 @@ def attempts(
         world is swept and each has its own. `distance` of a maze is the planner's way to the goal in moves, NaN where
         it does not get there in time or there is none.
     """
-    for name, value in (("samples", samples), ("mazes", mazes)):
-        if not 1 <= value <= LIMIT:
-            raise ConfigError(f"--{name}={value}: use 1 to {LIMIT}")
+    at_least(1, samples=samples, mazes=mazes)
     configs.check_range("temperature", temperature)
     first, again = once(run, checkpoint)
     parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params))

@@ -1,6 +1,5 @@
 """What attention heads attend to: kinds of tokens, and tokens that stand in a telling relation to the query."""
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -8,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population, rollout
+from agents.learning import rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, inside
 from analysis.figures.panels import Map, Panel, Rows
-from analysis.measure import measure, once, variable
+from analysis.measure import each, measure, variable
 from envs import base, tokens
 
 GROUPS = {
@@ -47,7 +46,7 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     shown.append(Map(at_choices.values, heads, RELATIONS, f"{who}: attention where it chooses, by relation"))
     met = kinds["kind"].values[kinds.max("head").values > 0.005].tolist()
     shown.append(Map(kinds.sel(kind=met).values, heads, tuple(met), f"{who}: the same, by kind of token"))
-    if "after" in one and one.sizes["key"] <= LONGEST:
+    if one.sizes["key"] <= LONGEST:
         seeker = int(np.nanargmax(np.nan_to_num(at_choices.sel(relation="after same token").values)))
         words = [_word(token) for token in one["said"].values]
         rows = np.flatnonzero(one["query_chooses"].values)
@@ -75,30 +74,24 @@ def attention(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset:
 
     Returns:
         `head` is a head of a block, `kind` and `from` kinds of tokens, segment and group. float32 shares of attention:
-        `pattern` [member, head, from, kind], mean over queries of a kind. Over queries before a choice alone: `to_kind`
-        [member, head, kind], and `at_choices` [member, head, relation], over those of them that have such a key, see
-        `RELATIONS`; NaN where none has; `uniform` [member, relation], what attention that is the same for every token
-        so far has; `strongest` [member, relation], the head that has most. Of one episode `said` int32[member, key] up
-        to the first move, `after` [member, head, query, key] and `query_chooses` bool[member, query].
+        `pattern` [member, head, from, kind], mean over queries of a kind, NaN where there are none. Over queries before
+        a choice alone: `to_kind` [member, head, kind], and `at_choices` [member, head, relation], over those of them
+        that have such a key, see `RELATIONS`; NaN where none has; `uniform` [member, relation], what attention that is
+        the same for every token so far has; `strongest` [member, relation], the head that has most. Of one episode
+        `said` int32[member, key] up to the first move, `after` [member, head, query, key] and `query_chooses`
+        bool[member, query].
     """
     inside.check(run, episodes)
-    first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
-    told = _shares(run.policy, parameters, run.world, params, episodes)
-    told = {name: np.asarray(x)[again] for name, x in told.items()}
-    here = np.flatnonzero(told.pop("met").any(axis=0))
+    told = each(_shares, run, checkpoint, episodes=episodes)
     kinds = [f"{segment} {group}" for segment in SEGMENTS for group in GROUPS]
-    kinds = [kinds[index] for index in here]
     rows, relation = "member head", "member relation"
     return xr.Dataset(
         {
             "strongest": variable(relation, told["at_choices"].max(axis=1), "the strongest head's attention", "share"),
             "uniform": variable(relation, told["uniform"], "uniform attention", "share"),
             "at_choices": variable(f"{rows} relation", told["at_choices"], "attention", "share", table=0),
-            "to_kind": variable(f"{rows} kind", told["to_kind"][..., here], "attention", "share", table=0),
-            "pattern": variable(
-                f"{rows} from kind", told["pattern"][:, :, here][..., here], "attention", "share", table=0
-            ),
+            "to_kind": variable(f"{rows} kind", told["to_kind"], "attention", "share", table=0),
+            "pattern": variable(f"{rows} from kind", told["pattern"], "attention", "share", table=0),
             "said": variable("member key", told["said"], "tokens", table=0),
             "after": variable(f"{rows} query key", told["after"], "attention in one episode", "share", table=0),
             "query_chooses": variable("member query", told["query_chooses"], "before a choice", table=0),
@@ -130,58 +123,49 @@ def relations(sequence: jax.Array) -> jax.Array:
     return jnp.stack([key == query, key == query - 1, (key == 0) & earlier, same & earlier, follows, pair])
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
 def _shares(
-    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
+    policy: Policy, world: base.World, parameters: Parameters, params: base.WorldParams, episodes: int
 ) -> dict[str, jax.Array]:
     decisions = world.decision_positions() - 1
     opened = int(world.action_positions()[0])
     count = len(SEGMENTS) * len(GROUPS)
+    seen = inside.played(policy, parameters, world, params, episodes)
+    chosen, told = rollout.spoken(world, seen)
+    # The last token is never read: nothing follows it.
+    said, lasted = seen.tokens[:, :-1], (chosen | told)[:, :-1]
+    choosing = jnp.zeros(said.shape, bool).at[:, decisions].set(seen.decided)
 
-    def member(parameters, params):
-        seen = inside.played(policy, parameters, world, params, episodes)
-        chosen, told = rollout.spoken(world, seen)
-        # The last token is never read: nothing follows it.
-        said, lasted = seen.tokens[:, :-1], (chosen | told)[:, :-1]
-        choosing = jnp.zeros(said.shape, bool).at[:, decisions].set(seen.decided)
-
-        def episode(sequence, lasted, choosing):
-            pattern = inside.read(policy, parameters, sequence, names=("pattern",))["pattern"]
-            pattern = pattern.reshape(-1, *pattern.shape[2:])
-            kind = jax.nn.one_hot(kind_of(world, sequence), count, dtype=jnp.float32)
-            to_kind = inside.product("hqk,kb->hqb", pattern, kind)
-            weight = lasted.astype(jnp.float32)
-            related = relations(sequence)
-            there = (related.any(axis=-1) & choosing[None]).astype(jnp.float32)
-            share = 1 / jnp.arange(1, len(sequence) + 1, dtype=jnp.float32)
-            return {
-                "pattern": inside.product("hqb,qa->hab", to_kind, kind * weight[:, None]),
-                "met": jnp.sum(kind * weight[:, None], axis=0),
-                "to_kind": inside.product("hqb,q->hb", to_kind, choosing.astype(jnp.float32)),
-                "choices": jnp.sum(choosing, dtype=jnp.float32),
-                "at_choices": inside.product("hqk,rqk,rq->hr", pattern, related.astype(jnp.float32), there),
-                "uniform": inside.product("rqk,rq->r", related.astype(jnp.float32), there * share[None]),
-                "there": jnp.sum(there, axis=1),
-            }
-
-        def part(said, lasted, choosing):
-            return jax.tree.map(lambda x: x.sum(axis=0), jax.vmap(episode)(said, lasted, choosing))
-
-        total = jax.tree.map(lambda x: x.sum(axis=0), inside.by_parts(part, said, lasted, choosing))
-        there = jnp.where(total["there"] > 0, total["there"], jnp.nan)
-        one = inside.read(policy, parameters, said[0, :opened], names=("pattern",))["pattern"]
+    def episode(sequence, lasted, choosing):
+        pattern = inside.read(policy, parameters, sequence, names=("pattern",))["pattern"]
+        pattern = pattern.reshape(-1, *pattern.shape[2:])
+        kind = jax.nn.one_hot(kind_of(world, sequence), count, dtype=jnp.float32)
+        to_kind = inside.product("hqk,kb->hqb", pattern, kind)
+        weight = lasted.astype(jnp.float32)
+        related = relations(sequence)
+        there = (related.any(axis=-1) & choosing[None]).astype(jnp.float32)
+        share = 1 / jnp.arange(1, len(sequence) + 1, dtype=jnp.float32)
         return {
-            "met": total["met"] > 0,
-            "pattern": total["pattern"] / jnp.where(total["met"] > 0, total["met"], jnp.nan)[None, :, None],
-            "to_kind": total["to_kind"] / total["choices"],
-            "at_choices": total["at_choices"] / there[None],
-            "uniform": total["uniform"] / there,
-            "said": said[0, :opened],
-            "after": one.reshape(-1, opened, opened),
-            "query_chooses": choosing[0, :opened],
+            "pattern": inside.product("hqb,qa->hab", to_kind, kind * weight[:, None]),
+            "met": jnp.sum(kind * weight[:, None], axis=0),
+            "to_kind": inside.product("hqb,q->hb", to_kind, choosing.astype(jnp.float32)),
+            "choices": jnp.sum(choosing, dtype=jnp.float32),
+            "at_choices": inside.product("hqk,rqk,rq->hr", pattern, related.astype(jnp.float32), there),
+            "uniform": inside.product("rqk,rq->r", related.astype(jnp.float32), there * share[None]),
+            "there": jnp.sum(there, axis=1),
         }
 
-    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
+    total = inside.summed(episode, said, lasted, choosing)
+    there = jnp.where(total["there"] > 0, total["there"], jnp.nan)
+    one = inside.read(policy, parameters, said[0, :opened], names=("pattern",))["pattern"]
+    return {
+        "pattern": total["pattern"] / jnp.where(total["met"] > 0, total["met"], jnp.nan)[None, :, None],
+        "to_kind": total["to_kind"] / total["choices"],
+        "at_choices": total["at_choices"] / there[None],
+        "uniform": total["uniform"] / there,
+        "said": said[0, :opened],
+        "after": one.reshape(-1, opened, opened),
+        "query_chooses": choosing[0, :opened],
+    }
 
 
 def _word(token: int) -> str:

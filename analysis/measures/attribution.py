@@ -1,6 +1,5 @@
 """Direct logit attribution: how much the embedding, each head and each MLP speak for what a policy chooses."""
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -8,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, inside
 from analysis.figures.panels import Map, Panel
-from analysis.measure import measure, once, variable
-from analysis.measures.lens import PLACES
+from analysis.measure import each, measure, variable
 from envs import base
 
 
@@ -47,11 +44,8 @@ def attribution(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset
         float32[member, place, component], the mean of their absolute values.
     """
     inside.check(run, episodes)
-    first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
-    told = [np.asarray(x)[again] for x in _told(run.policy, parameters, run.world, params, episodes)]
-    places = PLACES if run.world.opening_length else PLACES[1:]
-    contribution, size, logit = (x[:, -len(places) :] for x in told)
+    places = inside.PLACES if run.world.opening_length else inside.PLACES[1:]
+    contribution, size, logit = (x[:, -len(places) :] for x in each(_told, run, checkpoint, episodes=episodes))
     dims = "member place component"
     layers, heads = run.policy.config.layers, run.policy.config.heads
     of_block = np.split(contribution, np.cumsum([1, *[heads] * layers]), axis=-1)
@@ -66,16 +60,10 @@ def attribution(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset
         },
         {
             "place": list(places),
-            "component": components(run),
+            "component": ["embedding", *inside.components(run)],
             "part": ["embedding", *(f"{name} heads" for name in blocks), *(f"{name} MLP" for name in blocks)],
         },
     )
-
-
-def components(run: Run) -> list[str]:
-    """What writes to a run's residual stream, in the order of `parts`."""
-    layers = range(run.policy.config.layers)
-    return ["embedding", *inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in layers)]
 
 
 def parts(
@@ -103,28 +91,14 @@ def parts(
     return inside.product("cdw,dw->dc", written, through), logit
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
 def _told(
-    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
+    policy: Policy, world: base.World, parameters: Parameters, params: base.WorldParams, episodes: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parts and their sizes float32[M, 2, C], and the logits float32[M, 2]; NaN where no such choice is made."""
+    """Parts and their sizes float32[2, C], and the logits float32[2]; NaN where no such choice is made."""
     decisions, allowed = world.decision_positions() - 1, jnp.asarray(inside.choices(policy, world))
 
-    def member(parameters, params):
-        seen = inside.played(policy, parameters, world, params, episodes)
+    def episode(sequence, weight):
+        part, logit = parts(policy, parameters, sequence, decisions, allowed)
+        return tuple(inside.product("pd,d...->p...", weight, x) for x in (part, jnp.abs(part), logit))
 
-        def episode(sequence, decided):
-            part, logit = parts(policy, parameters, sequence, decisions, allowed)
-            opening = jnp.arange(len(decisions)) < world.opening_length
-            weight = jnp.stack([opening & decided, ~opening & decided]).astype(jnp.float32)
-            return weight @ part, weight @ jnp.abs(part), weight @ logit, weight.sum(axis=1)
-
-        totals = inside.by_parts(
-            lambda *part: jax.tree.map(lambda x: x.sum(axis=0), jax.vmap(episode)(*part)),
-            seen.tokens[:, :-1], seen.decided,
-        )  # fmt: skip
-        *totals, count = jax.tree.map(lambda x: x.sum(axis=0), totals)
-        count = jnp.where(count > 0, count, jnp.nan)
-        return tuple(total / count.reshape(-1, *(1 for _ in total.shape[1:])) for total in totals)
-
-    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
+    return inside.by_place(episode, policy, parameters, world, params, episodes)

@@ -10,9 +10,8 @@ import xarray as xr
 from agents.runs import Run
 from analysis import estimates, inference
 from analysis.figures.panels import Curve, Curves, Map, Panel
-from analysis.measure import LIMIT, measure, once, variable
+from analysis.measure import at_least, measure, once, variable
 from envs import personas
-from ground.terminal import ConfigError
 
 FEW = 20
 """Episodes; where fewer are left the lines of the figure end."""
@@ -59,8 +58,7 @@ def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
         KL(persona ‖ model with that badge); nats per action. `episodes` int32[member, persona, turn], how many come so
         far.
     """
-    if not 1 <= episodes <= LIMIT:
-        raise ConfigError(f"--episodes={episodes}: use 1 to {LIMIT}")
+    at_least(1, episodes=episodes)
     if run.world.spoken:
         raise ConfigError(
             f"{run.path}: --world.badge=spoken: who plays has said so, and no history goes without; give a run with "

@@ -9,22 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import concepts as core
 from analysis import directions, estimates, extraction
 from analysis import tracking as tracked
 from analysis.figures.panels import Curve, Curves, Panel, Rows
-from analysis.measure import arms, measure, once, twins, variable
+from analysis.measure import arms, at_least, each, measure, twins, variable
 from envs import maze, tokens
 from ground import statistics
-from ground.terminal import ConfigError
 
 REFERENCES = ("other classes", "Path")
 """What Gold and Mold are compared with: each with the other two (eq. 1), or both with Path (appendix C.8)."""
 WAYS = ("heard", "foretold", "said")
-"""The narrator's 😀 − 😞 at the word itself, at the move before it, and in saying it: `tracking.Narrator`."""
+"""The narrator's 😀 − 😞 at the word itself, at the move before it, and in saying it: `tracking.narrator`."""
 
 
 def course(measured: xr.Dataset) -> xr.Dataset:
@@ -59,7 +57,8 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     def rows(variable: str, label: str, marks: Mapping[str, float], **at: str) -> Rows:
         return Rows({name: estimates.of(part[variable].sel(at)) for name, part in parts.items()}, label, marks)
 
-    turned = {name: course(part) for name, part in measured.items() if part.sizes["checkpoint"] > 3}
+    followed = estimates.columns(measured, followed=True)
+    turned = {name: course(part) for name, part in followed.items() if part.sizes["checkpoint"] > 3}
 
     def curves(line: str, label: str) -> Curves:
         return Curves({name: Curve(x["update"].values, x[line].values) for name, x in turned.items()}, "update", label)
@@ -94,14 +93,10 @@ def concepts(
         `agreement`: mean cosine of a member's axis with those of others, by `tiles`.
     """
     extraction.check("episodes", episodes)
-    if permutations < 1:
-        raise ConfigError(f"--permutations={permutations}: use at least 1")
-    first, copies = once(run, checkpoint)
-    parameters, tile_maps = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params.tile_map))
+    at_least(1, permutations=permutations)
     sets, told = extraction.sets(run, episodes, seed), narrated(run.config.world, run.config.pretrain, seed)
-    key = extraction.keys(seed)[0]
-    read = extract(run.policy, parameters, run.world, tile_maps, sets, told, key, permutations)
-    found, place, narrator, lens = jax.tree.map(lambda x: np.asarray(x)[copies], read)
+    given = (sets, told, extraction.keys(seed)[0])
+    found, place, narrator, lens = each(extract, run, checkpoint, shared=given, permutations=permutations)
     layer, own, vectors = found.axis_layer, found.layer, found.vectors
     cosine, permuted = core.at(found.opposition, layer), core.at(found.permuted, layer)
     axes = np.asarray(directions.reward_axis(vectors))[:, layer[0]]
@@ -150,44 +145,40 @@ def narrated(config: Any, shown: Any, seed: int) -> jax.Array:
     return tracked.narrated(world, params, shown, extraction.keys(seed)[2])
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "permutations"))
 def extract(
     policy: Policy,
-    parameters: Parameters,
     world: maze.EmojiMaze,
-    tile_maps: jax.Array,
+    parameters: Parameters,
+    params: maze.MazeParams,
     sets: extraction.Sets,
     told: jax.Array,
     key: jax.Array,
     permutations: int = 200,
 ) -> tuple[core.Concepts, jax.Array, jax.Array, jax.Array]:
-    """What the residual streams of a population hold; axis 0 of all results is the member.
+    """What the residual stream of a member holds.
 
     Args:
-        policy, parameters, world: of the members; axis 0 of `parameters` is the member.
-        tile_maps: int32[M, 5], the emoji that each knows.
+        policy, world, parameters, params: of the member, which knows the emoji of its own tile map.
         sets: in which classes are told apart.
         told: narrated episodes, tokens int32[N, S].
         key: of the permutations.
         permutations: of the class labels.
 
     Returns:
-        Concepts; Path's place between Mold and Gold, float32[M, L]; the axis' cosine with the narrator's direction in
-        the three `WAYS`, float32[M, 3, L]; what the last block's axis does to each token's logit, float32[M, V].
+        Concepts; Path's place between Mold and Gold, float32[L]; the axis' cosine with the narrator's direction in
+        the three `WAYS`, float32[3, L]; what the last block's axis does to each token's logit, float32[V].
     """
 
-    def member(parameters, tile_map):
-        def read(episodes):
-            sequence = extraction.retile(episodes.tokens, sets.written, tile_map)
-            return extraction.read_last(policy, parameters, world, sequence, extraction.blocks(policy))
+    def read(episodes):
+        sequence = extraction.retile(episodes.tokens, sets.written, params.tile_map)
+        return extraction.read_last(policy, parameters, world, sequence, extraction.blocks(policy))
 
-        training, others = sets.training, sets.held_out
-        strata = training.directions * (world.turns + 1) + training.steps
-        found = core.measure(read(training), training.classes, read(others), others.classes, key, permutations, strata)
-        axis, narrator = directions.reward_axis(found.vectors), tracked.narrator(policy, parameters, world, told)
-        ways = jnp.stack([narrator.heard, narrator.foretold, jnp.broadcast_to(narrator.said[None], axis.shape)])
-        place = core.coordinate(found.means[tokens.PATH] + found.centre, found)
-        lens = axis[-1] @ tracked.unembedding(parameters).T
-        return found, place, core.cosine(jnp.broadcast_to(axis[None], ways.shape), ways), lens
-
-    return population.over_members(member, population.mesh(len(tile_maps), 1))(parameters, tile_maps)
+    training, others = sets.training, sets.held_out
+    strata = training.directions * (world.turns + 1) + training.steps
+    found = core.measure(read(training), training.classes, read(others), others.classes, key, permutations, strata)
+    axis = directions.reward_axis(found.vectors)
+    narrator = tracked.narrator(policy, parameters, world, told)
+    ways = jnp.stack([jnp.broadcast_to(way, axis.shape) for way in narrator])
+    place = core.coordinate(found.means[tokens.PATH] + found.centre, found)
+    lens = axis[-1] @ tracked.unembedding(parameters).T
+    return found, place, core.cosine(jnp.broadcast_to(axis[None], ways.shape), ways), lens

@@ -5,7 +5,7 @@ itself, so that a number of the course is the number of that measurement.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,6 @@ from analysis.measures.ledger import ledger
 from analysis.measures.returns import returns
 from analysis.measures.spectra import spectra
 from analysis.measures.updates import updates
-from ground.terminal import ConfigError
 
 AXES = {
     "update": ("updates", 1.0, "update"),
@@ -30,6 +29,8 @@ AXES = {
 }
 """What the course can be drawn against: a variable, its factor, and what the axis says."""
 
+FOLLOWED = ("checkpoint", "member")
+"""The axes of a number that is followed through training."""
 _PLACES = {"kind": "all", "policy": "model"}
 """Where something is measured in several places, which one the course shows."""
 
@@ -59,12 +60,13 @@ def drawn(arms: Mapping[str, xr.Dataset], against: str) -> list[Panel]:
     shown: dict[tuple[str, str], tuple[xr.DataArray, dict[str, Curve]]] = {}
     for label, dataset in parts.items():
         x = factor * dataset[axis].transpose("checkpoint", "member").values
-        for place, array in numbers(dataset.drop_vars(axis)):
+        for words, array in estimates.places(dataset.drop_vars(axis), FOLLOWED):
             values = array.transpose("checkpoint", "member").values
             steps = np.flatnonzero(np.isfinite(x).all(axis=1) & np.isfinite(values).any(axis=1))
             if not len(steps):
                 continue
             steps = steps[np.argsort(x[steps].mean(axis=1), kind="stable")]
+            place = ", ".join(words)
             panel, line = ("", place or label) if len(parts) == 1 else (place, label)
             _, curves = shown.setdefault((str(array.name), panel), (array, {}))
             curves[line] = Curve(x[steps], values[steps], dataset["unit"].values[-1])
@@ -74,19 +76,6 @@ def drawn(arms: Mapping[str, xr.Dataset], against: str) -> list[Panel]:
         words = estimates.described(array.assign_attrs(units=array.attrs["units"].replace("share", "%", 1)))
         panels.append(Curves(curves, across, ", ".join(filter(None, [words, place])), percent=percent))
     return panels
-
-
-def numbers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
-    """Each number that tables show, with its place, if it has several: an array over checkpoints and members."""
-    for array in dataset.data_vars.values():
-        (dimension, *_) = *(str(d) for d in array.dims if d not in ("checkpoint", "member")), ""
-        if not array.attrs.get("table", 1):
-            continue
-        yield from (
-            [(str(name), array.sel({dimension: name})) for name in array[dimension].values]
-            if dimension
-            else [("", array)]
-        )
 
 
 def sources(
@@ -154,8 +143,6 @@ def course(
         `ledger`, [persona], and `told_success` of the model. `updates` and `tokens` of the last
         stage so far, NaN before it.
     """
-    if against not in AXES:
-        raise ConfigError(f"--against={against}: use {', '.join(AXES)}")
     parts = sources(run, episodes, samples, mazes)
     told = xr.Dataset()
     for done, (measurement, options, names) in enumerate(parts):

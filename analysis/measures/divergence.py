@@ -16,13 +16,9 @@ from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import accounts
 from analysis.accounts import CHANNELS
-from analysis.measure import end, measure, variable
+from analysis.measure import AT_ONCE, check_episodes, end, measure, variable
 from envs import base
 from ground import seeds
-from ground.terminal import ConfigError
-
-_AT_ONCE = 64
-"""Episodes that are played and read at the same time."""
 
 
 @measure(checkpoints=end)
@@ -37,8 +33,7 @@ def divergence(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
         `kl_by_channel` float64[member, channel], which adds up to it; and `entropy` float64[member, channel], nats
         per decision of π. Of `CHANNELS` those that the world has.
     """
-    if episodes < 2 or (episodes > _AT_ONCE and episodes % _AT_ONCE):
-        raise ConfigError(f"--episodes={episodes}: use 2 to {_AT_ONCE}, or a multiple of {_AT_ONCE}")
+    check_episodes(episodes)
     after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, "pretrain"))
     told = by_channel(run.policy, after, before, run.world, run.params, episodes)
     nats, entropy, decisions = (np.asarray(x, np.float64) for x in told)
@@ -85,7 +80,7 @@ def by_channel(
 
     def member(parameters, reference, params):
         def part(key):
-            played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, _AT_ONCE))
+            played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, AT_ONCE))
             now, then = (rl.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
 
             entropy = accounts.summed(world, played, *map(objectives.entropy, (now.openings, now.actions)))
@@ -93,7 +88,7 @@ def by_channel(
             made = accounts.summed(world, played, *ones)
             return accounts.by_channel(world, now, then, played), entropy, made
 
-        parts = jax.lax.map(part, jax.random.split(key, max(episodes // _AT_ONCE, 1)))
+        parts = jax.lax.map(part, jax.random.split(key, max(episodes // AT_ONCE, 1)))
         return jax.tree.map(lambda x: x.reshape(-1, len(CHANNELS)), parts)
 
     members = len(jax.tree.leaves(parameters)[0])

@@ -1,6 +1,5 @@
 """The logit lens: what a policy would choose if its residual stream were read after each block."""
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -8,29 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, inside
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import measure, once, variable
+from analysis.measure import each, measure, variable
 from envs import base
 
-PLACES = ("opening", "move")
-"""Where a choice is made: what is said before the first move, and moves."""
 TOLD = ("kl", "agreement", "probability")
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """How far the lens is from the policy, and how often it would choose the same, by entry of the stream."""
-    shown = list[Panel]()
-    for place in next(iter(arms.values()))["place"].values:
-        for name in TOLD[:2]:
+    parts, shown = estimates.columns(arms), list[Panel]()
+    for place in inside.PLACES:
+        there = {label: part.sel(place=place) for label, part in parts.items() if place in part["place"].values}
+        for name in TOLD[:2] if there else ():
             curves = {
-                label: Curve(part["entry"].values, part[name].sel(place=place).transpose("entry", "member").values,
-                             part["unit"].values)
-                for label, part in estimates.columns(arms).items()
-            }  # fmt: skip
+                label: Curve(part["entry"].values, part[name].transpose("entry", "member").values, part["unit"].values)
+                for label, part in there.items()
+            }
             words = f"{place}: {next(iter(arms.values()))[name].attrs['long_name']}"
             units = " (nats)" if name == "kl" else " (%)"
             shown.append(Curves(curves, "read after block", words + units, percent=name != "kl"))
@@ -54,17 +50,14 @@ def lens(run: Run, checkpoint: str, *, episodes: int = 256) -> xr.Dataset:
         2303.08112) can read more of what is there.
     """
     inside.check(run, episodes)
-    first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
-    told = np.asarray(_told(run.policy, parameters, run.world, params, episodes))[again]
-    places = PLACES if run.world.opening_length else PLACES[1:]
-    told = told[:, :, -len(places) :]
+    places = inside.PLACES if run.world.opening_length else inside.PLACES[1:]
+    told = each(_told, run, checkpoint, episodes=episodes)[:, -len(places) :]
     dims = "member place entry"
     return xr.Dataset(
         {
-            "kl": variable(dims, told[:, 0], "KL from the policy to the lens", "nats"),
-            "agreement": variable(dims, told[:, 1], "choices that the lens makes alike", "share"),
-            "probability": variable(dims, told[:, 2], "the lens' probability of the policy's choice", "share"),
+            "kl": variable(dims, told[:, :, 0], "KL from the policy to the lens", "nats"),
+            "agreement": variable(dims, told[:, :, 1], "choices that the lens makes alike", "share"),
+            "probability": variable(dims, told[:, :, 2], "the lens' probability of the policy's choice", "share"),
         },
         {"place": list(places), "entry": np.arange(run.policy.config.layers + 1)},
     )
@@ -86,28 +79,15 @@ def compared(stream: jax.Array, parameters: Parameters, allowed: jax.Array) -> j
     return jnp.stack([kl, (jnp.argmax(read, axis=-1) == best).astype(jnp.float32), jnp.exp(read[:, best])])
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
 def _told(
-    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
+    policy: Policy, world: base.World, parameters: Parameters, params: base.WorldParams, episodes: int
 ) -> jax.Array:
-    """float32[M, 3, 2, L + 1]; NaN where no such choice is made."""
+    """float32[2, 3, L + 1]; NaN where no such choice is made."""
     decisions, allowed = world.decision_positions() - 1, jnp.asarray(inside.choices(policy, world))
 
-    def member(parameters, params):
-        seen = inside.played(policy, parameters, world, params, episodes)
+    def episode(sequence, weight):
+        stream = inside.read(policy, parameters, sequence, names=("stream",))["stream"][:, decisions]
+        told = jax.vmap(lambda x, may: compared(x, parameters, may))(jnp.moveaxis(stream, 1, 0), allowed)
+        return inside.product("dtl,pd->ptl", told, weight)
 
-        def episode(sequence, decided):
-            stream = inside.read(policy, parameters, sequence, names=("stream",))["stream"][:, decisions]
-            told = jax.vmap(lambda x, may: compared(x, parameters, may))(jnp.moveaxis(stream, 1, 0), allowed)
-            opening = jnp.arange(len(decisions)) < world.opening_length
-            weight = jnp.stack([opening & decided, ~opening & decided]).astype(jnp.float32)
-            return inside.product("dtl,pd->tpl", told, weight), weight.sum(axis=1)
-
-        parts = inside.by_parts(
-            lambda *part: jax.tree.map(lambda x: x.sum(axis=0), jax.vmap(episode)(*part)),
-            seen.tokens[:, :-1], seen.decided,
-        )  # fmt: skip
-        total, count = jax.tree.map(lambda x: x.sum(axis=0), parts)
-        return total / jnp.where(count > 0, count, jnp.nan)[None, :, None]
-
-    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
+    return inside.by_place(episode, policy, parameters, world, params, episodes)

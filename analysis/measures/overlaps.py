@@ -1,6 +1,7 @@
 """Do different members, runs or stages change the same parameters, beyond what chance and the sizes of weights give?"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -10,7 +11,7 @@ from agents.runs import Run
 from analysis import estimates, masks, stretches, tallies
 from analysis.estimates import of
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import end, measure
+from analysis.measure import end, measure, variable
 from analysis.stretches import Stretch
 from ground.terminal import ConfigError
 
@@ -30,7 +31,15 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     return drawn
 
 
-@measure(checkpoints=end, panels=panels)
+def other_run(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the run apart that members are compared with; nothing where that is their own."""
+    if not options["against"] or _between(options["against"]):
+        return {}
+    other = runs.open(options["against"])
+    return {"config": other.config_hash, "members": other.kept}
+
+
+@measure(checkpoints=end, panels=panels, beside=other_run)
 def overlaps(run: Run, checkpoint: str, *, since: str = "", against: str = "") -> xr.Dataset:
     """Whether members change the same parameters, against three chances.
 
@@ -65,27 +74,33 @@ def overlaps(run: Run, checkpoint: str, *, since: str = "", against: str = "") -
     every = np.moveaxis(every, (2, 3), (0, 1))  # compared, expression, mask, kind, member, other
     pairs, means = every[0, -1], of_members(every)
     excess = of_members(every[0, -1] - every[list(COMPARED).index("weight_matched"), -1])
-    place = ("mask", "kind", "member")
+    place = "mask kind member"
     variables = {
-        name: (place, jaccard, {"long_name": words, "table": int(name == "seen")})
+        name: variable(place, jaccard, words, table=int(name == "seen"))
         for (name, words), jaccard in zip(COMPARED.items(), means[:, -1], strict=True)
     }
     variables |= {
-        "excess": (place, excess, {"long_name": "Jaccard index beyond weight-matched chance"}),
-        "shares": (("compared", "share", *place), means[:, :-1], {"long_name": "shares of a mask", "table": 0}),
-        "pairs": ((*place, "other"), pairs, {"long_name": "Jaccard index of pairs", "table": 0}),
+        "excess": variable(place, excess, "Jaccard index beyond weight-matched chance"),
+        "shares": variable(f"compared share {place}", means[:, :-1], "shares of a mask", table=0),
+        "pairs": variable(f"{place} other", pairs, "Jaccard index of pairs", table=0),
     }
     labels = {"mask": list(masks.MASKS), "kind": list(first.kinds), "other": second.run.kept}
     labels |= {"compared": list(COMPARED), "share": list(tallies.OVERLAPS)[:-1]}
     return xr.Dataset(variables, labels, first.about)
 
 
+def _between(against: str) -> tuple[str, str] | None:
+    """The two checkpoints that are named; None where it is a run's directory."""
+    since, _, checkpoint = against.partition("..")
+    return (since, checkpoint) if since and checkpoint and "/" not in against else None
+
+
 def _other(first: Stretch, against: str) -> tuple[Stretch, bool]:
     """What an update is compared with, and whether that is another update of the very same members."""
-    since, dots, checkpoint = against.partition("..")
     if not against:
         return first, False
-    if dots and since and checkpoint and "/" not in against:
+    if between := _between(against):
+        since, checkpoint = between
         return stretches.read(first.run, checkpoint, since, first.used), True
     second = stretches.read(runs.open(against), first.checkpoint, first.since, first.used)
     shapes = [{name: x.shape[1:] for name, x in stretch.before.items()} for stretch in (first, second)]

@@ -1,7 +1,6 @@
 """Activation patching: which part of a policy carries a choice from one episode, or one checkpoint, to another."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population
 from agents.policies import Intervention, Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, inside
 from analysis.figures.panels import Map, Panel
-from analysis.measure import ends, measure, once, variable
+from analysis.measure import check_episodes, each, ends, measure, variable
 from envs import base
 from ground.terminal import ConfigError
 
@@ -67,33 +65,26 @@ def patching(
         component, where], of what a head or an MLP of a transformer writes; see `PARTS`, `WHERE`. `pairs`
         int32[member], how many. NaN where there are none.
     """
-    inside.check_episodes(episodes)
+    check_episodes(episodes)
     choices = len(run.world.decision_positions())
     decision = run.world.opening_length if decision is None else decision
     if not 0 <= decision < choices:
         raise ConfigError(f"--decision={decision}: an episode has {choices} choices; use 0 to {choices - 1}")
-    if source not in ("episode", "checkpoint"):
-        raise ConfigError(f"--source={source}: use episode or checkpoint")
-    first, again = once(run, checkpoint)
-    own, start = (run.kept_parameters(name) for name in (checkpoint, ends(run)[0]))
-    own, start, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (own, start, run.params))
-    told = _told(run.policy, own, start, run.world, params, decision, source == "episode", episodes)
-    told = {name: np.asarray(x)[again] for name, x in told.items()}
+    options = {"decision": decision, "another": source == "episode", "episodes": episodes}
+    told = each(_told, run, checkpoint, ends(run)[0], **options)
     there = np.flatnonzero(parts_of(run.world, decision).any(axis=1))
-    layers = run.policy.config.layers
     shares = xr.Dataset(
         {
             "stream": variable("member entry part", told["stream"], "share that the stream carries"),
             "pairs": variable("member", told["pairs"], "pairs that choose differently"),
         },
-        {"entry": np.arange(layers + 1), "part": [PARTS[index] for index in there]},
+        {"entry": np.arange(run.policy.config.layers + 1), "part": [PARTS[index] for index in there]},
     )
     if "written" not in told:
         return shares
     words = "share that a part carries"
-    components = [*inside.heads_of(run), *(f"block {layer + 1} MLP" for layer in range(layers))]
     shares["written"] = variable("member component where", told["written"], words, table=0)
-    return shares.assign_coords(component=components, where=list(WHERE))
+    return shares.assign_coords(component=inside.components(run), where=list(WHERE))
 
 
 def parts_of(world: base.World, decision: int) -> np.ndarray:
@@ -161,54 +152,57 @@ def carried(
     return moved / jnp.where(gap > 0, gap, jnp.nan), counted.sum(dtype=jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "decision", "another", "episodes"))
-def _told(policy, parameters, start, world, params, decision, another, episodes):
-    """Of `patching`: `stream` float32[M, L + 1, P], `pairs` int32[M], of a transformer `written` float32[M, C, 2]."""
+def _told(
+    policy: Policy,
+    world: base.World,
+    parameters: Parameters,
+    start: Parameters,
+    params: base.WorldParams,
+    decision: int,
+    another: bool,
+    episodes: int,
+) -> dict[str, jax.Array]:
+    """Of `patching`: `stream` float32[L + 1, P], `pairs` int32[], of a transformer `written` float32[C, 2]."""
     parts = parts_of(world, decision)
     parts = parts[parts.any(axis=1)]
     length, allowed = parts.shape[1], jnp.asarray(inside.choices(policy, world)[decision])
     reader = dataclasses.replace(policy.config, compute_dtype="float32", matrix_precision="float32")
     reader = dataclasses.replace(policy, config=reader)
+    seen = inside.played(policy, parameters, world, params, episodes)
+    sequences = seen.tokens[:, :length]
+    # Where the episode is over, or the opening, there is no choice any more.
+    there = seen.decided[:, decision]
+    sources = jnp.roll(sequences, 1, axis=0) if another else sequences
+    there &= jnp.roll(there, 1) if another else there
 
-    def member(parameters: Parameters, start: Parameters, params: base.WorldParams):
-        seen = inside.played(policy, parameters, world, params, episodes)
-        sequences = seen.tokens[:, :length]
-        # Where the episode is over, or the opening, there is no choice any more.
-        there = seen.decided[:, decision]
-        sources = jnp.roll(sequences, 1, axis=0) if another else sequences
-        there &= jnp.roll(there, 1) if another else there
+    def read(parameters, sequences, intervention=None, capture=None):
+        outputs = reader.forward(
+            parameters, sequences, intervention=intervention, capture=capture, at=np.array([length - 1])
+        )
+        return reader.heads(parameters, outputs.hidden[:, 0])[0], outputs.residual
 
-        def read(parameters, sequences, intervention=None, capture=None):
-            outputs = reader.forward(
-                parameters, sequences, intervention=intervention, capture=capture, at=np.array([length - 1])
-            )
-            return reader.heads(parameters, outputs.hidden[:, 0])[0], outputs.residual
+    whose = parameters if another else start
+    wanted, stream = read(whose, sources, capture=np.arange(length))
+    plain, _ = read(parameters, sequences)
+    # A source that likes what the reader likes does not count: so no choice, no difference.
+    wanted = jnp.where(there[:, None], wanted, plain)
 
-        whose = parameters if another else start
-        wanted, stream = read(whose, sources, capture=np.arange(length))
-        plain, _ = read(parameters, sequences)
-        # A source that likes what the reader likes does not count: so no choice, no difference.
-        wanted = jnp.where(there[:, None], wanted, plain)
+    def replaced(where):
+        return read(parameters, sequences, Intervention(replacement=stream, where=where))[0]
 
-        def replaced(where):
-            return read(parameters, sequences, Intervention(replacement=stream, where=where))[0]
+    moved, pairs = carried(replaced, jnp.asarray(places(policy, parts)), plain, wanted, allowed)
+    told = {"stream": moved.reshape(-1, len(parts)), "pairs": pairs}
+    if policy.config.family != "transformer":
+        return told
+    where = jax.tree.map(jnp.asarray, sites(policy, length))
+    given = jax.vmap(lambda sequence: inside.read(policy, whose, sequence, names=tuple(where)))(sources)
 
-        moved, pairs = carried(replaced, jnp.asarray(places(policy, parts)), plain, wanted, allowed)
-        told = {"stream": moved.reshape(-1, len(parts)), "pairs": pairs}
-        if policy.config.family != "transformer":
-            return told
-        where = jax.tree.map(jnp.asarray, sites(policy, length))
-        given = jax.vmap(lambda sequence: inside.read(policy, whose, sequence, names=tuple(where)))(sources)
+    def rewritten(where):
+        def last(sequence, values):
+            patch = inside.Patch(values, where)
+            return inside.read(policy, parameters, sequence, patch, names=("logits",))["logits"][-1]
 
-        def rewritten(where):
-            def last(sequence, values):
-                patch = inside.Patch(values, where)
-                return inside.read(policy, parameters, sequence, patch, names=("logits",))["logits"][-1]
+        return jax.vmap(last)(sequences, given)
 
-            return jax.vmap(last)(sequences, given)
-
-        moved, _ = carried(rewritten, where, plain, wanted, allowed)
-        return told | {"written": moved.reshape(-1, len(WHERE))}
-
-    mesh = population.mesh(len(params.tile_map), 1)
-    return population.over_members(member, mesh)(parameters, start, params)
+    moved, _ = carried(rewritten, where, plain, wanted, allowed)
+    return told | {"written": moved.reshape(-1, len(WHERE))}

@@ -1,6 +1,5 @@
 """Linear probes: what of the world can be read off the residual stream before each move, on episodes held out."""
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -8,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population, rollout
+from agents.learning import rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, inside
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import LIMIT, measure, once, variable
+from analysis.measure import LIMIT, each, measure, variable
 from envs import base, tokens
 from ground import seeds
 from ground.terminal import ConfigError
@@ -25,10 +24,10 @@ LABELS = ("own", "another's")
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """What a probe cannot tell of each target, by entry of the stream, beside targets of other episodes."""
     parts, shown = estimates.columns(arms), list[Panel]()
-    for target in next(iter(parts.values()))["target"].values:
+    for target in dict.fromkeys(name for part in parts.values() for name in part["target"].values):
         curves = {}
         for label, part in parts.items():
-            for whose in LABELS:
+            for whose in LABELS if target in part["target"].values else ():
                 values = part["error"].sel(target=target, labels=whose).transpose("entry", "member").values
                 name = label if whose == "own" else "another episode's"
                 curves[name] = Curve(part["entry"].values, values, part["unit"].values)
@@ -55,13 +54,11 @@ def probes(run: Run, checkpoint: str, *, episodes: int = 512, ridge: float = 1e-
         `walls`, whether each neighbour is a wall; `return`, what is still to be earned; `place`, row and column. A
         world has those that mean something there; NaN where nothing varies.
     """
-    if not 4 <= episodes <= LIMIT or episodes % 2:
+    if episodes < 4 or episodes % 2:
         raise ConfigError(f"--episodes={episodes}: use an even number from 4 to {LIMIT}")
     if not ridge > 0:
         raise ConfigError(f"--ridge={ridge:g}: use a number above 0")
-    first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
-    error, hits = (np.asarray(x)[again] for x in _told(run.policy, parameters, run.world, params, ridge, episodes))
+    error, hits = each(_told, run, checkpoint, shared=(ridge,), episodes=episodes)
     names = targets_of(run.world)
     units = "share of the variance"
     return xr.Dataset(
@@ -126,49 +123,40 @@ def _distance(world: base.World, params: base.WorldParams, states: base.WorldSta
     return jnp.where(there, moves.astype(jnp.float32), jnp.nan)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
 def _told(
-    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, ridge: float, episodes: int
+    policy: Policy, world: base.World, parameters: Parameters, params: base.WorldParams, ridge: jax.Array, episodes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`error` float32[M, L + 1, 2, targets] and `hits` float32[M, L + 1, 2] of `probes`."""
+    """`error` float32[L + 1, 2, targets] and `hits` float32[L + 1, 2] of `probes`."""
     maze_key, turn_key, goal_key = jax.random.split(seeds.held_out("inside"), 3)
+    driver = rollout.policy_driver(policy, parameters, world)
+    keys, noise = jax.random.split(maze_key, episodes), rollout.gumbel(episodes)
+    seen, states, _ = rollout.play(world, params, keys, turn_key, driver, noise, observe=lambda states, scores: states)
+    stream = policy.forward(parameters, seen.tokens[:, :-1], capture=(world.action_positions() - 1).tolist()).residual
+    assert stream is not None
+    targets = _targets(world, params, seen, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), states), goal_key)
+    fitted = jnp.broadcast_to((jnp.arange(episodes) < episodes // 2)[:, None], seen.played.shape).reshape(-1)
 
-    def member(parameters, params):
-        driver = rollout.policy_driver(policy, parameters, world)
-        keys, noise = jax.random.split(maze_key, episodes), rollout.gumbel(episodes)
-        seen, states, _ = rollout.play(
-            world, params, keys, turn_key, driver, noise, observe=lambda states, scores: states
-        )
-        stream = policy.forward(
-            parameters, seen.tokens[:, :-1], capture=(world.action_positions() - 1).tolist()
-        ).residual
-        assert stream is not None
-        targets = _targets(world, params, seen, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), states), goal_key)
-        fitted = jnp.broadcast_to((jnp.arange(episodes) < episodes // 2)[:, None], seen.played.shape).reshape(-1)
+    def dealt(x):
+        """Each episode has the next one's, within its half, so that no target is seen before."""
+        return jnp.roll(x.reshape(2, episodes // 2, *x.shape[1:]), 1, axis=1).reshape(x.shape)
 
-        def dealt(x):
-            """Each episode has the next one's, within its half, so that no target is seen before."""
-            return jnp.roll(x.reshape(2, episodes // 2, *x.shape[1:]), 1, axis=1).reshape(x.shape)
+    def probe(features):
+        features = features.reshape(-1, features.shape[-1])
+        error, hits = [], []
+        for deal in (lambda x: x, dealt):
+            flat = {
+                name: (deal(values).reshape(len(features), -1), (there & deal(there)).reshape(-1))
+                for name, (values, there) in targets.items()
+            }
+            told = {name: errors(features, *pair, fitted, ridge) for name, pair in flat.items()}
+            error.append(jnp.stack([jnp.nanmean(one) for one, _ in told.values()]))
+            chances, there = flat["planner"]
+            best = jnp.argmax(told["planner"][1], axis=1)
+            hit = jnp.take_along_axis(chances, best[:, None], axis=1)[:, 0] >= chances.max(axis=1) - 1e-6
+            hits.append(jnp.mean(hit.astype(jnp.float32), where=there & ~fitted))
+        return jnp.stack(error), jnp.stack(hits)
 
-        def probe(features):
-            features = features.reshape(-1, features.shape[-1])
-            error, hits = [], []
-            for deal in (lambda x: x, dealt):
-                flat = {
-                    name: (deal(values).reshape(len(features), -1), (there & deal(there)).reshape(-1))
-                    for name, (values, there) in targets.items()
-                }
-                told = {name: errors(features, *pair, fitted, ridge) for name, pair in flat.items()}
-                error.append(jnp.stack([jnp.nanmean(one) for one, _ in told.values()]))
-                chances, there = flat["planner"]
-                best = jnp.argmax(told["planner"][1], axis=1)
-                hit = jnp.take_along_axis(chances, best[:, None], axis=1)[:, 0] >= chances.max(axis=1) - 1e-6
-                hits.append(jnp.mean(hit.astype(jnp.float32), where=there & ~fitted))
-            return jnp.stack(error), jnp.stack(hits)
-
-        return jax.lax.map(probe, jnp.moveaxis(stream, 2, 0))
-
-    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
+    return jax.lax.map(probe, jnp.moveaxis(stream, 2, 0))
 
 
 def _targets(

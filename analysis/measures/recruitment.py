@@ -5,7 +5,6 @@ RL's axis, added to the stream of the base, moves logit 😀 − logit 😞. Aft
 to the read-out and cannot depend on what was seen: what counts is what it does after blocks before that.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -13,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import directions, estimates, extraction, tracking
 from analysis import steering as steered
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import end, ends, measure, variable
+from analysis.measure import AT_ONCE, end, ends, mapped, measure, variable
 from analysis.measures.concepts import concepts, narrated
 from envs import base, tokens
 from ground import seeds, statistics
@@ -27,8 +25,6 @@ from ground.terminal import ConfigError
 
 DIRECTIONS = ("axis", "axis before", "gold", "mold", "path", "said")
 """As in `directions.of_member`, and `said`, what the base's unembedding tells 😀 from 😞 by."""
-AT_ONCE = 64
-"""Episodes of one forward pass."""
 STRENGTHS = (0.25, 1.0)
 """Shares of the strength, on both sides, at which each direction is tried."""
 
@@ -36,14 +32,14 @@ STRENGTHS = (0.25, 1.0)
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """What every direction does to 😀 − 😞, after each block, at the last checkpoint, beside random ones."""
     shown: list[Panel] = []
-    for arm, dataset in measured.items():
-        part = dataset.isel(checkpoint=-1)
+    parts = estimates.columns({arm: dataset.isel(checkpoint=-1) for arm, dataset in measured.items()})
+    for column, part in parts.items():
         for layer in part["layer"].values:
             at = part.sel(layer=layer)
             rows = {name: estimates.of(at["swing"].sel(direction=name)) for name in DIRECTIONS}
             limit = float(at["limit"].mean())
             words = f"logit 😀 − 😞, pushed after block {layer}"
-            label = f"{arm}: {words}" if len(measured) > 1 else words
+            label = f"{column}: {words}" if len(parts) > 1 else words
             shown.append(Rows(rows, label, {"random, 97.5 %": limit, "nothing": 0.0}))
     return shown
 
@@ -80,16 +76,15 @@ def recruitment(
         raise ConfigError(f"--strength={strength:g}: use at least 0.001")
     if run.world.turns < 2:
         raise ConfigError(f"{run.path}: --world.turns=1: a narrator speaks between turns; use a run of 2 or more")
+    if not 1 <= episodes <= tracking.NARRATED:
+        raise ConfigError(f"--episodes={episodes}: use 1 to {tracking.NARRATED}")
     start = ends(run)[0]
     known = concepts(run, dict.fromkeys((start, checkpoint)), episodes=extraction_episodes, seed=seed)
     before, vectors = (known["vectors"].sel(checkpoint=name).values for name in (start, checkpoint))
-    told = narrated(run.config.world, run.config.pretrain, seed)
-    if not 1 <= episodes <= len(told):
-        raise ConfigError(f"--episodes={episodes}: use 1 to {len(told)}")
-    told = told[:episodes]
-    key, bases = seeds.held_out("recruitment", seed), run.kept_parameters(start)
-    pushed = push(run.policy, bases, run.world, told, vectors, before, key, jnp.float32(strength))
-    feeling, spent, speaks = map(np.asarray, pushed)
+    told = narrated(run.config.world, run.config.pretrain, seed)[:episodes]
+    members = (run.kept_parameters(start), vectors, before)
+    shared = (told, seeds.held_out("recruitment", seed), jnp.float32(strength))
+    feeling, spent, speaks = map(np.asarray, mapped(push, run.policy, run.world, (), members, shared))
     swing, kl = feeling[..., -1] - feeling[..., 0], spent[..., [0, -1]].mean(axis=-1)
     # Where a push is weak, 😀 − 😞 goes with it and KL with its square.
     weak = np.sqrt(np.maximum(spent[..., [1, -2]], 0)).sum(axis=-1)
@@ -117,62 +112,58 @@ def recruitment(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world"))
 def push(
     policy: Policy,
-    parameters: Parameters,
     world: base.World,
-    told: jax.Array,
+    parameters: Parameters,
     vectors: jax.Array,
     before: jax.Array,
+    told: jax.Array,
     key: jax.Array,
     strength: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What bases would say while pushed along `DIRECTIONS` and random directions; axis 0 is the member.
+    """What a base would say while pushed along `DIRECTIONS` and random directions.
 
     Args:
-        policy, parameters, world: of the bases.
+        policy, world, parameters: of the base.
+        vectors, before: concept vectors of the policy and of its base, float32[C, L, D].
         told: narrated episodes, tokens int32[N, S].
-        vectors, before: concept vectors of the policies and of their bases, float32[M, C, L, D].
         key: of the random directions.
         strength: the greatest.
 
     Returns:
         logit 😀 − logit 😞 and KL of the next token from the base as it is, means over all turns but the last,
-        float32[M, K, L, A], at `STRENGTHS` on both sides of 0; and `speaks`, float32[M].
+        float32[K, L, A], at `STRENGTHS` on both sides of 0; and `speaks`, float32[].
     """
     slots = world.action_positions()[:-1]
     levels = strength * jnp.array([-x for x in reversed(STRENGTHS)] + [0.0, *STRENGTHS], jnp.float32)
     word = told[:, slots + 1]
 
-    def member(parameters, vectors, before):
-        def says(intervention):
-            hidden = policy.forward(parameters, told, intervention=intervention, at=slots).hidden
-            logits, _ = policy.heads(parameters, hidden)
-            return logits[..., tokens.GOOD] - logits[..., tokens.BAD], jax.nn.log_softmax(logits)
+    def says(intervention):
+        hidden = policy.forward(parameters, told, intervention=intervention, at=slots).hidden
+        logits, _ = policy.heads(parameters, hidden)
+        return logits[..., tokens.GOOD] - logits[..., tokens.BAD], jax.nn.log_softmax(logits)
 
-        plain, usual = says(None)
-        layers = extraction.blocks(policy)
-        at = jnp.broadcast_to(jnp.asarray(slots, jnp.int32), word.shape)
-        stream = extraction.residuals(policy, parameters, told, at, layers)
-        axis = directions.reward_axis(vectors)
-        named = [
-            axis,
-            directions.reward_axis(before),
-            *(vectors[role] for role in (tokens.GOLD, tokens.MOLD, tokens.PATH)),
-            jnp.broadcast_to(tracking.said(parameters), axis.shape),
-        ]
-        drawn = directions.matched(key, directions.RANDOM, stream.reshape(-1, *axis.shape))
-        tried = directions.with_norm(jnp.concatenate([jnp.stack(named), drawn]), directions.half_way(vectors)[None])
+    plain, usual = says(None)
+    layers = extraction.blocks(policy)
+    at = jnp.broadcast_to(jnp.asarray(slots, jnp.int32), word.shape)
+    stream = extraction.residuals(policy, parameters, told, at, layers)
+    axis = directions.reward_axis(vectors)
+    named = [
+        axis,
+        directions.reward_axis(before),
+        *(vectors[role] for role in (tokens.GOLD, tokens.MOLD, tokens.PATH)),
+        jnp.broadcast_to(tracking.said(parameters), axis.shape),
+    ]
+    drawn = directions.matched(key, directions.RANDOM, stream.reshape(-1, *axis.shape))
+    tried = directions.with_norm(jnp.concatenate([jnp.stack(named), drawn]), directions.half_way(vectors)[None])
 
-        def ask(intervention):
-            feeling, log_probabilities = says(intervention)
-            kl = jnp.sum(jnp.exp(usual) * (usual - log_probabilities), axis=-1)
-            return jnp.stack([feeling.mean(), kl.mean()])
+    def ask(intervention):
+        feeling, log_probabilities = says(intervention)
+        kl = jnp.sum(jnp.exp(usual) * (usual - log_probabilities), axis=-1)
+        return jnp.stack([feeling.mean(), kl.mean()])
 
-        at_once = max(1, AT_ONCE // len(told))
-        feeling, kl = jnp.moveaxis(steered.over_pushes(ask, tried, jnp.arange(len(layers)), levels, at_once), -1, 0)
-        good, bad = (jnp.mean(plain, where=word == token) for token in (tokens.GOOD, tokens.BAD))
-        return feeling, kl, good - bad
-
-    return population.over_members(member, population.mesh(len(vectors), 1))(parameters, vectors, before)
+    at_once = max(1, AT_ONCE // len(told))
+    feeling, kl = jnp.moveaxis(steered.over_pushes(ask, tried, jnp.arange(len(layers)), levels, at_once), -1, 0)
+    good, bad = (jnp.mean(plain, where=word == token) for token in (tokens.GOOD, tokens.BAD))
+    return feeling, kl, good - bad

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from agents.runs import Run, evaluation
-from analysis.measure import ends, measure
+from analysis.measure import ends, measure, once, variable
 from ground.terminal import ConfigError
 
 
@@ -23,14 +23,11 @@ def returns(run: Run, checkpoint: str, *, episodes: int = 1024) -> xr.Dataset:
     """
     if episodes < 64 or episodes % 64:
         raise ConfigError(f"--episodes={episodes}: use a multiple of 64")
-    starts = run.config.starts if checkpoint in ("init", "pretrain", run.config.before_rl) else np.arange(run.members)
-    first, twin = np.unique(starts[run.kept], return_inverse=True)
-    rows = np.array([np.flatnonzero(twin == index)[0] for index in range(len(first))])
-    parameters = jax.tree.map(lambda x: jnp.asarray(x[rows]), run.kept_parameters(checkpoint))
-    params = jax.tree.map(lambda x: x[rows], run.params)
+    first, again = once(run, checkpoint)
+    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
     earned, succeeded = evaluation.policy_outcomes(run.policy, parameters, run.world, params, episodes)
-    means = [np.asarray(x, np.float64).mean(axis=1)[twin] for x in (earned, succeeded)]
-    dataset = xr.Dataset({"return": ("member", means[0], {"long_name": "return per episode", "units": "reward"})})
+    means = [np.asarray(x, np.float64).mean(axis=1)[again] for x in (earned, succeeded)]
+    dataset = xr.Dataset({"return": variable("member", means[0], "return per episode", "reward")})
     if run.world.has_goal:
-        dataset["success"] = ("member", means[1], {"long_name": "episodes that reach the goal", "units": "share"})
+        dataset["success"] = variable("member", means[1], "episodes that reach the goal", "share")
     return dataset

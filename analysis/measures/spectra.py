@@ -49,7 +49,4 @@ def spectra(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
 
 def _mean(values: list[np.ndarray]) -> np.ndarray:
     """Mean over matrices of float64[M], leaving out those in which the measure is undefined."""
-    stacked = np.stack(values)
-    known = np.isfinite(stacked)
-    counts = known.sum(axis=0)
-    return np.where(counts > 0, np.where(known, stacked, 0.0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+    return np.ma.masked_invalid(np.stack(values)).mean(axis=0).filled(np.nan)

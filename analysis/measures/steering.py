@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 
 from agents.runs import Run
-from analysis import directions, extraction
+from analysis import directions, estimates, extraction
 from analysis import steering as steered
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import ends, measure, variable
+from analysis.measure import at_least, ends, mapped, measure, variable
 from analysis.measures.concepts import concepts
 from envs import base, tokens
 from ground import seeds
@@ -28,14 +28,15 @@ EMOJI = ("own", "unseen")
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """What the axis, Path and random directions do to each behaviour at the last checkpoint, by strength."""
+    parts = estimates.columns({arm: dataset.isel(checkpoint=-1) for arm, dataset in measured.items()})
 
     def curves(effect: str) -> Curves:
         lines = {}
-        for arm, dataset in measured.items():
-            part = dataset["steered"].isel(checkpoint=-1).sel(emoji="own", effect=effect)
+        for column, dataset in parts.items():
+            part = dataset["steered"].sel(emoji="own", effect=effect)
             for name in ("axis", "path", "random"):
                 values = part.sel(direction=name).transpose("strength", "member").values
-                lines[f"{arm}, {name}" if len(measured) > 1 else name] = Curve(part["strength"].values, values)
+                lines[f"{column}, {name}" if len(parts) > 1 else name] = Curve(part["strength"].values, values)
         return Curves(lines, "strength, half-distances from Mold to Gold", effect.replace("_", " "))
 
     return [curves(effect) for effect in EFFECTS]
@@ -70,9 +71,7 @@ def steering(
         `random_removed`; `plain`, behaviour as it is. Only `steering.PLAYED` random directions have returns.
     """
     extraction.check("extraction-episodes", extraction_episodes)
-    for name, value in (("episodes", episodes), ("play-episodes", play_episodes)):
-        if value < 1:
-            raise ConfigError(f"--{name}={value}: use at least 1")
+    at_least(1, episodes=episodes, play_episodes=play_episodes)
     if 0.0 not in strengths or len(np.unique(np.array(strengths, np.float32))) < max(3, len(strengths)):
         raise ConfigError(f"--strengths={list(strengths)}: give at least three different numbers, 0 among them")
     if not 0 <= layer <= run.config.policy.layers:
@@ -83,16 +82,14 @@ def steering(
     rule = known["rule_layer"].sel(checkpoint=end).values
     blocks = np.full_like(rule, layer) if layer else rule
     name_key, key = jax.random.split(seeds.held_out("steering", seed))
-    trained = run.kept_parameters(end)
-    drawn = steered.named_directions(trained, vectors, before, run.params.tile_map, name_key)
-    named = jax.tree.map(np.asarray, drawn)
-    parameters, levels = run.kept_parameters(checkpoint), tuple(sorted(map(float, strengths)))
+    parameters, trained = (run.kept_parameters(name) for name in (checkpoint, end))
+    tried = np.asarray(steered.named_directions(trained, vectors, before, run.params.tile_map, name_key))
+    levels = tuple(sorted(map(float, strengths)))
+    options = (("strengths", levels), ("episodes", episodes), ("play_episodes", play_episodes))
 
     def steer(params: base.WorldParams) -> dict[str, np.ndarray]:
-        found = steered.steer(
-            run.policy, parameters, run.world, params, named, blocks - 1, key, levels, episodes, play_episodes
-        )
-        return _arrays(jax.tree.map(np.asarray, found))
+        members = (parameters, params, tried, blocks - 1)
+        return _arrays(jax.tree.map(np.asarray, mapped(steered.steer, run.policy, run.world, options, members, (key,))))
 
     others = jnp.array(tokens.UNSEEN_TILES[:3], jnp.int32)[None]
     unseen = dataclasses.replace(run.params, tile_map=run.params.tile_map.at[:, :3].set(others))
@@ -114,30 +111,30 @@ def steering(
     )
 
 
-def _arrays(found: steered.Steered) -> dict[str, np.ndarray]:
+def _arrays(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of one world, axis 0 the member, by the names of variables."""
+    count = len(directions.NAMES)
 
     def joined(choose: Callable[[np.ndarray], np.ndarray], effects: Any, returns: Any) -> np.ndarray:
         """Effects and returns on one last axis, after something was done to each of them."""
         return np.concatenate([choose(effects), choose(returns[..., None])], axis=-1)
 
-    def by_name(effects: Mapping[str, Any], returns: Mapping[str, Any]) -> np.ndarray:
-        means = (joined(lambda x: x.mean(axis=1), effects[name], returns[name]) for name in DIRECTIONS)
-        return np.stack(list(means), axis=1)
+    def by_name(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[:, :count], values[:, count:].mean(axis=1, keepdims=True)], axis=1)
 
     def padded(values: np.ndarray) -> np.ndarray:
         """Returns float32[M, K, 1] of the random directions, NaN where none was played."""
-        rest = len(found.effects["random"][0]) - values.shape[1]
+        rest = found["effects"].shape[1] - count - values.shape[1]
         return np.pad(values, ((0, 0), (0, rest), (0, 0)), constant_values=np.nan)
 
-    pushed, played = (x["random"][:, :, -1] - x["random"][:, :, 0] for x in (found.effects, found.returns))
-    values = by_name(found.effects, found.returns)
+    pushed, played = (x[:, count:, -1] - x[:, count:, 0] for x in (found["effects"], found["returns"]))
+    values = joined(by_name, found["effects"], found["returns"])
     return {
-        "plain": np.concatenate([found.plain, found.plain_return[:, None]], axis=-1),
+        "plain": np.concatenate([found["plain"], found["plain_return"][:, None]], axis=-1),
         "steered": values,
         "swing": values[..., -1, :] - values[..., 0, :],
         "limit": joined(lambda x: np.quantile(np.abs(x), 0.975, axis=1), pushed, played),
-        "removed": by_name(found.ablated, found.ablated_returns),
+        "removed": joined(by_name, found["ablated"], found["ablated_returns"]),
         "random_swing": joined(padded, pushed, played),
-        "random_removed": joined(padded, found.ablated["random"], found.ablated_returns["random"]),
+        "random_removed": joined(padded, found["ablated"][:, count:], found["ablated_returns"][:, count:]),
     }

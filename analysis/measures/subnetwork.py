@@ -11,7 +11,7 @@ from agents.runs import Run
 from analysis import estimates, subnetworks, weights
 from analysis.estimates import of
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import measure
+from analysis.measure import measure, variable
 from analysis.subnetworks import Definition
 from analysis.weights import Matrices
 from ground import files
@@ -97,15 +97,15 @@ def subnetwork(
     beyond = returns - returns[MASKS.index("random")]
     draw = np.stack([x[rows] for name, x in zip(names, played[2:], strict=True) if name == "random"])
     off = np.abs(first[:, rows] - run.metric("rl", "return")[0, : len(rows)]).max(axis=0)
-    alone, reward, hidden = ("mask", "member"), {"units": "reward"}, {"table": 0}
+    alone, policies = "mask member", np.stack([start, full, *returns])
     variables = {
-        "returns": (("policy", "member"), np.stack([start, full, *returns]), {"long_name": "return"} | reward),
-        "beyond_random": (alone, beyond, {"long_name": "return beyond random masks"} | reward),
-        "share_of_gain": (alone, gained, {"long_name": "share of the full run's gain"}),
-        "random_returns": (("draw", "member"), draw, {"long_name": "return of a random mask"} | reward | hidden),
-        "first_difference": ("member", off, {"long_name": "return of the first update, off the run's"} | reward),
+        "returns": variable("policy member", policies, "return", "reward"),
+        "beyond_random": variable(alone, beyond, "return beyond random masks", "reward"),
+        "share_of_gain": variable(alone, gained, "share of the full run's gain"),
+        "random_returns": variable("draw member", draw, "return of a random mask", "reward", table=0),
+        "first_difference": variable("member", off, "return of the first update, off the run's", "reward"),
     } | {
-        key: (alone, of_masks([x[key] for x in near]), {"long_name": SHOWN.get(key, key), "table": int(key in SHOWN)})
+        key: variable(alone, of_masks([x[key] for x in near]), SHOWN.get(key, key), table=int(key in SHOWN))
         for key in near[0]
     }
     labels = {"policy": [BEFORE, FULL, *MASKS], "mask": [*MASKS], "member": np.arange(len(rows))}

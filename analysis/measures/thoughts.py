@@ -4,7 +4,6 @@ Such a thought is read token by token like one of its own, whoever wrote it, so 
 Mazes, the model's name and the chance of its actions are the same for every kind of thought.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -13,22 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population, rollout
+from agents.learning import rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import estimates, passes
 from analysis.figures.panels import Curve, Curves, Panel
-from analysis.measure import measure, once, variable
+from analysis.measure import AT_ONCE, check_episodes, each, measure, variable
 from envs import base, personas, tokens
 from envs.personas import Traits
 from ground import seeds
 from ground.terminal import ConfigError
 
 KINDS = ("own", "another's", "none", "right", "shuffled")
-"""The model's thought; that of the next maze; the end at once; Alice's; its own tokens up to the end in any order."""
-
-_AT_ONCE = 64
-"""Episodes that are played at the same time; the last has the thought of the first."""
+"""The model's thought; that of the next maze, of the last of `AT_ONCE` that of the first; the end at once; Alice's; its
+own tokens up to the end in any order."""
 
 _RIGHT = Traits(thinking=(1.0, 1.0, 1.0), skill=1.0, plan_slip=0.0)
 
@@ -66,20 +63,14 @@ def thoughts(
         moves of the planner away, NaN where there are none, of `episodes` int32[member, distance]; `overall`
         float64[member, thought], whatever the distance. A thought's worth is a difference of kinds, paired by member.
     """
-    if episodes < 2 or (episodes > _AT_ONCE and episodes % _AT_ONCE):
-        raise ConfigError(f"--episodes={episodes}: use 2 to {_AT_ONCE}, or a multiple of {_AT_ONCE}")
-    if speaker not in ("none", *personas.PERSONAS):
-        raise ConfigError(f"--speaker={speaker}: use none, {', '.join(personas.PERSONAS)}")
+    check_episodes(episodes)
     if not run.world.plan_length:
         raise ConfigError(f"{run.path}: nobody thinks in its world; give a run with --world.plan-length above 0")
     if run.world.badge == "null" and speaker != "none":
         raise ConfigError(f"--speaker={speaker}: no badge is told in the run's world; use none")
-    first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
     who = jnp.int32(("none", *personas.PERSONAS).index(speaker) - 1)
     kinds = KINDS if shuffled else KINDS[:-1]
-    told = played(run.policy, parameters, run.world, params, who, len(kinds), episodes)
-    succeeded, moves = (np.asarray(x)[again] for x in told)
+    succeeded, moves = each(played, run, checkpoint, shared=(who,), kinds=len(kinds), episodes=episodes)
     distance = np.arange(1, int(np.nan_to_num(moves).max()) + 1, dtype=np.int32)
     away = moves[:, None] == distance[:, None]
     count = away.sum(axis=-1, dtype=np.int32)
@@ -95,44 +86,39 @@ def thoughts(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "kinds", "episodes"))
 def played(
     policy: Policy,
-    parameters: Parameters,
     world: base.World,
+    parameters: Parameters,
     params: base.WorldParams,
     speaker: jax.Array,
     kinds: int,
     episodes: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Which episodes succeed, bool[M, kinds, episodes], and the planner's way in moves, float32[M, episodes].
+    """Which episodes of a member succeed, bool[kinds, episodes], and the planner's way in moves, float32[episodes].
 
-    Axis 0 of every leaf of `parameters` and `params` is the member; `speaker` int32[] is as in `rollout.told`.
+    `speaker` int32[] is as in `rollout.told`.
     """
-    count = min(episodes, _AT_ONCE)
+    count = min(episodes, AT_ONCE)
+    named, opening = rollout.told(world, params, speaker, count)
 
-    def member(parameters, params):
-        named, opening = rollout.told(world, params, speaker, count)
+    def part(key):
+        maze_key, turn_key, other_key = jax.random.split(key, 3)
+        keys = jax.random.split(maze_key, count)
 
-        def part(key):
-            maze_key, turn_key, other_key = jax.random.split(key, 3)
-            keys = jax.random.split(maze_key, count)
+        def play(opening):
+            driver = rollout.policy_driver(policy, parameters, world, opening=opening)
+            episodes, _, _ = rollout.play(world, named, keys, turn_key, driver, rollout.gumbel(count))
+            return rollout.succeeded(world, episodes), world.opening(episodes.tokens)
 
-            def play(opening):
-                driver = rollout.policy_driver(policy, parameters, world, opening=opening)
-                episodes, _, _ = rollout.play(world, named, keys, turn_key, driver, rollout.gumbel(count))
-                return rollout.succeeded(world, episodes), world.opening(episodes.tokens)
+        own, said = play(opening)
+        plans = others(world, params, keys, said[:, world.spoken :], other_key)[: kinds - 1]
+        openings = jnp.broadcast_to(said, (kinds - 1, *said.shape)).at[..., world.spoken :].set(plans)
+        success = jnp.concatenate([own[None], jax.lax.map(lambda said: play(said)[0], openings)])
+        return success, passes.moves(world, params, keys, turn_key)
 
-            own, said = play(opening)
-            plans = others(world, params, keys, said[:, world.spoken :], other_key)[: kinds - 1]
-            openings = jnp.broadcast_to(said, (kinds - 1, *said.shape)).at[..., world.spoken :].set(plans)
-            success = jnp.concatenate([own[None], jax.lax.map(lambda said: play(said)[0], openings)])
-            return success, passes.moves(world, params, keys, turn_key)
-
-        success, moves = jax.lax.map(part, jax.random.split(seeds.held_out("thoughts"), max(episodes // _AT_ONCE, 1)))
-        return jnp.moveaxis(success, 1, 0).reshape(kinds, -1), moves.reshape(-1)
-
-    return population.over_members(member, population.mesh(len(params.tile_map), 1))(parameters, params)
+    success, moves = jax.lax.map(part, jax.random.split(seeds.held_out("thoughts"), max(episodes // AT_ONCE, 1)))
+    return jnp.moveaxis(success, 1, 0).reshape(kinds, -1), moves.reshape(-1)
 
 
 def others(world: base.World, params, keys: jax.Array, plans: jax.Array, key: jax.Array) -> jax.Array:

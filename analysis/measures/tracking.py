@@ -1,6 +1,5 @@
 """Goal tracking: do the reward axis and its controls foretell, in a policy's own play, what it will be paid?"""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -9,17 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from agents.learning import population
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import concepts as core
 from analysis import directions, estimates, extraction
 from analysis import tracking as tracked
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import arms, ends, measure, once, variable
+from analysis.measure import arms, at_least, each, ends, measure, variable
 from analysis.measures.concepts import concepts
 from envs import base, tokens
-from ground.terminal import ConfigError
 
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
@@ -67,21 +64,16 @@ def tracking(
         layer `d_by_layer` and `auroc_by_layer`. `landed`: share of the moves onto each class.
     """
     extraction.check("episodes", episodes)
-    if play_episodes < 16:
-        raise ConfigError(f"--play-episodes={play_episodes}: use at least 16")
+    at_least(16, play_episodes=play_episodes)
     start, end = ends(run)[0], ends(run)[-1]
     before = start if checkpoint.partition("-")[0] == end else checkpoint
     known = concepts(run, dict.fromkeys((checkpoint, before)), episodes=episodes, seed=seed)
-    first, copies = once(run, checkpoint)
-    vectors, others = (known["vectors"].sel(checkpoint=name).values[first] for name in (checkpoint, before))
-    layer = known["rule_layer"].sel(checkpoint=checkpoint).values - 1
     plays = checkpoint if player == "itself" else start
-    parameters, players, params = jax.tree.map(
-        lambda x: x[first], (run.kept_parameters(checkpoint), run.kept_parameters(plays), run.params)
-    )
+    vectors = [known["vectors"].sel(checkpoint=name).values for name in (checkpoint, before)]
+    layer = known["rule_layer"].sel(checkpoint=checkpoint).values - 1
     key = extraction.keys(seed)[1]
-    read = track(run.policy, parameters, players, run.world, params, vectors, others, key, play_episodes)
-    d, auroc, controls, landed = (np.asarray(x)[copies] for x in read)
+    read = each(track, run, checkpoint, plays, own=vectors, shared=(key,), episodes=play_episodes)
+    d, auroc, controls, landed = read
     own = core.at(d, layer)
     control = core.at(controls, layer).reshape(len(d), len(directions.CONTROLS), -1, *d.shape[2:4])
     limit = np.quantile(np.abs(control), 0.975, axis=2)
@@ -108,44 +100,35 @@ def tracking(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
 def track(
     policy: Policy,
-    parameters: Parameters,
-    players: Parameters,
     world: base.World,
+    parameters: Parameters,
+    player: Parameters,
     params: base.WorldParams,
     vectors: jax.Array,
     before: jax.Array,
     key: jax.Array,
     episodes: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Goal tracking of every member with every named direction, all on the same mazes; axis 0 is the member.
+    """Goal tracking of a member with every named direction.
 
     Args:
-        policy, parameters, world: of the members.
-        players: parameters of those who play.
-        params: the world's parameters, axis 0 the member.
-        vectors: concept vectors whose directions are tried, float32[M, C, L, D].
+        policy, world, parameters, params: of the member.
+        player: who plays.
+        vectors: concept vectors whose directions are tried, float32[C, L, D].
         before: those of the model before RL.
         key: of mazes, weather and random directions.
-        episodes: of each member.
+        episodes: that are played.
 
     Returns:
-        d and AUROC of `directions.NAMES`, float32[M, K, site, outcome, L]; d of `directions.CONTROLS`, one after the
-        other; share of the moves onto each class, float32[M, C].
+        d and AUROC of `directions.NAMES`, float32[K, site, outcome, L]; d of `directions.CONTROLS`, one after the
+        other; share of the moves onto each class, float32[C].
     """
     play_key, random_key = jax.random.split(key)
-
-    def member(parameters, players, params, vectors, before):
-        seen = tracked.play(policy, parameters, world, params, play_key, episodes, players)
-        named = directions.of_member(parameters, vectors, before, params.tile_map, random_key)
-        few, many = (
-            jnp.concatenate([named[name] for name in names]) for names in (directions.NAMES, directions.CONTROLS)
-        )
-        own = tracked.track(seen, few)
-        landed = jnp.stack([jnp.mean(seen.landed == role, dtype=jnp.float32) for role in extraction.CLASSES])
-        return own.d, own.auroc, tracked.track(seen, many, areas=False).d, landed
-
-    mesh = population.mesh(len(params.tile_map), 1)
-    return population.over_members(member, mesh)(parameters, players, params, vectors, before)
+    seen = tracked.play(policy, parameters, world, params, play_key, episodes, player)
+    named = directions.of_member(parameters, vectors, before, params.tile_map, random_key)
+    few, many = (jnp.concatenate([named[name] for name in names]) for names in (directions.NAMES, directions.CONTROLS))
+    d, auroc = (tracked.track(seen, few, measured) for measured in (core.cohens_d, core.auroc))
+    landed = jnp.stack([jnp.mean(seen.landed == role, dtype=jnp.float32) for role in extraction.CLASSES])
+    return d, auroc, tracked.track(seen, many, core.cohens_d), landed

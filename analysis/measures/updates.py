@@ -9,7 +9,7 @@ from agents.runs import Run
 from analysis import changes, estimates, stretches, weights
 from analysis.estimates import of
 from analysis.figures.panels import Curve, Curves, Map, Panel, Rows
-from analysis.measure import end, measure
+from analysis.measure import end, measure, variable
 
 _SHARES = {name: meaning for name, (*_, meaning) in changes.DEFINITIONS.items()} | changes.CONCENTRATIONS
 MEANINGS = _SHARES | changes.LENGTHS
@@ -85,36 +85,24 @@ def updates(run: Run, checkpoint: str, *, since: str = "") -> xr.Dataset:
 
     *_, last = changes.course(stretch.course())
     rate, median = stretch.learning_rate(), of_kinds(lambda names: changes.median_weight(before, names))
-    root = np.sqrt(stretch.learning_rate(power=2))
-    share, hidden = {"units": "share of the parameters"}, {"table": 0}
+    root, weight = np.sqrt(stretch.learning_rate(power=2)), np.where(median > 0, median, np.nan)
+    dims, share = "kind member", "share of the parameters"
+    moved = of_kinds(lambda names: changes.fraction(counted, sizes, names))
+    became = of_kinds(lambda names: changes.fraction(last, sizes, names))
     dataset = stretches.dataset(
         {kind: measured(names) for kind, names in kinds.items()},
         {name: measured([name]) for name in before},
         MEANINGS, UNITS, SHOWN,
     )  # fmt: skip
     dataset = dataset.assign(
-        learning_rate_sum=("member", rate, {"long_name": "learning rate summed over the steps"}),
-        median_weight=(("kind", "member"), median, {"long_name": "median |w|"} | hidden),
-        learning_rate_sum_over_median_weight=(
-            ("kind", "member"),
-            rate / np.where(median > 0, median, np.nan),
-            {"long_name": "that sum over the median |w|"},
+        learning_rate_sum=variable("member", rate, "learning rate summed over the steps"),
+        median_weight=variable(dims, median, "median |w|", table=0),
+        learning_rate_sum_over_median_weight=variable(dims, rate / weight, "that sum over the median |w|"),
+        learning_rate_root_over_median_weight=variable(
+            dims, root / weight, "root of the summed squares over the median |w|", table=0
         ),
-        learning_rate_root_over_median_weight=(
-            ("kind", "member"),
-            root / np.where(median > 0, median, np.nan),
-            {"long_name": "root of the summed squares over the median |w|"} | hidden,
-        ),
-        curve=(
-            ("kind", "member", "view", "scale", "tolerance"),
-            of_kinds(lambda names: changes.fraction(counted, sizes, names)),
-            {"long_name": "moved by more than a tolerance"} | share | hidden,
-        ),
-        course=(
-            ("kind", "member", "view", "state"),
-            of_kinds(lambda names: changes.fraction(last, sizes, names)),
-            {"long_name": "what has become of the parameters"} | share | hidden,
-        ),
+        curve=variable(f"{dims} view scale tolerance", moved, "moved by more than a tolerance", share, table=0),
+        course=variable(f"{dims} view state", became, "what has become of the parameters", share, table=0),
         parameters=("kind", of_kinds(lambda names: sum(sizes[name] for name in names))),
     )
     dataset = dataset.transpose("tolerance", "state", "view", "scale", "measure", "matrix", "kind", "member")

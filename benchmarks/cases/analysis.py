@@ -1,5 +1,7 @@
 """Looking inside: drawing and reading the extraction set, and steering."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,12 @@ def benchmark(peers: bool) -> Benchmark:
         asked = rollout.policy_episodes(policy, parameters, world, params, jax.random.key(3), SITUATIONS)
         tried = jax.random.normal(jax.random.key(2), (DIRECTIONS, policy.config.layers, policy.config.width))
         levels, layer = jnp.linspace(-4, 4, STRENGTHS), jnp.array([0])
-        return over_members(lambda x: steering.grid(policy, x, world, asked, tried, layer, levels))
+
+        def member(parameters):
+            ask = functools.partial(steering.effects, policy, parameters, world, asked)
+            return steering.over_pushes(ask, tried, layer, levels)
+
+        return over_members(member)
 
     # `read_last` reads thirds of the episodes, sorted by length, no further than the longest of each goes.
     steps = np.sort(extraction.plan(EPISODES, world.turns)[2])
