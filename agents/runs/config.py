@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import envs
@@ -54,7 +56,7 @@ class Member:
 
     seed: int
     """Seed of its training."""
-    values: Mapping[str, float]
+    values: Mapping[str, float] = dataclasses.field(hash=False)
     """Its point of the grid: swept field → value."""
 
     @property
@@ -86,7 +88,7 @@ class Config:
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(f"--algorithm {self.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
 
-    @property
+    @functools.cached_property
     def members(self) -> tuple[Member, ...]:
         """The population, grid point by grid point and seed by seed."""
         grid = [parse_sweep(self, text) for text in self.population.sweep]
@@ -116,13 +118,14 @@ class Config:
 
     def per_member(self, section: str, members: Sequence[Member] = ()) -> Any:
         """A section (of `SECTIONS`) with each float field as float32[M], of the population or of `members`."""
-        members = members or self.members
         config = getattr(self, section)
-        values = {
-            name: [member.values.get(f"{section}.{name}", getattr(config, name)) for member in members]
-            for name in hyperparameters.names(type(config))
-        }
-        return hyperparameters.per_member(config, len(members), values)
+
+        def values(name: str) -> jax.Array:
+            usual = getattr(config, name)
+            every = [member.values.get(f"{section}.{name}", usual) for member in members or self.members]
+            return jnp.array(every, jnp.float32)
+
+        return dataclasses.replace(config, **{name: values(name) for name in hyperparameters.names(type(config))})
 
     def world_params(self, members: Sequence[Member] = ()) -> base.WorldParams:
         """The world's parameters with the member as axis 0, of the population or of `members`."""
@@ -164,36 +167,28 @@ class Config:
         swept = {path: x for path, x in member.values.items() if path.startswith(("pretrain.", "world."))}
         return Member(member.seed, {path: x for path, x in swept.items() if path not in unseen})
 
-    @property
+    @functools.cached_property
     def bases(self) -> tuple[Member, ...]:
         """Every base once, in the order of the members; equal ones of two populations differ by rounding at most."""
-        return _distinct(map(self.base, self.members))
+        return tuple(dict.fromkeys(map(self.base, self.members)))
 
     @property
     def base_of(self) -> np.ndarray:
         """int[M], the place in `bases` of each member's."""
-        bases = self.bases
-        return np.array([bases.index(self.base(member)) for member in self.members])
+        place = {base: index for index, base in enumerate(self.bases)}
+        return np.array([place[self.base(member)] for member in self.members])
 
     @property
     def starts(self) -> np.ndarray:
         """int[M], for each member the first that was its twin before RL: the same parameters in the same world."""
 
         def start(member: Member) -> tuple:
-            tuned = (member.seed, member.values) if self.sft.updates else ()
-            world = {path: x for path, x in member.values.items() if path.startswith("world.")}
+            tuned = member if self.sft.updates else None
+            world = tuple(item for item in member.values.items() if item[0].startswith("world."))
             return (self.base(member), self._tile_order(member), world, tuned)
 
-        points = [start(member) for member in self.members]
-        return np.array([points.index(point) for point in points])
-
-
-def _distinct(members: Iterable[Member]) -> tuple[Member, ...]:
-    once: list[Member] = []
-    for member in members:
-        if member not in once:
-            once.append(member)
-    return tuple(once)
+        first: dict[tuple, int] = {}
+        return np.array([first.setdefault(start(member), index) for index, member in enumerate(self.members)])
 
 
 SCALES: dict[str, Config] = {
@@ -228,11 +223,17 @@ def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "
         if name not in known:
             raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
     config = dataclasses.replace(SCALES[scale], algorithm=algorithm, world=envs.WORLDS[world].Options())
-    for path, value in envs.WORLDS[world].defaults(scale).items():
+    config = changed(config, envs.WORLDS[world].defaults(scale))
+    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm].switches))
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some fields, named by their paths, such as `rl.updates`."""
+    for path, value in values.items():
         section, _, field = path.partition(".")
         part = dataclasses.replace(getattr(config, section), **{field: value})
         config = dataclasses.replace(config, **{section: part})
-    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm].switches))
+    return config
 
 
 def check(config: Config) -> None:
@@ -295,12 +296,14 @@ def check(config: Config) -> None:
     _require(config.population.at_once >= 0, config, "population.at_once", "use 0 (choose) or more")
     _require(config.population.microbatch >= 0, config, "population.microbatch", "use 0 (choose) or more")
     members = config.members
-    if config.pretrain.shared:
-        for path in members[0].values:
-            if path.startswith("pretrain."):
-                raise ConfigError(
-                    f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
-                )
+    for path in members[0].values:
+        option = f"--population.sweep {path}"
+        if path.startswith("pretrain.") and config.pretrain.shared:
+            raise ConfigError(f"{option}: all members share one base; add --pretrain.no-shared to sweep it")
+        if path.startswith("sft.") and rl.imitation == "sft":
+            raise ConfigError(f"{option}: RL imitates alike in all members; start one run per value")
+        if path.startswith("sft.") and not config.sft.updates:
+            raise ConfigError(f"{option}: nobody is fine-tuned; add --sft.updates")
     for member in members[:: config.population.seeds]:
         for section in SECTIONS[1:]:  # a world checks its own
             part = getattr(config, section)
@@ -331,6 +334,8 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
     if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
         raise ConfigError(f"--{section}.trips={shown.trips}: a policy plays one trip at a time; use 1")
+    if getattr(shown, "choices", "all") == "plan" and not world.opening_length:
+        raise ConfigError(f"--{section}.choices=plan: nothing is said before the first move in {world.name}; use all")
     if shown.narration and not world.has_feelings:
         raise ConfigError(f"--{section}.narration={shown.narration:g}: nobody can narrate in {world.name}; use 0")
 
@@ -449,14 +454,18 @@ def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "con
     A field that is missing was added after the run was made: its default means what older runs did.
 
     Raises:
-        ConfigError: a field is unknown or of another type.
+        ConfigError: a field is unknown or of another type, or makes no policy.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for name in document:
         if name not in names:
             raise ConfigError(f"{where}.{name}: unknown field; this run was made by another version of emojimaze")
-    return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document})
+    values = {name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document}
+    try:
+        return cls(**values)
+    except ValueError as error:  # a policy of impossible sizes
+        raise ConfigError(str(error)) from None
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
