@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -19,7 +18,6 @@ from rich.text import Text
 from agents import policies
 from agents.policies import PolicyConfig
 from agents.runs.config import Config, Member
-from ground.estimates import Estimate
 
 # Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
 _SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
@@ -150,38 +148,33 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
     table.add_column("policy")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval over members", justify="right")
-    for scripts, point in _scripts(found):
-        table.add_row(f"random{point}", show(scripts["random"]), "")
+    points = found.get("points", [found])
+    same = all((one["random"], one["personas"]) == (points[0]["random"], points[0]["personas"]) for one in points)
+    for scripts in [found] if same else points:
+        table.add_row(_at("random", scripts), show(scripts["random"]), "")
         for name, value in scripts["personas"].items():
-            table.add_row(f"{name} (persona){point}", show(value), "")
-        table.add_row(f"greedy planner{point}", show(scripts["greedy"]), "")
+            table.add_row(_at(f"{name} (persona)", scripts), show(value), "")
+        table.add_row(_at("greedy planner", scripts), show(scripts["greedy"]), "")
     for name, badge in summary.get("badges", {}).items():
         table.add_row(f"base with {name}'s badge", show(badge[kind]), "")
-    before = found["before_rl"]
-    trained = found["after_rl"] != before
+    before, after = found["before_rl"], found["after_rl"]
+    trained = after != before
     if trained:
         table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
-    model = "model after RL" if trained else "model, without RL"
-    points: dict[str, list[float]] = {}
-    for member, value in zip(summary["population"], found["after_rl"], strict=True):
-        point = Member(**member).label
-        points.setdefault(f"{model}, {point}" if point else model, []).append(value)
-    for label, every in points.items():
-        estimate = Estimate.of([np.nan if value is None else value for value in every])
-        if not estimate.members:
-            table.add_row(f"[bold]{label}[/]", "diverged", "")
-            continue
-        shown = f"{show(estimate.low)} to {show(estimate.high)}" if np.isfinite(estimate.low) else ""
-        table.add_row(f"[bold]{label}[/]", f"[bold]{show(estimate.mean)}[/]", shown)
+    finite = [value for value in after if value is not None]
+    whole = found | {"after_rl": sum(finite) / len(finite) if finite else None}
+    for point in found.get("points", [whole]):
+        label = _at("model after RL" if trained else "model, without RL", point)
+        mean, interval = point["after_rl"], point["after_rl_interval"]
+        shown = "diverged" if mean is None else f"[bold]{show(mean)}[/]"
+        table.add_row(f"[bold]{label}[/]", shown, " to ".join(map(show, interval or ())))
     return table
 
 
-def _scripts(found: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
-    """Numbers of the scripts, and the point of the grid in whose world they play, where worlds differ."""
-    points = found.get("points", [])
-    if all((one["random"], one["personas"]) == (points[0]["random"], points[0]["personas"]) for one in points):
-        return [(found, "")]
-    return [(one, f", {Member(0, one['values']).label}") for one in points]
+def _at(words: str, point: Mapping[str, Any]) -> str:
+    """The words, and the point of the grid that they are about, if it is one."""
+    label = Member(0, point.get("values", {})).label
+    return f"{words}, {label}" if label else words
 
 
 def diverged(console: Console, found: Mapping[str, str]) -> None:
