@@ -109,6 +109,32 @@ def mixed(mu: float, final: float, **rl) -> configs.Config:
 
 
 @pytest.mark.slow
+def test_lessons_are_drawn_by_no_key_of_an_order(monkeypatch):
+    """A fold of a key is one of its splits."""
+    drawn = {"orders": set(), "lessons": set()}
+    permutation, show = jax.random.permutation, demonstrations.persona_episodes
+
+    def note(kind, key):
+        jax.debug.callback(lambda data: drawn[kind].add(tuple(data.tolist())), jax.random.key_data(key))
+
+    def ordered(key, groups):
+        note("orders", key)
+        return permutation(key, groups)
+
+    def shown(config, world, params, key, *rest):
+        note("lessons", key)
+        return show(config, world, params, key, *rest)
+
+    monkeypatch.setattr(jax.random, "permutation", ordered)
+    monkeypatch.setattr(demonstrations, "persona_episodes", shown)
+    tiny.train_stage(mixed(0.5, 0.5, epochs=3), "rl")
+    jax.effects_barrier()
+    assert len(drawn["orders"]) >= 3 * 2 * 2  # epochs, updates, members
+    assert len(drawn["lessons"]) == 2 * 2
+    assert not drawn["orders"] & drawn["lessons"]
+
+
+@pytest.mark.slow
 def test_mu_goes_from_rl_alone_to_imitation_alone():
     program = stages.make_stage(mixed(0, 0), "rl").program
 

@@ -30,8 +30,6 @@ class Episodes:
     """float32[B, T]"""
     terminated: jax.Array
     """bool[B, T], whether the turn ended the episode for good."""
-    truncated: jax.Array
-    """bool[B, T], whether the turn was the last that the time limit allows."""
     neighbours: jax.Array
     """int8[B, T, 4], roles of the tiles around the agent before each turn."""
     written: jax.Array
@@ -184,13 +182,11 @@ def play(
     by_episode = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (observations, neighbours, *rest))
     observations, neighbours, actions, rewards, terminated = by_episode
     conversation = jnp.concatenate([observations, actions[..., None] + tokens.MOVES[0]], axis=-1)
-    last = jnp.arange(world.turns) == world.turns - 1
     episodes = Episodes(
         tokens=jnp.concatenate([spoken, conversation.reshape(len(prompt), -1)], axis=-1),
         actions=actions,
         rewards=rewards,
         terminated=terminated,
-        truncated=jnp.broadcast_to(last, terminated.shape),
         neighbours=neighbours,
         written=written,
     )
