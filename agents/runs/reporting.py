@@ -85,6 +85,11 @@ def progress(console: Console) -> Progress:
     )
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line, however long, whose names and paths are text and nothing else."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Lines:
     """What a log is told, of a job or of `nohup`, where a terminal has bars: at most a line every `SECONDS`."""
 
@@ -96,7 +101,7 @@ class Lines:
     def say(self, text: str) -> None:
         """Print now."""
         if not self._silent:
-            self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            say(self._console, text)
 
     def tell(self, stage: str, done: int, total: int, reward: str, speed: str, seconds: float) -> None:
         """Print how far a stage is, unless the last line is too fresh.
@@ -190,9 +195,9 @@ def diverged(console: Console, found: Mapping[str, str]) -> None:
 def written(console: Console, paths: Iterable[Path], about: str = "") -> None:
     """Show which files were written, a line each however long, and before them what the numbers are about."""
     if about:
-        console.print(about, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, about, "dim")
     for path in paths:
-        console.print(f"  {path}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, f"  {path}")
 
 
 NEXT = {"course RUN": "what training did along the way", "concepts RUN": "what it represents", "list": "what else"}
@@ -205,7 +210,7 @@ def next_steps(console: Console, path: Path) -> None:
     commands = {f"uv run -m analysis {words}".replace("RUN", str(path)): what for words, what in NEXT.items()}
     width = max(map(len, commands))
     for command, what in commands.items():
-        console.print(f"  {command:{width}}  {what}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, f"  {command:{width}}  {what}")
 
 
 def speed(tokens: int, seconds: float) -> str:
