@@ -78,9 +78,7 @@ def read_decisions(
     """Read whole episodes int32[B, S].
 
     Args:
-        policy, parameters: of one member.
-        world: of the episodes.
-        sequence: their tokens.
+        policy, parameters, world, sequence: of one member, and of the episodes.
         intervention: on the residual stream; each episode then reads its own prompt.
         group: episodes in a row that have the same prompt, which is read once.
 

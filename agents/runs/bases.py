@@ -17,11 +17,7 @@ STAGE = "pretrain"
 
 
 def open(directory: str | Path, config: Config) -> Run:
-    """The run that bases are taken from, checked before anything is written.
-
-    Args:
-        directory: of the run.
-        config: of the run that takes them.
+    """The run that bases are taken from, checked for the config of the run that takes them, before it is made.
 
     Raises:
         RunError: it is no run, or has no pretrained base yet.

@@ -34,22 +34,11 @@ def html(run: "Run") -> str:
         parts.append(f"<table><tr><th>policy</th><th>return per episode</th></tr>{rows}</table>")
     curve = run.path / "figures" / "learning_curve.png"
     if run.on_disk and curve.exists():
-        parts.append(picture(curve.read_bytes(), "png", "learning curve"))
+        data = base64.b64encode(curve.read_bytes()).decode()
+        parts.append(f'<img alt="learning curve" style="max-width:100%" src="data:image/png;base64,{data}">')
     return "".join(parts)
 
 
 def _mean(values: list) -> str:
     estimate = Estimate.of(np.array([np.nan if value is None else value for value in values], np.float64))
     return numbers.shown(estimate.mean, estimate.low, estimate.high)
-
-
-def picture(data: bytes, kind: str, alternative: str) -> str:
-    """An image inside of HTML.
-
-    Args:
-        data: the file.
-        kind: `png` or `gif`.
-        alternative: what it shows, for those who do not see it.
-    """
-    text = base64.b64encode(data).decode()
-    return f'<img alt="{markup.escape(alternative)}" style="max-width:100%" src="data:image/{kind};base64,{text}">'

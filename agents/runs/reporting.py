@@ -104,14 +104,7 @@ class Lines:
             say(self._console, text)
 
     def tell(self, stage: str, done: int, total: int, reward: str, speed: str, seconds: float) -> None:
-        """Print how far a stage is, unless the last line is too fresh.
-
-        Args:
-            stage: its name.
-            done, total: updates.
-            reward, speed: as the bar has them.
-            seconds: left in the stage.
-        """
+        """Print how far a stage is and the seconds left in it, unless the last line is too fresh."""
         now = time.monotonic()
         if now - self._said >= SECONDS:
             self._said = now
