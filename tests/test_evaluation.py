@@ -120,3 +120,23 @@ def test_members_that_are_the_same_policy_have_no_interval(tmp_path, updates):
     assert (evaluation._interval(config, np.arange(6.0)) is None) == (updates == 0)
     own = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, shared=False))
     assert evaluation._interval(own, np.arange(6.0)) is not None
+
+
+def test_a_notebook_shows_each_point_of_a_grid_and_no_interval_of_a_single_policy(tmp_path):
+    """Before RL all members are the base that they share."""
+    config = tiny.changed(population={"seeds": 4, "sweep": ("rl.learning_rate=1e-4,0.5",)})
+    run = runs.create(tmp_path / "run", configs.to_dict(config), members=8)
+    points = [
+        {"values": {"rl.learning_rate": 1e-4}, "after_rl": 2.0, "after_rl_interval": [1.5, 2.5]},
+        {"values": {"rl.learning_rate": 0.5}, "after_rl": None, "after_rl_interval": None},
+    ]
+    found = {"random": -3.0, "personas": {"Bob": 0.5}, "before_rl": [1.0] * 8, "after_rl": [2.0] * 4 + [None] * 4}
+    run.write_summary({"return": found | {"points": points}})
+    cells = [row.split("</td><td>") for row in run._repr_html_().split("<tr><td>")[1:]]
+    assert [(name, value.partition("<")[0]) for name, value in cells] == [
+        ("random", "−3.00"),
+        ("Bob", "0.500"),
+        ("before RL", "1.00"),
+        ("after RL, rl.learning_rate=0.0001", "2.00 [1.50, 2.50]"),
+        ("after RL, rl.learning_rate=0.5", "–"),
+    ]

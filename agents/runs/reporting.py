@@ -155,18 +155,30 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
         table.add_row(_at("greedy planner", scripts), show(scripts["greedy"]), "")
     for name, badge in summary.get("badges", {}).items():
         table.add_row(f"base with {name}'s badge", show(badge[kind]), "")
-    before, after = found["before_rl"], found["after_rl"]
-    trained = after != before
+    before, trained = found["before_rl"], found["after_rl"] != found["before_rl"]
     if trained:
         table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
-    finite = [value for value in after if value is not None]
-    whole = found | {"after_rl": sum(finite) / len(finite) if finite else None}
-    for point in found.get("points", [whole]):
-        label = _at("model after RL" if trained else "model, without RL", point)
-        mean, interval = point["after_rl"], point["after_rl_interval"]
+    for label, mean, *interval in after_rl(found, "model after RL" if trained else "model, without RL"):
         shown = "diverged" if mean is None else f"[bold]{show(mean)}[/]"
-        table.add_row(f"[bold]{label}[/]", shown, " to ".join(map(show, interval or ())))
+        table.add_row(f"[bold]{label}[/]", shown, " to ".join(map(show, interval)))
     return table
+
+
+def after_rl(found: Mapping[str, Any], words: str) -> list[tuple]:
+    """What members earn in the end, at each point of the grid where something is swept.
+
+    Args:
+        found: outcomes of one kind, as `summary.json` has them.
+        words: what to call it.
+
+    Returns:
+        The words with the point, the mean over its members or None where all have diverged, and where there is one the
+        two ends of its interval.
+    """
+    finite = [value for value in found["after_rl"] if value is not None]
+    whole = found | {"after_rl": sum(finite) / len(finite) if finite else None}
+    points = found.get("points", [whole])
+    return [(_at(words, one), one["after_rl"], *(one.get("after_rl_interval") or ())) for one in points]
 
 
 def _at(words: str, point: Mapping[str, Any]) -> str:
