@@ -51,7 +51,7 @@ BAD = [
     ({"population": {"sweep": ("rl.learning_rate",)}}, "write FIELD=VALUE,VALUE"),
     ({"population": {"sweep": ("rl.clip_low=-1",)}}, r"--rl\.clip_low=-1: use 0 or more"),
     ({"population": {"sweep": ("pretrain.slip=0,0.1",)}}, r"add --pretrain\.no-shared"),
-    ({"population": {"seeds": 0}}, r"--population\.seeds=0: use at least 1"),
+    ({"population": {"seeds": 0}}, r"--population\.seeds=0: use 1 or more"),
     ({"population": {"at_once": -1}}, r"--population\.at_once=-1"),
     ({"world": {"size": 8}}, r"--world\.size=8: too small for turns=4"),
     ({"world": {"turns": 0}}, r"--world\.turns=0"),
@@ -82,7 +82,7 @@ BAD = [
     ),
     ({"rl": {"shuffle_rewards": True, "group": 16}}, r"--rl\.episodes=16: nobody else to be paid for; use at least 32"),
     ({"pretrain": {"badge_probability": 2.0}}, r"--pretrain\.badge_probability=2: use a value from 0 to 1"),
-    ({"evaluation_episodes": 100}, r"--evaluation_episodes=100: use at least 1024"),
+    ({"evaluation_episodes": 100}, r"--evaluation_episodes=100: use 1024 or more"),
     ({"seed": 2**40}, r"--seed=\d+: use a 32-bit integer"),
     ({"population": {"sweep": ("sft.slip=0,0.3",)}}, r"--population\.sweep sft\.slip: nobody is fine-tuned; add --sft"),
     (

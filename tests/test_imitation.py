@@ -159,7 +159,7 @@ def test_mu_goes_from_rl_alone_to_imitation_alone():
     ("sections", "message"),
     [
         ({"sft": {"updates": 3, "chunk": 2}}, r"--sft\.updates=3: use a multiple of sft\.chunk=2"),
-        ({"sft": {"updates": -1}}, r"--sft\.updates=-1: use at least 0"),
+        ({"sft": {"updates": -1}}, r"--sft\.updates=-1: use 0 or more"),
         ({"sft": {"slip": 2.0}}, r"--sft\.slip=2: use a value from 0 to 1"),
         ({"rl": {"imitation": "sft"}, "sft": {"episodes": 15}}, r"--sft\.episodes=15: .* rl\.minibatches=2"),
         ({"rl": {"imitation": "sft"}, "sft": {"source": "successes"}}, r"--sft\.source=successes: .*personas alone"),

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -245,56 +246,31 @@ def check(config: Config) -> None:
     for section in (None, "policy", *SECTIONS[1:], "population"):
         part = config if section is None else getattr(config, section)
         for field in dataclasses.fields(part):
-            path, value = f"{section}.{field.name}" if section else field.name, getattr(part, field.name)
-            if type(value) is int:
-                _require(-(2**31) <= value < 2**31, config, path, "use a 32-bit integer")
-                _require(section != "policy" or value <= LARGEST, config, path, f"use at most {LARGEST:,}")
+            if type(value := getattr(part, field.name)) is int:
+                check_range(f"{section}.{field.name}" if section else field.name, value)
     for section in SECTIONS[1:]:
-        stage = getattr(config, section)
-        for name, minimum in (("updates", 0), ("chunk", 1), ("episodes", 1)):
-            _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
-        _require(stage.episodes <= MOST_EPISODES, config, f"{section}.episodes", f"use at most {MOST_EPISODES:,}")
-        _require(
-            stage.updates % stage.chunk == 0, config, f"{section}.updates",
-            f"use a multiple of {section}.chunk={stage.chunk}",
-        )  # fmt: skip
+        _check_multiple(config, f"{section}.updates", f"{section}.chunk")
     rl = config.rl
-    for section in ("pretrain", "sft"):
-        _require(getattr(config, section).warmup >= 0, config, f"{section}.warmup", "use 0 (none) or more")
-    _require(1 <= rl.epochs <= 1024, config, "rl.epochs", "use 1 to 1024")
-    _require(rl.minibatches >= 1, config, "rl.minibatches", "use at least 1")
-    _require(
-        rl.episodes % rl.minibatches == 0, config, "rl.episodes", f"use a multiple of rl.minibatches={rl.minibatches}"
-    )
-    _require(rl.group >= 1, config, "rl.group", "use at least 1")
-    _require(rl.episodes % rl.group == 0, config, "rl.episodes", f"use a multiple of rl.group={rl.group}")
+    for divisor in ("rl.minibatches", "rl.group"):
+        _check_multiple(config, "rl.episodes", divisor)
     if rl.group == 1 and (rl.advantage.startswith("group") or rl.informative_groups):
         raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
     if rl.shuffle_rewards and rl.episodes == rl.group:
         raise ConfigError(f"--rl.episodes={rl.episodes}: nobody else to be paid for; use at least {2 * rl.group}")
-    _require(0 <= rl.staleness <= 1024, config, "rl.staleness", "use 0 (none) to 1024")
     if rl.importance == "decoupled" and rl.staleness == 0:
         raise ConfigError("--rl.importance=decoupled: nothing is stale; add --rl.staleness")
     if rl.imitation == "sft":
-        sft, minibatches = config.sft, rl.minibatches
-        remedy = f"RL imitates some in each step; use a multiple of rl.minibatches={minibatches}"
-        _require(sft.episodes % minibatches == 0, config, "sft.episodes", remedy)
-        _require(sft.source == "personas", config, "sft.source", "RL imitates personas alone; leave it out")
-    _require(rl.reference_reset >= 0, config, "rl.reference_reset", "use 0 (never) or more")
+        _check_multiple(config, "sft.episodes", "rl.minibatches", "RL imitates some in each step; ")
+        if config.sft.source != "personas":
+            raise ConfigError(f"--sft.source={config.sft.source}: RL imitates personas alone; leave it out")
     if rl.reference == "none" and rl.reference_reset:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
-    _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
-    _require(
-        config.evaluation_episodes <= MOST_EPISODES, config, "evaluation_episodes", f"use at most {MOST_EPISODES:,}"
-    )
-    _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
-    _require(config.pretrain.seed >= 0, config, "pretrain.seed", "use 0 or more")
-    _require(config.population.seeds >= 1, config, "population.seeds", "use at least 1")
+    if config.evaluation_episodes % 256:
+        raise ConfigError(f"--evaluation_episodes={config.evaluation_episodes}: use a multiple of 256")
     last = 2**31 - config.population.seeds
-    _require(config.seed <= last, config, "seed", f"members have the seeds from there on; use at most {last}")
+    if config.seed > last:
+        raise ConfigError(f"--seed={config.seed}: members have the seeds from there on; use at most {last}")
     _check_grid(config)
-    _require(config.population.at_once >= 0, config, "population.at_once", "use 0 (choose) or more")
-    _require(config.population.microbatch >= 0, config, "population.microbatch", "use 0 (choose) or more")
     members = config.members
     for path in members[0].values:
         option = f"--population.sweep {path}"
@@ -329,7 +305,6 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         shown.priors(world.towns)
     except ValueError as error:
         raise ConfigError(f"--{section}.prior {error}") from None
-    _require(shown.trips >= 1, config, f"{section}.trips", "use at least 1")
     if shown.trips > 1 and not world.map_length:
         raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
     if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
@@ -340,20 +315,33 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         raise ConfigError(f"--{section}.narration={shown.narration:g}: nobody can narrate in {world.name}; use 0")
 
 
-_PROBABILITIES = {
+_PROBABILITIES = (
     *("badge_probability", "slip", "narration", "discount", "trace_decay"),
     *("thinking_larry", "thinking_bob", "thinking_alice", "plan_slip"),
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
-}
-_LARGEST = float(np.finfo(np.float32).max)
-_POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e30), "reward_scale": (1e-20, 1e20)}
-"""Divisors, and what the quotients can bear in 32 bits."""
+)
 MOST_MEMBERS = 2**16
 """Members of a population at most; more would fill the memory with their names alone."""
 LARGEST = 2**16
 """Of any size of a policy."""
 MOST_EPISODES = 2**20
 """Episodes played at once at most, and of an evaluation."""
+_INTEGERS, _FLOATS = 2**31 - 1, float(np.finfo(np.float32).max)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_PROBABILITIES, (0.0, 1.0)),
+    **dict.fromkeys(("chunk", "minibatches", "group", "trips", "seeds"), (1, _INTEGERS)),
+    "episodes": (1, MOST_EPISODES),
+    "evaluation_episodes": (1024, MOST_EPISODES),
+    "epochs": (1, 1024),
+    "staleness": (0, 1024),
+    "seed": (-(2**31), _INTEGERS),
+    "pretrain.seed": (0, _INTEGERS),
+    # Divisors, and what the quotients can bear in 32 bits.
+    "temperature": (1e-4, 1e4),
+    "max_gradient_norm": (1e-20, 1e30),
+    "reward_scale": (1e-20, 1e20),
+}
+"""What a number may be, by its path or its name alone; any other is 0 or more."""
 
 
 def _check_grid(config: Config) -> None:
@@ -382,31 +370,34 @@ def by_path(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def check_range(path: str, value: float) -> None:
-    """Refuse a float that 32 bits cannot hold, or out of the range of what has its name, such as `rl.temperature`.
+    """Refuse a number that 32 bits cannot hold, or out of the range of what has its name, such as `rl.temperature`.
 
     Raises:
         ConfigError: one line that names it, its value and the remedy.
     """
-    name = path.rpartition(".")[2]
-    if not abs(value) <= _LARGEST:
-        raise ConfigError(f"--{path}={value:g}: use a finite number of 32 bits")
-    if name in _PROBABILITIES and not 0 <= value <= 1:
-        raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
-    low, high = _POSITIVE.get(name, (0.0, _LARGEST))
+    whole = type(value) is int
+    option = f"--{path}={value}" if whole else f"--{path}={value:g}"
+    if whole and not -(2**31) <= value <= _INTEGERS:
+        raise ConfigError(f"{option}: use a 32-bit integer")
+    if not abs(value) <= _FLOATS:
+        raise ConfigError(f"{option}: use a finite number of 32 bits")
+    others = (0, LARGEST if path.startswith("policy.") else _FLOATS)
+    low, high = _RANGES.get(path) or _RANGES.get(path.rpartition(".")[2], others)
+    if (low, high) == (0, 1) and not 0 <= value <= 1:
+        raise ConfigError(f"{option}: use a value from 0 to 1")
     if value < low:
-        raise ConfigError(f"--{path}={value:g}: use {low:g} or more")
+        raise ConfigError(f"{option}: use {low:g} or more")
     if value > high:
-        raise ConfigError(f"--{path}={value:g}: use {high:g} at most")
+        raise ConfigError(f"{option}: use {high:,} at most" if whole else f"{option}: use {high:g} at most")
     if 0 < value < np.finfo(np.float32).tiny:
-        raise ConfigError(f"--{path}={value:g}: too small for 32 bits, which make 0 of it; use 0 or a larger number")
+        raise ConfigError(f"{option}: too small for 32 bits, which make 0 of it; use 0 or a larger number")
 
 
-def _require(condition: bool, config: Config, path: str, remedy: str) -> None:
-    if not condition:
-        value: Any = config
-        for part in path.split("."):
-            value = getattr(value, part)
-        raise ConfigError(f"--{path}={value}: {remedy}")
+def _check_multiple(config: Config, path: str, divisor: str, why: str = "") -> None:
+    """Refuse a number that another one does not divide."""
+    whole, part = (operator.attrgetter(name)(config) for name in (path, divisor))
+    if whole % part:
+        raise ConfigError(f"--{path}={whole}: {why}use a multiple of {divisor}={part}")
 
 
 def sweepable(config: Config) -> list[str]:
