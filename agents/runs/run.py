@@ -223,19 +223,15 @@ class Run:
             RunError: there is no such checkpoint, its arrays are not those of the run's policy, or hold NaN.
         """
         tree = jax.tree.map(lambda x: x[self.kept], self.parameters(name))
-        wanted = dict(jax.tree_util.tree_flatten_with_path(jax.eval_shape(self.policy.init, jax.random.key(0)))[0])
-        stored = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+        stored, wanted = _leaves(tree), _leaves(jax.eval_shape(self.policy.init, jax.random.key(0)))
+        shapes = {label: list(leaf.shape[1:]) for label, leaf in stored.items()}
+        expected = {label: list(leaf.shape) for label, leaf in wanted.items()}
         where = self.path / "checkpoints" / name
-        for path in [*wanted, *stored]:
-            label = jax.tree_util.keystr(path)
-            shape = list(stored[path].shape[1:]) if path in stored else None
-            expected = list(wanted[path].shape) if path in wanted else None
-            if shape != expected:
-                raise RunError(
-                    f"{where}: {label} has shape {shape} where the run's policy has {expected}; "
-                    "give checkpoints of one policy"
-                )
-            finite = np.isfinite(np.asarray(stored[path], np.float32)).reshape(len(self.kept), -1).all(axis=1)
+        for label in expected | shapes:
+            if (shape := shapes.get(label)) != (other := expected.get(label)):
+                words = f"{label} has shape {shape} where the run's policy has {other}"
+                raise RunError(f"{where}: {words}; give checkpoints of one policy")
+            finite = np.isfinite(np.asarray(stored[label], np.float32)).reshape(len(self.kept), -1).all(axis=1)
             if not finite.all():
                 member = int(self.kept[np.argmin(finite)])
                 raise RunError(f"{where}: {label} of member {member} is not finite; choose an earlier checkpoint")
@@ -388,12 +384,17 @@ class Run:
         return in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
 
     def _check_members(self, path: Path, tree: Any) -> None:
-        for key, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        for label, leaf in _leaves(tree).items():
             if not np.ndim(leaf) or np.shape(leaf)[0] not in (1, self.members):
                 raise RunError(
-                    f"{path}: {jax.tree_util.keystr(key)} has shape {list(np.shape(leaf))}; its leading axis must be "
-                    f"the run's {self.members} members (or 1, shared by all)"
+                    f"{path}: {label} has shape {list(np.shape(leaf))}; its leading axis must be the run's "
+                    f"{self.members} members (or 1, shared by all)"
                 )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their key paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def create(directory: str | Path, config: Mapping[str, Any], *, members: int) -> Run:
