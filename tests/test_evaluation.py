@@ -137,6 +137,6 @@ def test_a_notebook_shows_each_point_of_a_grid_and_no_interval_of_a_single_polic
         ("random", "−3.00"),
         ("Bob", "0.500"),
         ("before RL", "1.00"),
-        ("after RL, rl.learning_rate=0.0001", "2.00 [1.50, 2.50]"),
+        ("after RL, rl.learning_rate=0.0001", "2.0 [1.5, 2.5]"),
         ("after RL, rl.learning_rate=0.5", "–"),
     ]
