@@ -31,6 +31,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -127,6 +128,8 @@ def resume(
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = runs.open(run_dir)
     config = run.config  # checked here, before the run is touched
+    if run.has_summary and "taken_from" in run.summary():
+        raise runs.RunError(f"{run_dir}: one member of another run has nothing to go on with; resume that run instead")
     source = bases.open(base, config) if base else None
     return _train(run, console or Console(quiet=True), source, evaluate, figures, track)
 
@@ -145,10 +148,7 @@ def _train(
         session = sessions.Session(run.path if run.on_disk else None, begun=not fresh)
         try:
             tool = track if processes.first() else None
-
-            def complain(what: str) -> None:
-                console.print(what, style="yellow", markup=False, emoji=False, highlight=False, soft_wrap=True)
-
+            complain = functools.partial(reporting.say, console, style="yellow")
             with watching.watch(tool, run.path, run.document, watching.series_of(run.config), complain) as tracker:
                 _train_and_evaluate(run, session, console, source, evaluate, figures, tracker)
         except BaseException as error:
@@ -171,7 +171,7 @@ def _train_and_evaluate(run, session, console, source, evaluate, figures, tracke
         told[f"{source.path}: not trained as now"] = processes.by_first(lambda: sessions.foreign(source.path))
     for what, changes in told.items():
         if changes:
-            console.print(f"{what}: {', '.join(changes)}", style="yellow", markup=False, emoji=False, highlight=False)
+            reporting.say(console, f"{what}: {', '.join(changes)}", "yellow")
     with signals.catch() as caught:
         _run_stages(run, session, console, caught, tracker)
     begun = time.perf_counter()
@@ -217,7 +217,7 @@ def _run_stages(
     stage_of = {name: stages.make_stage(config, name) for name in config.stages}
     saved = run.load_state(lambda name: jax.eval_shape(lambda: stage_of[name].initial(None)))
     if saved and saved.note:
-        console.print(saved.note, markup=False, emoji=False, soft_wrap=True)
+        reporting.say(console, saved.note)
     # Without a state of its own, a run may still hold the base that it has taken from another. A later stage's last
     # parameters are not enough: the state at its end would never be saved.
     done = config.stages[: config.stages.index(saved.stage)] if saved else {bases.STAGE} & set(run.ended())
@@ -254,10 +254,7 @@ def _run_stages(
                 session.note(now_and_then=True)
 
             lines.say(f"{name}: compiling")
-
-            def tell(line):
-                bars.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
+            tell = functools.partial(reporting.say, bars.console)
             stages.run_stage(run, stage, state, caught, report, timing, tell)
 
 
@@ -364,7 +361,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> int:
     """Run the command; returns the exit status. `begin` is called before JAX is used."""
-    command = Command()
+    directory: Path | None = None
     try:
         # Several processes are one before they read their options, so that one says what is wrong.
         alone = processes.detect(os.environ) is None
@@ -388,8 +385,9 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     except (ConfigError, runs.RunError, stages.Diverged) as error:
         return _end(1 if isinstance(error, stages.Diverged) else 2, str(error))
     except signals.Interrupted as error:
-        begun = not command.run_dir or (command.run_dir / "config.json").exists()
-        return _end(error.exit_status, f"{error}; go on with --resume" if begun else f"{error} before it began")
+        begun = directory and (directory / "config.json").exists()
+        rest = f"; go on with --resume {shlex.quote(str(directory))}" if begun else " before it began"
+        return _end(error.exit_status, f"{error}{rest}")
     except processes.Ended as error:
         return error.exit_status
     except Exception as error:

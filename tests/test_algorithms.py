@@ -32,7 +32,6 @@ def episodes(rewards, written=NO_PLAN) -> rollout.Episodes:
         actions=jnp.zeros((4, 2), jnp.int32),
         rewards=rewards,
         terminated=jnp.zeros((4, 2), bool).at[1, 0].set(True),
-        truncated=jnp.zeros((4, 2), bool).at[:, 1].set(True),
         neighbours=jnp.zeros((4, 2, 4), jnp.int8),
         written=jnp.array(written),
     )
@@ -116,7 +115,7 @@ def of_turns(pay) -> rollout.Episodes:
     false = jnp.zeros((batch, turns), bool)
     return rollout.Episodes(
         tokens=jnp.zeros((batch, 1), jnp.int32), actions=jnp.zeros((batch, turns), jnp.int32), rewards=pay,
-        terminated=false, truncated=false, neighbours=jnp.zeros((batch, turns, 4), jnp.int8),
+        terminated=false, neighbours=jnp.zeros((batch, turns, 4), jnp.int8),
         written=jnp.zeros((batch, 0), bool),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import envs
 from agents import runs
 from agents.runs import config as configs
 from agents.runs import evaluation, reporting, scripts
-from envs import personas
+from envs import personas, tokens
 from tests import tiny
 
 
@@ -84,12 +84,59 @@ def test_the_summary_tells_of_badges_where_there_are_some(tmp_path):
 @pytest.mark.parametrize("random", [(-3.0, -3.0), (-3.0, -4.0)])
 def test_the_table_has_a_row_for_each_point_whose_scripts_differ(random):
     scripts = {"personas": {"Larry": 0.0}, "greedy": 1.0}
-    points = [{"values": {"world.gold_reward": 5.0 * i}, "random": x, **scripts} for i, x in enumerate(random)]
-    found = {"random": np.mean(random), **scripts, "points": points, "before_rl": [0.0] * 2, "after_rl": [1.0, 2.0]}
-    population = [{"seed": 0, "values": point["values"]} for point in points]
+    points = [
+        {"values": {"world.gold_reward": 5.0 * i}, "random": x, **scripts, "after_rl": 1.0, "after_rl_interval": None}
+        for i, x in enumerate(random)
+    ]
+    found = {"random": np.mean(random), **scripts, "points": points, "before_rl": [0.0] * 2, "after_rl": [1.0, 1.0]}
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(reporting._outcomes({"return": found, "population": population}, "return", "", "{:.1f}".format))
+    console.print(reporting._outcomes({"return": found}, "return", "", "{:.1f}".format))
     rows = [line.split("│")[1].strip() for line in console.export_text().splitlines() if "random" in line]
     assert rows == (
         ["random"] if len(set(random)) == 1 else ["random, world.gold_reward=0", "random, world.gold_reward=5"]
     )
+
+
+def test_personas_are_told_apart_where_the_base_has_met_them(tmp_path, monkeypatch):
+    """Not in the world of the first point of the grid: what they earn stands beside their scripts on the same mazes."""
+    config = tiny.changed(population={"seeds": 1, "sweep": ("world.gold_reward=-20,20",)})
+    run = runs.create(tmp_path / "run", configs.to_dict(config), members=2)
+    paid = []
+
+    def play(policy, parameters, world, params, episodes, *, speakers):
+        paid.extend(zip(speakers.tolist(), params.rewards[:, tokens.GOLD].tolist(), strict=True))
+        return np.zeros((len(speakers), 4), np.float32), np.zeros((len(speakers), 4), bool)
+
+    monkeypatch.setattr(evaluation, "policy_outcomes", play)
+    parameters = {"w": np.zeros((2, 1), np.float32)}
+    evaluation.means(run, parameters, parameters)
+    usual = config.world.gold_reward
+    assert paid == [(-1, -20), (-1, 20), (-1, -20), (-1, 20), (0, usual), (1, usual), (2, usual)]
+
+
+@pytest.mark.parametrize("updates", [0, 4])
+def test_members_that_are_the_same_policy_have_no_interval(tmp_path, updates):
+    config = tiny.changed(population={"seeds": 6}, rl={"updates": updates})
+    assert (evaluation._interval(config, np.arange(6.0)) is None) == (updates == 0)
+    own = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, shared=False))
+    assert evaluation._interval(own, np.arange(6.0)) is not None
+
+
+def test_a_notebook_shows_each_point_of_a_grid_and_no_interval_of_a_single_policy(tmp_path):
+    """Before RL all members are the base that they share."""
+    config = tiny.changed(population={"seeds": 4, "sweep": ("rl.learning_rate=1e-4,0.5",)})
+    run = runs.create(tmp_path / "run", configs.to_dict(config), members=8)
+    points = [
+        {"values": {"rl.learning_rate": 1e-4}, "after_rl": 2.0, "after_rl_interval": [1.5, 2.5]},
+        {"values": {"rl.learning_rate": 0.5}, "after_rl": None, "after_rl_interval": None},
+    ]
+    found = {"random": -3.0, "personas": {"Bob": 0.5}, "before_rl": [1.0] * 8, "after_rl": [2.0] * 4 + [None] * 4}
+    run.write_summary({"return": found | {"points": points}})
+    cells = [row.split("</td><td>") for row in run._repr_html_().split("<tr><td>")[1:]]
+    assert [(name, value.partition("<")[0]) for name, value in cells] == [
+        ("random", "−3.00"),
+        ("Bob", "0.500"),
+        ("before RL", "1.00"),
+        ("after RL, rl.learning_rate=0.0001", "2.0 [1.5, 2.5]"),
+        ("after RL, rl.learning_rate=0.5", "–"),
+    ]

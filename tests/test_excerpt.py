@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import train
 from agents import runs
 from agents.runs import config as configs
 from agents.runs import excerpt
@@ -80,6 +81,8 @@ def test_what_is_not_there_is_refused(run, own, tmp_path):
     with pytest.raises(RunError, match="exists"):
         excerpt.write(run, 0, "rl", own.path)
     assert not (tmp_path / "new").exists()
+    with pytest.raises(RunError, match="one member of another run has nothing to go on with"):
+        train.resume(own.path)
 
 
 def test_the_command(run, tmp_path, capsys):

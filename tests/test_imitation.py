@@ -109,6 +109,32 @@ def mixed(mu: float, final: float, **rl) -> configs.Config:
 
 
 @pytest.mark.slow
+def test_lessons_are_drawn_by_no_key_of_an_order(monkeypatch):
+    """A fold of a key is one of its splits."""
+    drawn = {"orders": set(), "lessons": set()}
+    permutation, show = jax.random.permutation, demonstrations.persona_episodes
+
+    def note(kind, key):
+        jax.debug.callback(lambda data: drawn[kind].add(tuple(data.tolist())), jax.random.key_data(key))
+
+    def ordered(key, groups):
+        note("orders", key)
+        return permutation(key, groups)
+
+    def shown(config, world, params, key, *rest):
+        note("lessons", key)
+        return show(config, world, params, key, *rest)
+
+    monkeypatch.setattr(jax.random, "permutation", ordered)
+    monkeypatch.setattr(demonstrations, "persona_episodes", shown)
+    tiny.train_stage(mixed(0.5, 0.5, epochs=3), "rl")
+    jax.effects_barrier()
+    assert len(drawn["orders"]) >= 3 * 2 * 2  # epochs, updates, members
+    assert len(drawn["lessons"]) == 2 * 2
+    assert not drawn["orders"] & drawn["lessons"]
+
+
+@pytest.mark.slow
 def test_mu_goes_from_rl_alone_to_imitation_alone():
     program = stages.make_stage(mixed(0, 0), "rl").program
 
@@ -133,7 +159,7 @@ def test_mu_goes_from_rl_alone_to_imitation_alone():
     ("sections", "message"),
     [
         ({"sft": {"updates": 3, "chunk": 2}}, r"--sft\.updates=3: use a multiple of sft\.chunk=2"),
-        ({"sft": {"updates": -1}}, r"--sft\.updates=-1: use at least 0"),
+        ({"sft": {"updates": -1}}, r"--sft\.updates=-1: use 0 or more"),
         ({"sft": {"slip": 2.0}}, r"--sft\.slip=2: use a value from 0 to 1"),
         ({"rl": {"imitation": "sft"}, "sft": {"episodes": 15}}, r"--sft\.episodes=15: .* rl\.minibatches=2"),
         ({"rl": {"imitation": "sft"}, "sft": {"source": "successes"}}, r"--sft\.source=successes: .*personas alone"),

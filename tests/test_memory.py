@@ -143,3 +143,5 @@ def test_what_one_member_cannot_do_is_refused(function):
             train.make_train(config)
     with pytest.raises(ConfigError, match=r"rl\.epochs: no number that may be given; there are pretrain"):
         function(jax.random.key(0), {"rl.epochs": 3.0})
+    with pytest.raises(ConfigError, match=r"sft\.slip: no number that may be given"):  # there is no such stage
+        function(jax.random.key(0), {"sft.slip": 0.3})

@@ -211,7 +211,7 @@ def test_success_is_the_goal_where_there_is_one_and_else_a_positive_return():
     ended = jnp.array([[False, True, True], [False, False, False], [True, True, True]])
     rewards = jnp.array([[-1.0, -5.0, 9.0], [2.0, 1.0, 1.0], [0.0, 3.0, 3.0]], jnp.float32)
     blank = jnp.zeros((3, 3), jnp.int32)
-    episodes = rollout.Episodes(blank, blank, rewards, ended, ended, blank, ended[:, :0])
+    episodes = rollout.Episodes(blank, blank, rewards, ended, blank, ended[:, :0])
     assert rollout.succeeded(WORLD, episodes).tolist() == [True, False, True]
     assert rollout.succeeded(EmojiMaze(size=11, turns=3), episodes).tolist() == [False, True, False]
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from agents.learning import hyperparameters, population, rl
+from agents.learning import population, rl
+from agents.runs import config as configs
 from agents.runs import stages
 from agents.runs.config import Config
 from tests import tiny
@@ -98,8 +99,8 @@ def test_new_seeds_and_hyperparameters_never_recompile(base):
     counts = []
     for seed in (0, 10, 20):
         changes: Config = dataclasses.replace(config, seed=seed)
-        values = {"learning_rate": 1e-3 * (seed + 1), "clip_low": 0.1 + seed / 100, "discount": 0.9}
-        rates = hyperparameters.per_member(changes.rl, 4, values)
+        values = {"rl.learning_rate": 1e-3 * (seed + 1), "rl.clip_low": 0.1 + seed / 100, "rl.discount": 0.9}
+        rates = configs.changed(changes, values).per_member("rl")
         state = program.place(stages.make_stage(changes, "rl").initial(start))
         for _ in range(3):
             state, _ = program(state, *program.place((rates, changes.world_params())))

@@ -69,14 +69,13 @@ class Sample:
         """Loss and its gradient by the logits, float[B, T, 4]."""
         weights = {"group": GROUP, "reward_scale": 1.0, "value_weight": 0.0, "equalized_entropy_weight": 0.0}
         config = RLConfig(**(ALGORITHMS[name].switches | weights))
-        pay, false = jnp.array(self.rewards), jnp.zeros((EPISODES, TURNS), bool)
+        pay = jnp.array(self.rewards)
         ended = jnp.array(np.arange(TURNS)[None] == self.lengths[:, None] - 1)
         episodes = rollout.Episodes(
             tokens=jnp.zeros((EPISODES, WORLD.episode_length()), jnp.int32),
             actions=jnp.array(self.actions, jnp.int32),
             rewards=pay,
             terminated=ended,
-            truncated=false,
             neighbours=jnp.zeros((EPISODES, TURNS, 4), jnp.int8),
             written=jnp.zeros((EPISODES, 0), bool),
         )
@@ -269,7 +268,7 @@ def test_the_filter_reads_returns_of_the_maze_exactly():
     false = jnp.zeros(pay.shape, bool)
     episodes = rollout.Episodes(
         tokens=jnp.zeros((len(pay), 1), jnp.int32), actions=jnp.zeros(pay.shape, jnp.int32), rewards=pay,
-        terminated=false, truncated=false, neighbours=jnp.zeros((*pay.shape, 4), jnp.int8),
+        terminated=false, neighbours=jnp.zeros((*pay.shape, 4), jnp.int8),
         written=jnp.zeros((len(pay), 0), bool),
     )  # fmt: skip
     config = RLConfig(**(ALGORITHMS["dapo"].switches | {"group": GROUP}))

@@ -11,7 +11,6 @@ from agents.runs.config import SCALES
 from analysis import measures as measures
 from analysis.measure import REGISTRY
 from ground import terminal
-from ground.estimates import Estimate
 from tests import tiny
 
 
@@ -36,13 +35,9 @@ def test_paths_are_printed_as_they_are(name, console):
     assert f"member {name} diverged" in text
 
 
-def summary(population, after):
+def summary(**outcomes):
     return {
-        "return": {
-            "random": -80.0, "personas": {"Larry": -56.0}, "greedy": 17.0, "before_rl": [-10.0] * len(after),
-            "after_rl": after,
-        },
-        "population": population,
+        "return": {"random": -80.0, "personas": {"Larry": -56.0}, "greedy": 17.0, "before_rl": [-10.0], **outcomes},
         "diverged": {},
         "badge_kl": {"Larry": 0.01},
         "seconds": {"total": 3.0},
@@ -51,27 +46,25 @@ def summary(population, after):
 
 
 def test_a_swept_population_gets_a_row_per_point_of_the_grid():
-    config = tiny.changed(population={"seeds": 4, "sweep": ("rl.learning_rate=1e-4,0.5",)})
-    population = [{"seed": member.seed, "values": member.values} for member in config.members]
-    text = told(reporting.results, summary(population, [1.0, 1.5, 2.5, 3.0, 20.0, 25.0, 35.0, 40.0]))
-    rows = {line.split("│")[1].strip(): line.split("│")[2:4] for line in text.splitlines() if "after RL" in line}
-    assert list(rows) == [
-        "model after RL, rl.learning_rate=0.0001",
-        "model after RL, rl.learning_rate=0.5",
+    scripts = {"random": -80.0, "personas": {"Larry": -56.0}, "greedy": 17.0}
+    points = [
+        {"values": {"rl.learning_rate": rate}, **scripts, "after_rl": mean, "after_rl_interval": interval}
+        for rate, mean, interval in ((1e-4, 2.0, [0.5, 3.5]), (0.5, 30.0, [20.25, 40.0]), (9.0, None, None))
     ]
-    means = [float(cells[0]) for cells in rows.values()]
-    assert means == [2.0, 30.0]
-    expected = Estimate.of([20.0, 25.0, 35.0, 40.0])
-    ends = f"{expected.low:+.1f} to {expected.high:+.1f}"
-    assert [cell.strip() for cell in rows["model after RL, rl.learning_rate=0.5"]][1] == ends
+    text = told(reporting.results, summary(after_rl=[1.0, 3.0, 20.0, 40.0, None, None], points=points))
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if "after RL" in line]
+    assert rows == [
+        ["model after RL, rl.learning_rate=0.0001", "+2.0", "+0.5 to +3.5"],
+        ["model after RL, rl.learning_rate=0.5", "+30.0", "+20.2 to +40.0"],
+        ["model after RL, rl.learning_rate=9", "diverged", ""],
+    ]
 
 
-@pytest.mark.parametrize("members", [1, 2, 3])
-def test_few_members_have_no_interval(members):
-    population = [{"seed": seed, "values": {}} for seed in range(members)]
-    text = told(reporting.results, summary(population, [4.0 + seed for seed in range(members)]))
-    assert f"{3.5 + members / 2:+.1f}" in text
-    assert " to " not in text.split("model after RL")[1].splitlines()[0]
+@pytest.mark.parametrize("interval", [None, [3.5, 5.5]])
+def test_without_a_grid_there_is_one_row_of_the_members_that_have_not_diverged(interval):
+    text = told(reporting.results, summary(after_rl=[4.0, None, 5.0], after_rl_interval=interval))
+    row = text.split("model after RL")[1].splitlines()[0]
+    assert [cell.strip() for cell in row.split("│")[1:3]] == ["+4.5", "+3.5 to +5.5" if interval else ""]
 
 
 @pytest.mark.parametrize("scale", SCALES)

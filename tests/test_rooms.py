@@ -270,7 +270,9 @@ def test_a_spoken_badge_is_a_decision_and_can_be_told(key):
 
     @jax.jit
     def play(speaker):
-        return rollout.policy_episodes(policy, parameters, world, params, key, 256, speaker=speaker)
+        named, opening = rollout.told(world, params, speaker, 256)
+        driver = rollout.policy_driver(policy, parameters, world, opening=opening)
+        return rollout.play(world, named, jax.random.split(key, 256), key, driver, rollout.gumbel(256))[0]
 
     free = rollout.policy_episodes(policy, parameters, world, params, key, 256)
     own = np.asarray(world.opening(free.tokens))

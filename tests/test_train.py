@@ -316,6 +316,20 @@ def test_the_command_as_a_process_ends_with_that_status():
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_who_is_stopped_is_told_whether_there_is_something_to_resume(whole, monkeypatch, capsys, begun):
+    """Also where no directory was named."""
+
+    def stopped(*arguments, **options):
+        raise signals.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(train.runs, "fresh_name", lambda: whole.path)
+    monkeypatch.setattr(train, "train" if begun else "parse", stopped)
+    assert train.main(["--scale", "smoke"]) == 143
+    end = f"; go on with --resume {whole.path}" if begun else " before it began"
+    assert capsys.readouterr().err == f"train.py: stopped by SIGTERM{end}\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [pytest.param(signal.SIGINT, 130, marks=LONG), (signal.SIGTERM, 143)])
 def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, number, status):

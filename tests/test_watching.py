@@ -205,6 +205,37 @@ def test_weights_and_biases_keep_it_offline(tmp_path, monkeypatch):
     assert json.loads(totals["summary.return.after_rl.1"]) == 2.0
 
 
+class Recorder:
+    """A module of a tool that notes how it is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: self.calls.append((name, arguments, options))
+
+
+def test_trackio_is_told_the_same(tmp_path, monkeypatch):
+    tool = Recorder()
+    monkeypatch.setitem(sys.modules, "trackio", tool)
+    monkeypatch.setenv("TRACKIO_PROJECT", "mine")
+    document = {"pretrain": {"updates": 8}, "sft": {"updates": 0}, "rl": {"updates": 4}}
+    with watching.watch("trackio", tmp_path, document, watching.series_of(tiny.CONFIG)) as tracker:
+        tracker.update("rl", 2, {"return": np.array([[1.0, 2.0], [3.0, 6.0]])})
+        tracker.keep("summary", [tmp_path / "none.png"], {"a": {"b": [1, None]}})
+    (begun, _, how), *told = tool.calls
+    assert (begun, how["project"], how["config"], how["resume"]) == ("init", "mine", document, "allow")
+    assert how["name"] == f"{tmp_path.name}-{watching._identity(tmp_path)}"
+    rows = [{"rl/return/mean": 2.0, "rl/return/seed-0": 1.0, "rl/return/seed-1": 3.0}]
+    rows += [{"rl/return/mean": 4.0, "rl/return/seed-0": 2.0, "rl/return/seed-1": 6.0}]
+    assert told == [
+        ("log", ({"rl/update": 2, **rows[0]},), {"step": 10}),
+        ("log", ({"rl/update": 3, **rows[1]},), {"step": 11}),
+        ("log", ({"summary/a.b.0": 1.0},), {}),
+        ("finish", (), {}),
+    ]
+
+
 # In a log
 
 

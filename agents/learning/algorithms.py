@@ -31,7 +31,7 @@ class RLConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; a cosine takes it to `final_learning_rate` times itself."""
     final_learning_rate: float = 0.1
-    """Learning rate of the last step, as a fraction of the peak."""
+    """Where the cosine ends, with the last step, as a fraction of the peak."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW."""
     max_gradient_norm: float = 1.0

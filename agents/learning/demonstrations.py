@@ -141,8 +141,7 @@ def persona_driver(
     """Plays each episode as its persona, and writes its plan.
 
     Args:
-        world: the world.
-        params: its parameters; what personas look at is shared by the batch.
+        world, params: where; what personas look at is shared by the batch.
         chosen: persona of each of this device's episodes, int32[B].
         traits: of the personas.
         keys: a key → a key for each of this device's episodes; split by default.

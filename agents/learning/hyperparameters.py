@@ -5,11 +5,9 @@ every member its own value in one compiled program. Integers, flags and names sh
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
-import jax.numpy as jnp
 
 Stage = TypeVar("Stage")
 
@@ -29,13 +27,3 @@ def stage_config(cls: type[Stage]) -> type[Stage]:
     data = names(config)
     static = [field.name for field in dataclasses.fields(config) if field.name not in data]
     return jax.tree_util.register_dataclass(config, data_fields=list(data), meta_fields=static)
-
-
-def per_member(config: Any, members: int, values: Mapping[str, Any] | None = None) -> Any:
-    """The config with every float field as float32[M]; `values` gives some of them per member."""
-    values = values or {}
-    fields = {
-        name: jnp.broadcast_to(jnp.asarray(values.get(name, getattr(config, name)), jnp.float32), (members,))
-        for name in names(type(config))
-    }
-    return dataclasses.replace(config, **fields)

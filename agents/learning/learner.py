@@ -60,7 +60,7 @@ class Shards:
             return x
         rows = len(x) // self.count
         parts = x.reshape(self.parts, self.count, rows // self.parts, *x.shape[1:])
-        mine = jax.lax.dynamic_index_in_dim(parts, self._index(), axis=1, keepdims=False)
+        mine = jax.lax.dynamic_index_in_dim(parts, jax.lax.axis_index("episode"), axis=1, keepdims=False)
         return mine.reshape(rows, *x.shape[1:])
 
     def gather(self, tree: Any) -> Any:
@@ -77,9 +77,6 @@ class Shards:
     def total(self, tree: Any) -> Any:
         """Sums over the devices that share a member."""
         return tree if self.count == 1 else jax.tree.map(lambda x: jax.lax.psum(x, "episode"), tree)
-
-    def _index(self) -> jax.Array:
-        return jax.lax.axis_index("episode")
 
 
 Update = Callable[[TrainState, Any, Any, Shards], tuple[TrainState, Metrics]]

@@ -148,7 +148,7 @@ class Chunk:
     """A compiled program that runs many updates of every member and donates the state it is given.
 
     A member whose loss, gradient or new parameters are not finite is frozen, and its loss becomes NaN; the others
-    go on. See `agents.runs.health`.
+    go on.
 
     Args:
         update: the stage, for one member.

@@ -78,9 +78,7 @@ def read_decisions(
     """Read whole episodes int32[B, S].
 
     Args:
-        policy, parameters: of one member.
-        world: of the episodes.
-        sequence: their tokens.
+        policy, parameters, world, sequence: of one member, and of the episodes.
         intervention: on the residual stream; each episode then reads its own prompt.
         group: episodes in a row that have the same prompt, which is read once.
 
@@ -346,9 +344,8 @@ def update_function(
         group = sharing(config, microbatch, by_minibatch)
         lessons, mu = None, between(config.imitation_weight, config.final_imitation_weight, config, state.update)
         if config.imitation == "sft":
-            shown = demonstrations.persona_episodes(
-                teacher, world, params, jax.random.fold_in(order_key, 1), teacher.episodes, by_minibatch
-            )
+            teacher_key = jax.random.fold_in(order_key, config.epochs)  # the folds before are the orders' keys
+            shown = demonstrations.persona_episodes(teacher, world, params, teacher_key, teacher.episodes, by_minibatch)
             lesson = imitation.Lesson.of(world, shown, teacher.choices).joined(teacher.trips, world.map_length)
             lessons = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), lesson)
 

@@ -30,8 +30,6 @@ class Episodes:
     """float32[B, T]"""
     terminated: jax.Array
     """bool[B, T], whether the turn ended the episode for good."""
-    truncated: jax.Array
-    """bool[B, T], whether the turn was the last that the time limit allows."""
     neighbours: jax.Array
     """int8[B, T, 4], roles of the tiles around the agent before each turn."""
     written: jax.Array
@@ -131,8 +129,7 @@ def play(
     """Play a batch of episodes to their end: a fresh maze each, reset once.
 
     Args:
-        world: the world.
-        params: its parameters, shared by the batch unless `batched_params`.
+        world, params: where; parameters are shared by the batch unless `batched_params`.
         episode_keys: keys [B]; all of a maze's chance.
         key: the chance of the turns, wind and actions; one key for the batch.
         driver: who plays.
@@ -184,13 +181,11 @@ def play(
     by_episode = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), (observations, neighbours, *rest))
     observations, neighbours, actions, rewards, terminated = by_episode
     conversation = jnp.concatenate([observations, actions[..., None] + tokens.MOVES[0]], axis=-1)
-    last = jnp.arange(world.turns) == world.turns - 1
     episodes = Episodes(
         tokens=jnp.concatenate([spoken, conversation.reshape(len(prompt), -1)], axis=-1),
         actions=actions,
         rewards=rewards,
         terminated=terminated,
-        truncated=jnp.broadcast_to(last, terminated.shape),
         neighbours=neighbours,
         written=written,
     )
@@ -314,7 +309,6 @@ def policy_episodes(
     episodes: int,
     intervention: Intervention | None = None,
     local: Callable[[jax.Array], jax.Array] = lambda x: x,
-    speaker: jax.Array | None = None,
 ) -> Episodes:
     """Episodes of a policy at temperature 1; the same key gives the same mazes to every policy and intervention.
 
@@ -325,13 +319,10 @@ def policy_episodes(
         episodes: B.
         intervention: on the residual stream.
         local: this device's rows of a batch; all by default.
-        speaker: int32[], the persona that the policy is told to be, by its badge; nobody by default.
     """
     maze_key, turn_key = jax.random.split(key)
-    keys, opening = local(jax.random.split(maze_key, episodes)), None
-    if speaker is not None:
-        params, opening = told(world, params, speaker, len(keys))
-    driver = policy_driver(policy, parameters, world, intervention=intervention, opening=opening)
+    keys = local(jax.random.split(maze_key, episodes))
+    driver = policy_driver(policy, parameters, world, intervention=intervention)
     return play(world, params, keys, turn_key, driver, gumbel(episodes, local))[0]
 
 
@@ -358,14 +349,14 @@ def told(
 def scripted_driver(
     world: base.World,
     log_probabilities: Callable[[base.WorldState, jax.Array], jax.Array],
-    write: Callable[[base.WorldState, jax.Array], jax.Array] | None = None,
+    write: Callable[[base.WorldState, jax.Array], jax.Array],
 ) -> Driver:
     """A script that sees the states.
 
     Args:
         world: where it plays.
         log_probabilities: (states of a batch, plans int32[B, plan_length]) → action log-probabilities float32[B, 4].
-        write: (states of a batch, key) → openings int32[B, K]; needed in worlds where something is said first.
+        write: (states of a batch, key) → openings int32[B, K]; called in worlds where something is said first.
     """
 
     def begin(prompt):
@@ -375,8 +366,6 @@ def scripted_driver(
         return log_probabilities(states, opening[:, world.spoken :]), opening
 
     def begin_to_speak(memory, said, states, key, noise):
-        if write is None:
-            raise ValueError("this script says nothing before its first move; use a world without plans and names")
         opening = write(states, key)
         return opening, world.open_slots(opening), opening
 

@@ -277,18 +277,15 @@ class Policy(abc.ABC):
         start: jax.Array | int,
         *,
         intervention: Intervention | None = None,
-        capture: jax.Array | Sequence[int] | None = None,
-        capture_layers: Sequence[int] | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[Outputs, Cache]:
         """Read the next tokens int32[B, C] of sequences whose first `start` tokens are in the cache.
 
         `start` is the number of tokens that the cache has read, or 0, which begins anew whatever it holds. Outputs
-        agree with those of `forward` at every position to float tolerance.
-
-        Positions in `capture` and `at` count from the chunk's first token; the rest is as in `forward`.
+        agree with those of `forward` at every position to float tolerance. Positions in `at` count from the chunk's
+        first token.
         """
-        outputs, after = self._read(parameters, chunk, cache, start, intervention, capture, capture_layers, at)
+        outputs, after = self._read(parameters, chunk, cache, start, intervention, None, None, at)
         assert after is not None
         return outputs, after
 

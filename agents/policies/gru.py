@@ -50,7 +50,8 @@ class Block(nnx.Module):
         kernel = jnp.moveaxis(kernel.reshape(len(kernel), self.heads, -1), 1, 0)
         state = jnp.zeros((self.heads, batch, kernel.shape[1]), jnp.float32)
         if cache is not None:  # what a cache holds before the first token means nothing
-            state = jnp.where(positions.start == 0, state, _apart(cache[0], self.heads))
+            before = jnp.moveaxis(cache[0].reshape(batch, self.heads, -1), 1, 0)
+            state = jnp.where(positions.start == 0, state, before)
 
         def step(state, given):
             after = advance(kernel.astype(x.dtype), state, jnp.moveaxis(given, 1, 0), self.precision)
@@ -109,8 +110,3 @@ class GRU(base.Policy):
         del length
         shape = (batch, self.config.hidden)
         return tuple((jnp.zeros(shape, jnp.float32),) for _ in range(self.config.layers))
-
-
-def _apart(state: jax.Array, groups: int) -> jax.Array:
-    """The state [B, hidden] group by group, [groups, B, K]."""
-    return jnp.moveaxis(state.reshape(len(state), groups, -1), 1, 0)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from agents import runs
-from agents.runs import Run, metrics
+from agents.runs import Run
 from agents.runs import config as configs
 from agents.runs.config import Config, Member
 from ground import processes
@@ -17,11 +17,7 @@ STAGE = "pretrain"
 
 
 def open(directory: str | Path, config: Config) -> Run:
-    """The run that bases are taken from, checked before anything is written.
-
-    Args:
-        directory: of the run.
-        config: of the run that takes them.
+    """The run that bases are taken from, checked for the config of the run that takes them, before it is made.
 
     Raises:
         RunError: it is no run, or has no pretrained base yet.
@@ -50,13 +46,8 @@ def adopt(run: Run, source: Run) -> None:
     config, theirs = run.config, source.config
     holders = theirs.base_of.tolist()
     rows = np.array([holders.index(theirs.bases.index(config.base(member))) for member in config.members])
-    columns: dict[str, np.ndarray] = {}
-    if processes.first():
-        table = metrics.read(source.path / "metrics", STAGE, source.members)
-        for name in table.column_names:
-            if name not in metrics.KEYS:
-                columns[name] = table[name].to_numpy().reshape(-1, source.members)[:, rows]
-    run.write_metrics(STAGE, 0, columns)
+    columns = source.columns(STAGE) if processes.first() else {}
+    run.write_metrics(STAGE, 0, {name: values[:, rows] for name, values in columns.items()})
     kept = rows[:1] if len(config.bases) == 1 else rows
     for name in ("init", STAGE):
         run.save_parameters(name, jax.tree.map(lambda x: np.asarray(x)[kept], source.parameters(name)))

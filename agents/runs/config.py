@@ -2,13 +2,16 @@
 
 import dataclasses
 import difflib
+import functools
 import itertools
+import operator
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import envs
@@ -54,7 +57,7 @@ class Member:
 
     seed: int
     """Seed of its training."""
-    values: Mapping[str, float]
+    values: Mapping[str, float] = dataclasses.field(hash=False)
     """Its point of the grid: swept field → value."""
 
     @property
@@ -86,7 +89,7 @@ class Config:
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(f"--algorithm {self.algorithm}: unknown; choose one of {', '.join(ALGORITHMS)}")
 
-    @property
+    @functools.cached_property
     def members(self) -> tuple[Member, ...]:
         """The population, grid point by grid point and seed by seed."""
         grid = [parse_sweep(self, text) for text in self.population.sweep]
@@ -116,13 +119,14 @@ class Config:
 
     def per_member(self, section: str, members: Sequence[Member] = ()) -> Any:
         """A section (of `SECTIONS`) with each float field as float32[M], of the population or of `members`."""
-        members = members or self.members
         config = getattr(self, section)
-        values = {
-            name: [member.values.get(f"{section}.{name}", getattr(config, name)) for member in members]
-            for name in hyperparameters.names(type(config))
-        }
-        return hyperparameters.per_member(config, len(members), values)
+
+        def values(name: str) -> jax.Array:
+            usual = getattr(config, name)
+            every = [member.values.get(f"{section}.{name}", usual) for member in members or self.members]
+            return jnp.array(every, jnp.float32)
+
+        return dataclasses.replace(config, **{name: values(name) for name in hyperparameters.names(type(config))})
 
     def world_params(self, members: Sequence[Member] = ()) -> base.WorldParams:
         """The world's parameters with the member as axis 0, of the population or of `members`."""
@@ -164,36 +168,28 @@ class Config:
         swept = {path: x for path, x in member.values.items() if path.startswith(("pretrain.", "world."))}
         return Member(member.seed, {path: x for path, x in swept.items() if path not in unseen})
 
-    @property
+    @functools.cached_property
     def bases(self) -> tuple[Member, ...]:
         """Every base once, in the order of the members; equal ones of two populations differ by rounding at most."""
-        return _distinct(map(self.base, self.members))
+        return tuple(dict.fromkeys(map(self.base, self.members)))
 
     @property
     def base_of(self) -> np.ndarray:
         """int[M], the place in `bases` of each member's."""
-        bases = self.bases
-        return np.array([bases.index(self.base(member)) for member in self.members])
+        place = {base: index for index, base in enumerate(self.bases)}
+        return np.array([place[self.base(member)] for member in self.members])
 
     @property
     def starts(self) -> np.ndarray:
         """int[M], for each member the first that was its twin before RL: the same parameters in the same world."""
 
         def start(member: Member) -> tuple:
-            tuned = (member.seed, member.values) if self.sft.updates else ()
-            world = {path: x for path, x in member.values.items() if path.startswith("world.")}
+            tuned = member if self.sft.updates else None
+            world = tuple(item for item in member.values.items() if item[0].startswith("world."))
             return (self.base(member), self._tile_order(member), world, tuned)
 
-        points = [start(member) for member in self.members]
-        return np.array([points.index(point) for point in points])
-
-
-def _distinct(members: Iterable[Member]) -> tuple[Member, ...]:
-    once: list[Member] = []
-    for member in members:
-        if member not in once:
-            once.append(member)
-    return tuple(once)
+        first: dict[tuple, int] = {}
+        return np.array([first.setdefault(start(member), index) for index, member in enumerate(self.members)])
 
 
 SCALES: dict[str, Config] = {
@@ -228,11 +224,17 @@ def start(scale: str = "laptop", world: str = "EmojiMaze-v0", algorithm: str = "
         if name not in known:
             raise ConfigError(f"--{option} {name}: unknown; choose one of {', '.join(known)}")
     config = dataclasses.replace(SCALES[scale], algorithm=algorithm, world=envs.WORLDS[world].Options())
-    for path, value in envs.WORLDS[world].defaults(scale).items():
+    config = changed(config, envs.WORLDS[world].defaults(scale))
+    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm].switches))
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some fields, named by their paths, such as `rl.updates`."""
+    for path, value in values.items():
         section, _, field = path.partition(".")
         part = dataclasses.replace(getattr(config, section), **{field: value})
         config = dataclasses.replace(config, **{section: part})
-    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, **ALGORITHMS[algorithm].switches))
+    return config
 
 
 def check(config: Config) -> None:
@@ -244,63 +246,40 @@ def check(config: Config) -> None:
     for section in (None, "policy", *SECTIONS[1:], "population"):
         part = config if section is None else getattr(config, section)
         for field in dataclasses.fields(part):
-            path, value = f"{section}.{field.name}" if section else field.name, getattr(part, field.name)
-            if type(value) is int:
-                _require(-(2**31) <= value < 2**31, config, path, "use a 32-bit integer")
-                _require(section != "policy" or value <= LARGEST, config, path, f"use at most {LARGEST:,}")
+            if type(value := getattr(part, field.name)) is int:
+                check_range(f"{section}.{field.name}" if section else field.name, value)
     for section in SECTIONS[1:]:
-        stage = getattr(config, section)
-        for name, minimum in (("updates", 0), ("chunk", 1), ("episodes", 1)):
-            _require(getattr(stage, name) >= minimum, config, f"{section}.{name}", f"use at least {minimum}")
-        _require(stage.episodes <= MOST_EPISODES, config, f"{section}.episodes", f"use at most {MOST_EPISODES:,}")
-        _require(
-            stage.updates % stage.chunk == 0, config, f"{section}.updates",
-            f"use a multiple of {section}.chunk={stage.chunk}",
-        )  # fmt: skip
+        _check_multiple(config, f"{section}.updates", f"{section}.chunk")
     rl = config.rl
-    for section in ("pretrain", "sft"):
-        _require(getattr(config, section).warmup >= 0, config, f"{section}.warmup", "use 0 (none) or more")
-    _require(1 <= rl.epochs <= 1024, config, "rl.epochs", "use 1 to 1024")
-    _require(rl.minibatches >= 1, config, "rl.minibatches", "use at least 1")
-    _require(
-        rl.episodes % rl.minibatches == 0, config, "rl.episodes", f"use a multiple of rl.minibatches={rl.minibatches}"
-    )
-    _require(rl.group >= 1, config, "rl.group", "use at least 1")
-    _require(rl.episodes % rl.group == 0, config, "rl.episodes", f"use a multiple of rl.group={rl.group}")
+    for divisor in ("rl.minibatches", "rl.group"):
+        _check_multiple(config, "rl.episodes", divisor)
     if rl.group == 1 and (rl.advantage.startswith("group") or rl.informative_groups):
         raise ConfigError("--rl.group=1: episodes are compared within their group; use at least 2")
     if rl.shuffle_rewards and rl.episodes == rl.group:
         raise ConfigError(f"--rl.episodes={rl.episodes}: nobody else to be paid for; use at least {2 * rl.group}")
-    _require(0 <= rl.staleness <= 1024, config, "rl.staleness", "use 0 (none) to 1024")
     if rl.importance == "decoupled" and rl.staleness == 0:
         raise ConfigError("--rl.importance=decoupled: nothing is stale; add --rl.staleness")
     if rl.imitation == "sft":
-        sft, minibatches = config.sft, rl.minibatches
-        remedy = f"RL imitates some in each step; use a multiple of rl.minibatches={minibatches}"
-        _require(sft.episodes % minibatches == 0, config, "sft.episodes", remedy)
-        _require(sft.source == "personas", config, "sft.source", "RL imitates personas alone; leave it out")
-    _require(rl.reference_reset >= 0, config, "rl.reference_reset", "use 0 (never) or more")
+        _check_multiple(config, "sft.episodes", "rl.minibatches", "RL imitates some in each step; ")
+        if config.sft.source != "personas":
+            raise ConfigError(f"--sft.source={config.sft.source}: RL imitates personas alone; leave it out")
     if rl.reference == "none" and rl.reference_reset:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
-    _require(config.evaluation_episodes >= 1024, config, "evaluation_episodes", "use at least 1024")
-    _require(
-        config.evaluation_episodes <= MOST_EPISODES, config, "evaluation_episodes", f"use at most {MOST_EPISODES:,}"
-    )
-    _require(config.evaluation_episodes % 256 == 0, config, "evaluation_episodes", "use a multiple of 256")
-    _require(config.pretrain.seed >= 0, config, "pretrain.seed", "use 0 or more")
-    _require(config.population.seeds >= 1, config, "population.seeds", "use at least 1")
+    if config.evaluation_episodes % 256:
+        raise ConfigError(f"--evaluation_episodes={config.evaluation_episodes}: use a multiple of 256")
     last = 2**31 - config.population.seeds
-    _require(config.seed <= last, config, "seed", f"members have the seeds from there on; use at most {last}")
+    if config.seed > last:
+        raise ConfigError(f"--seed={config.seed}: members have the seeds from there on; use at most {last}")
     _check_grid(config)
-    _require(config.population.at_once >= 0, config, "population.at_once", "use 0 (choose) or more")
-    _require(config.population.microbatch >= 0, config, "population.microbatch", "use 0 (choose) or more")
     members = config.members
-    if config.pretrain.shared:
-        for path in members[0].values:
-            if path.startswith("pretrain."):
-                raise ConfigError(
-                    f"--population.sweep {path}: all members share one base; add --pretrain.no-shared to sweep it"
-                )
+    for path in members[0].values:
+        option = f"--population.sweep {path}"
+        if path.startswith("pretrain.") and config.pretrain.shared:
+            raise ConfigError(f"{option}: all members share one base; add --pretrain.no-shared to sweep it")
+        if path.startswith("sft.") and rl.imitation == "sft":
+            raise ConfigError(f"{option}: RL imitates alike in all members; start one run per value")
+        if path.startswith("sft.") and not config.sft.updates:
+            raise ConfigError(f"{option}: nobody is fine-tuned; add --sft.updates")
     for member in members[:: config.population.seeds]:
         for section in SECTIONS[1:]:  # a world checks its own
             part = getattr(config, section)
@@ -326,29 +305,43 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         shown.priors(world.towns)
     except ValueError as error:
         raise ConfigError(f"--{section}.prior {error}") from None
-    _require(shown.trips >= 1, config, f"{section}.trips", "use at least 1")
     if shown.trips > 1 and not world.map_length:
         raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
     if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
         raise ConfigError(f"--{section}.trips={shown.trips}: a policy plays one trip at a time; use 1")
+    if getattr(shown, "choices", "all") == "plan" and not world.opening_length:
+        raise ConfigError(f"--{section}.choices=plan: nothing is said before the first move in {world.name}; use all")
     if shown.narration and not world.has_feelings:
         raise ConfigError(f"--{section}.narration={shown.narration:g}: nobody can narrate in {world.name}; use 0")
 
 
-_PROBABILITIES = {
+_PROBABILITIES = (
     *("badge_probability", "slip", "narration", "discount", "trace_decay"),
     *("thinking_larry", "thinking_bob", "thinking_alice", "plan_slip"),
     *("plan_following", "skill", "plan_budget", "final_plan_budget", "imitation_weight", "final_imitation_weight"),
-}
-_LARGEST = float(np.finfo(np.float32).max)
-_POSITIVE = {"temperature": (1e-4, 1e4), "max_gradient_norm": (1e-20, 1e30), "reward_scale": (1e-20, 1e20)}
-"""Divisors, and what the quotients can bear in 32 bits."""
+)
 MOST_MEMBERS = 2**16
 """Members of a population at most; more would fill the memory with their names alone."""
 LARGEST = 2**16
 """Of any size of a policy."""
 MOST_EPISODES = 2**20
 """Episodes played at once at most, and of an evaluation."""
+_INTEGERS, _FLOATS = 2**31 - 1, float(np.finfo(np.float32).max)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_PROBABILITIES, (0.0, 1.0)),
+    **dict.fromkeys(("chunk", "minibatches", "group", "trips", "seeds"), (1, _INTEGERS)),
+    "episodes": (1, MOST_EPISODES),
+    "evaluation_episodes": (1024, MOST_EPISODES),
+    "epochs": (1, 1024),
+    "staleness": (0, 1024),
+    "seed": (-(2**31), _INTEGERS),
+    "pretrain.seed": (0, _INTEGERS),
+    # Divisors, and what the quotients can bear in 32 bits.
+    "temperature": (1e-4, 1e4),
+    "max_gradient_norm": (1e-20, 1e30),
+    "reward_scale": (1e-20, 1e20),
+}
+"""What a number may be, by its path or its name alone; any other is 0 or more."""
 
 
 def _check_grid(config: Config) -> None:
@@ -377,31 +370,34 @@ def by_path(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def check_range(path: str, value: float) -> None:
-    """Refuse a float that 32 bits cannot hold, or out of the range of what has its name, such as `rl.temperature`.
+    """Refuse a number that 32 bits cannot hold, or out of the range of what has its name, such as `rl.temperature`.
 
     Raises:
         ConfigError: one line that names it, its value and the remedy.
     """
-    name = path.rpartition(".")[2]
-    if not abs(value) <= _LARGEST:
-        raise ConfigError(f"--{path}={value:g}: use a finite number of 32 bits")
-    if name in _PROBABILITIES and not 0 <= value <= 1:
-        raise ConfigError(f"--{path}={value:g}: use a value from 0 to 1")
-    low, high = _POSITIVE.get(name, (0.0, _LARGEST))
+    whole = type(value) is int
+    option = f"--{path}={value}" if whole else f"--{path}={value:g}"
+    if whole and not -(2**31) <= value <= _INTEGERS:
+        raise ConfigError(f"{option}: use a 32-bit integer")
+    if not abs(value) <= _FLOATS:
+        raise ConfigError(f"{option}: use a finite number of 32 bits")
+    others = (0, LARGEST if path.startswith("policy.") else _FLOATS)
+    low, high = _RANGES.get(path) or _RANGES.get(path.rpartition(".")[2], others)
+    if (low, high) == (0, 1) and not 0 <= value <= 1:
+        raise ConfigError(f"{option}: use a value from 0 to 1")
     if value < low:
-        raise ConfigError(f"--{path}={value:g}: use {low:g} or more")
+        raise ConfigError(f"{option}: use {low:g} or more")
     if value > high:
-        raise ConfigError(f"--{path}={value:g}: use {high:g} at most")
+        raise ConfigError(f"{option}: use {high:,} at most" if whole else f"{option}: use {high:g} at most")
     if 0 < value < np.finfo(np.float32).tiny:
-        raise ConfigError(f"--{path}={value:g}: too small for 32 bits, which make 0 of it; use 0 or a larger number")
+        raise ConfigError(f"{option}: too small for 32 bits, which make 0 of it; use 0 or a larger number")
 
 
-def _require(condition: bool, config: Config, path: str, remedy: str) -> None:
-    if not condition:
-        value: Any = config
-        for part in path.split("."):
-            value = getattr(value, part)
-        raise ConfigError(f"--{path}={value}: {remedy}")
+def _check_multiple(config: Config, path: str, divisor: str, why: str = "") -> None:
+    """Refuse a number that another one does not divide."""
+    whole, part = (operator.attrgetter(name)(config) for name in (path, divisor))
+    if whole % part:
+        raise ConfigError(f"--{path}={whole}: {why}use a multiple of {divisor}={part}")
 
 
 def sweepable(config: Config) -> list[str]:
@@ -449,14 +445,18 @@ def from_dict(document: Mapping[str, Any], cls: type = Config, where: str = "con
     A field that is missing was added after the run was made: its default means what older runs did.
 
     Raises:
-        ConfigError: a field is unknown or of another type.
+        ConfigError: a field is unknown or of another type, or makes no policy.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for name in document:
         if name not in names:
             raise ConfigError(f"{where}.{name}: unknown field; this run was made by another version of emojimaze")
-    return cls(**{name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document})
+    values = {name: _value(document[name], hints[name], f"{where}.{name}") for name in names if name in document}
+    try:
+        return cls(**values)
+    except ValueError as error:  # a policy of impossible sizes
+        raise ConfigError(str(error)) from None
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

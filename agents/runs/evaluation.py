@@ -20,6 +20,9 @@ from envs import base, personas, tokens
 from envs.personas import SCRIPTS, Traits
 from ground.estimates import Estimate
 
+_BATCH = 64
+"""Episodes that a member plays, or reads, at the same time."""
+
 
 def policy_outcomes(
     policy: Policy,
@@ -27,7 +30,6 @@ def policy_outcomes(
     world: base.World,
     params: base.WorldParams,
     episodes: int = scripts.EPISODES,
-    batch: int = 64,
     *,
     speakers: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +43,6 @@ def policy_outcomes(
         policy, parameters: the policies; axis 0 is the member.
         world, params: where they play; axis 0 of every leaf of `params` is the member.
         episodes: how many; the same mazes for every member.
-        batch: episodes that a member plays at the same time.
         speakers: int32[M], who each is told to be, as in `rollout.told`; nobody by default.
     """
     together = members = len(jax.tree.leaves(parameters)[0])
@@ -54,15 +55,15 @@ def policy_outcomes(
     parts = []
     for first in range(0, members, together):
         block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params, speakers))
-        parts.append(population.on_host(_outcomes(policy, world, population.place(block, mesh), mesh, episodes, batch)))
+        parts.append(population.on_host(_outcomes(policy, world, population.place(block, mesh), mesh, episodes)))
     returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
     return returns, succeeded
 
 
 @functools.partial(
-    jax.jit, static_argnames=("policy", "world", "mesh", "episodes", "batch"), compiler_options=population.OPTIMISED
+    jax.jit, static_argnames=("policy", "world", "mesh", "episodes"), compiler_options=population.OPTIMISED
 )
-def _outcomes(policy, world, block, mesh: Mesh, episodes, batch):
+def _outcomes(policy, world, block, mesh: Mesh, episodes):
     """`policy_outcomes` of as many members as the mesh was made for: their parameters, params and speakers."""
     keys, turn_key = scripts.mazes(episodes)
     shards = learner.Shards(mesh.shape["episode"])
@@ -75,7 +76,7 @@ def _outcomes(policy, world, block, mesh: Mesh, episodes, batch):
             played, _, _ = rollout.play(world, named, keys[rows], turn_key, driver, noise)
             return played.returns, rollout.succeeded(world, played)
 
-        mine = learner.microbatches(shards.local(jnp.arange(episodes)), batch)
+        mine = learner.microbatches(shards.local(jnp.arange(episodes)), _BATCH)
         return shards.gather(jax.tree.map(jnp.ravel, jax.lax.map(part, mine)))
 
     return population.over_members(member, mesh)(*block)
@@ -103,7 +104,7 @@ def badge_divergence(
             log_probabilities, _ = rl.read(policy, parameters, world, rows[0].at[:, world.badge_position].set(badge))
             return jnp.sum(jnp.exp(rows[1]) * (rows[1] - log_probabilities), axis=-1)
 
-        divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), 64))
+        divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), _BATCH))
         return jnp.mean(divergences.reshape(counts.shape), where=counts)
 
     scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
@@ -119,15 +120,16 @@ def means(run: Run, before: Parameters, after: Parameters) -> tuple[np.ndarray, 
         before, after: parameters before and after RL, axis 0 the member.
 
     Returns:
-        Of members before and after RL float64[2, 2, M], and of the first base told to be each persona float64[2, 3],
-        without columns in a world that tells nobody.
+        Of members before and after RL float64[2, 2, M], and of the first base told to be each persona, where it has
+        met them, float64[2, 3], without columns in a world that tells nobody.
     """
     config = run.config
     # Twins are evaluated once.
     first, twin = np.unique(config.starts, return_inverse=True)
     told = np.arange(len(personas.PERSONAS) if run.world.badge != "null" else 0, dtype=np.int32)
     stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[first], a, b[0 * told]]), before, after)
-    worlds = jax.tree.map(lambda x: jnp.concatenate([x[first], x, x[0 * told]]), config.world_params())
+    met = config.world_params([config.base(config.members[0])])
+    worlds = jax.tree.map(lambda x, m: jnp.concatenate([x[first], x, m[0 * told]]), config.world_params(), met)
     nobody = np.full(len(first) + run.members, -1, np.int32)
     played = policy_outcomes(
         run.policy, stacked, run.world, worlds, config.evaluation_episodes, speakers=np.append(nobody, told)
@@ -167,16 +169,15 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
     # Badges are compared with their personas where the first base has met them.
     player, speakers = config.base(config.members[0]), np.arange(len(personas.BASELINES), len(SCRIPTS))
     played, exact = play(player)
-    sample = jax.tree.map(lambda x: x[speakers, :512], (played, exact))
+    sample = jax.tree.map(lambda x: x[speakers, : fidelity.EPISODES], (played, exact))
     first = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     divergence = np.asarray(badge_divergence(run.policy, first, run.world, *sample)).tolist()
     scores = {_scripted(player): score(played)}
     told = {}
     if run.world.badge != "null":
         params, traits = lessons(player)
-        prior = config.prior
         outcomes = np.stack([badges, scores[_scripted(player)][:, speakers]])
-        told = fidelity.told(run.policy, first, run.world, params, traits, prior, outcomes)
+        told = fidelity.told(run.policy, first, run.world, params, traits, config.prior, outcomes)
     for member in config.members:
         if _scripted(member) not in scores:
             scores[_scripted(member)] = score(play(member)[0])
@@ -189,7 +190,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
         named = _named(scripts.mean(axis=-1)) | {"before_rl": start.tolist(), "after_rl": end.tolist()}
         if config.population.sweep:  # points of a grid are no sample of one population
             return named | {"points": _points(config, scripts, start, end)}
-        return named | {"after_rl_interval": _interval(end)}
+        return named | {"after_rl_interval": _interval(config, end)}
 
     return {
         "return": described(0),
@@ -202,19 +203,20 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
 
 def _points(config: Config, scripts: np.ndarray, start: np.ndarray, end: np.ndarray) -> list[dict[str, Any]]:
     """Every point of the grid: its values, its scripts, means of its members; from [S, M] and twice [M]."""
-    told = []
-    for point in config.members[:: config.population.seeds]:
-        mine = np.array([member.values == point.values for member in config.members])
-        finite = end[mine & np.isfinite(end)]
+    told, seeds = [], config.population.seeds
+    for place in range(0, len(end), seeds):
+        mine = np.arange(place, place + seeds)
+        finite = end[mine][np.isfinite(end[mine])]
         sides = {"before_rl": float(start[mine].mean()), "after_rl": float(finite.mean()) if finite.size else None}
-        sides["after_rl_interval"] = _interval(end[mine])
-        told.append({"values": point.values, **_named(scripts[:, mine].mean(axis=-1)), **sides})
+        sides["after_rl_interval"] = _interval(config, end[mine])
+        told.append({"values": config.members[place].values, **_named(scripts[:, mine].mean(axis=-1)), **sides})
     return told
 
 
-def _interval(values: np.ndarray) -> list[float] | None:
-    """95 % interval of the mean over members that are finite; None where there are too few."""
-    estimate = Estimate.of(values)
+def _interval(config: Config, values: np.ndarray) -> list[float] | None:
+    """95 % interval of the mean over members that are finite; None where there are too few that are not twins."""
+    units = None if config.rl.updates else config.starts[: len(values)]  # of a point, as of the first
+    estimate = Estimate.of(values, units=units)
     return [estimate.low, estimate.high] if np.isfinite([estimate.low, estimate.high]).all() else None
 
 

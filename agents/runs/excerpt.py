@@ -40,14 +40,7 @@ def write(run: Run, member: int, checkpoint: str, directory: str | Path) -> Run:
     excerpt.save_parameters(checkpoint, parameters)
     stage = checkpoint.partition("-")[0]
     if stage in config.stages:
-        table = run.metrics(stage)
-        keys = {"stage", "update", "member", *run.labels}
-        columns = {
-            name: table[name].to_numpy().reshape(-1, run.members)[:, [member]]
-            for name in table.column_names
-            if name not in keys
-        }
-        excerpt.write_metrics(stage, 0, columns)
+        excerpt.write_metrics(stage, 0, {name: x[:, [member]] for name, x in run.columns(stage).items()})
     files.write_json(excerpt.path / sessions.NAME, {"sessions": run.sessions()})
     if run.has_summary:
         excerpt.write_summary(_summary(run, excerpt, member))
@@ -62,11 +55,7 @@ def alone(config: Config, member: int) -> Config:
     """
     one = config.members[member]
     population = dataclasses.replace(config.population, seeds=1, sweep=(), tile_maps="same")
-    own = dataclasses.replace(config, seed=one.seed, population=population)
-    for path, value in one.values.items():
-        section, _, field = path.partition(".")
-        part = dataclasses.replace(getattr(own, section), **{field: value})
-        own = dataclasses.replace(own, **{section: part})
+    own = configs.changed(dataclasses.replace(config, seed=one.seed, population=population), one.values)
     before, after = config.world_params(), own.world_params()
     if not np.array_equal(before.tile_map[member], after.tile_map[0]):
         raise ConfigError(f"--member={member}: its emoji are permuted; take a member that has the world's own order")

@@ -2,12 +2,11 @@
 
 import base64
 import html as markup
+import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from agents.runs import reporting
 from ground import numbers
-from ground.estimates import Estimate
 
 if TYPE_CHECKING:
     from agents.runs.run import Run
@@ -28,28 +27,16 @@ def html(run: "Run") -> str:
         return parts[0]
     found = run.summary().get("return")
     if found:
-        scores = {"random": [found["random"]], **{name: [x] for name, x in found["personas"].items()}}
-        scores |= {"before RL": found["before_rl"], "after RL": found["after_rl"]}
-        rows = "".join(f"<tr><td>{markup.escape(name)}</td><td>{_mean(x)}</td></tr>" for name, x in scores.items())
+        scores = [("random", found["random"]), *found["personas"].items()]
+        scores += [("before RL", sum(found["before_rl"]) / run.members), *reporting.after_rl(found, "after RL")]
+        rows = "".join(f"<tr><td>{markup.escape(name)}</td><td>{_shown(*x)}</td></tr>" for name, *x in scores)
         parts.append(f"<table><tr><th>policy</th><th>return per episode</th></tr>{rows}</table>")
     curve = run.path / "figures" / "learning_curve.png"
     if run.on_disk and curve.exists():
-        parts.append(picture(curve.read_bytes(), "png", "learning curve"))
+        data = base64.b64encode(curve.read_bytes()).decode()
+        parts.append(f'<img alt="learning curve" style="max-width:100%" src="data:image/png;base64,{data}">')
     return "".join(parts)
 
 
-def _mean(values: list) -> str:
-    estimate = Estimate.of(np.array([np.nan if value is None else value for value in values], np.float64))
-    return numbers.shown(estimate.mean, estimate.low, estimate.high)
-
-
-def picture(data: bytes, kind: str, alternative: str) -> str:
-    """An image inside of HTML.
-
-    Args:
-        data: the file.
-        kind: `png` or `gif`.
-        alternative: what it shows, for those who do not see it.
-    """
-    text = base64.b64encode(data).decode()
-    return f'<img alt="{markup.escape(alternative)}" style="max-width:100%" src="data:image/{kind};base64,{text}">'
+def _shown(mean: float | None, *interval: float) -> str:
+    return numbers.shown(math.nan if mean is None else mean, *interval)

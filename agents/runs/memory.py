@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from agents.learning import learner, population
 from agents.runs import config as configs
-from agents.runs import metrics, run, stages
+from agents.runs import metrics, stages
 from agents.runs.config import Config
+from agents.runs.names import in_order
 from agents.runs.run import Run, RunError
 from ground import files, seeds
 from ground.terminal import ConfigError
@@ -46,18 +47,13 @@ class Held(Run):
         yield
 
     def checkpoints(self) -> list[str]:
-        return run.in_order(self.trees)
+        return in_order(self.trees)
 
-    def ended(self) -> list[str]:
-        return [name for name in self.checkpoints() if name in run.STAGES]
+    def _write_tree(self, path: Path, tree: Any) -> None:
+        self.trees[path.name] = jax.tree.map(np.array, tree)  # copies: what training goes on with is donated
 
-    def save_parameters(self, name: str, tree: Any) -> None:
-        self.trees[name] = jax.tree.map(np.array, tree)  # copies: what training goes on with is donated
-
-    def parameters(self, name: str) -> Any:
-        if name not in self.trees:
-            raise RunError(f"{self.path}: no checkpoint {name[:80]!r}; there are {', '.join(self.checkpoints())}")
-        return jax.tree.map(lambda x: np.broadcast_to(x, (self.members, *x.shape[1:])), self.trees[name])
+    def _read_tree(self, path: Path) -> Any:
+        return self.trees[path.name]
 
     def save_state(self, stage: str, update: int, tree: Any) -> None:
         pass
@@ -116,7 +112,7 @@ def make_train(config: Config) -> Callable[..., dict[str, Any]]:
     mesh = population.mesh(1, 1, jax.devices()[:1])
     parts = [stages.make_stage(alone, name, mesh) for name in alone.stages]
     policy = alone.make_policy()
-    known = [path for path in configs.sweepable(alone) if not path.startswith("world.")]
+    known = [path for path in configs.sweepable(alone) if path.partition(".")[0] in alone.stages]
 
     # Each stage as a run compiles it, all of its updates; of arrays with one member on axis 0.
     compiled = [

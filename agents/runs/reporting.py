@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -19,7 +18,6 @@ from rich.text import Text
 from agents import policies
 from agents.policies import PolicyConfig
 from agents.runs.config import Config, Member
-from ground.estimates import Estimate
 
 # Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
 _SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
@@ -87,6 +85,11 @@ def progress(console: Console) -> Progress:
     )
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line, however long, whose names and paths are text and nothing else."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Lines:
     """What a log is told, of a job or of `nohup`, where a terminal has bars: at most a line every `SECONDS`."""
 
@@ -98,17 +101,10 @@ class Lines:
     def say(self, text: str) -> None:
         """Print now."""
         if not self._silent:
-            self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            say(self._console, text)
 
     def tell(self, stage: str, done: int, total: int, reward: str, speed: str, seconds: float) -> None:
-        """Print how far a stage is, unless the last line is too fresh.
-
-        Args:
-            stage: its name.
-            done, total: updates.
-            reward, speed: as the bar has them.
-            seconds: left in the stage.
-        """
+        """Print how far a stage is and the seconds left in it, unless the last line is too fresh."""
         now = time.monotonic()
         if now - self._said >= SECONDS:
             self._said = now
@@ -150,38 +146,45 @@ def _outcomes(summary: Mapping[str, Any], kind: str, title: str, show: Callable[
     table.add_column("policy")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval over members", justify="right")
-    for scripts, point in _scripts(found):
-        table.add_row(f"random{point}", show(scripts["random"]), "")
+    points = found.get("points", [found])
+    same = all((one["random"], one["personas"]) == (points[0]["random"], points[0]["personas"]) for one in points)
+    for scripts in [found] if same else points:
+        table.add_row(_at("random", scripts), show(scripts["random"]), "")
         for name, value in scripts["personas"].items():
-            table.add_row(f"{name} (persona){point}", show(value), "")
-        table.add_row(f"greedy planner{point}", show(scripts["greedy"]), "")
+            table.add_row(_at(f"{name} (persona)", scripts), show(value), "")
+        table.add_row(_at("greedy planner", scripts), show(scripts["greedy"]), "")
     for name, badge in summary.get("badges", {}).items():
         table.add_row(f"base with {name}'s badge", show(badge[kind]), "")
-    before = found["before_rl"]
-    trained = found["after_rl"] != before
+    before, trained = found["before_rl"], found["after_rl"] != found["before_rl"]
     if trained:
         table.add_row("[bold]model before RL[/]", f"[bold]{show(sum(before) / len(before))}[/]", "")
-    model = "model after RL" if trained else "model, without RL"
-    points: dict[str, list[float]] = {}
-    for member, value in zip(summary["population"], found["after_rl"], strict=True):
-        point = Member(**member).label
-        points.setdefault(f"{model}, {point}" if point else model, []).append(value)
-    for label, every in points.items():
-        estimate = Estimate.of([np.nan if value is None else value for value in every])
-        if not estimate.members:
-            table.add_row(f"[bold]{label}[/]", "diverged", "")
-            continue
-        shown = f"{show(estimate.low)} to {show(estimate.high)}" if np.isfinite(estimate.low) else ""
-        table.add_row(f"[bold]{label}[/]", f"[bold]{show(estimate.mean)}[/]", shown)
+    for label, mean, *interval in after_rl(found, "model after RL" if trained else "model, without RL"):
+        shown = "diverged" if mean is None else f"[bold]{show(mean)}[/]"
+        table.add_row(f"[bold]{label}[/]", shown, " to ".join(map(show, interval)))
     return table
 
 
-def _scripts(found: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
-    """Numbers of the scripts, and the point of the grid in whose world they play, where worlds differ."""
-    points = found.get("points", [])
-    if all((one["random"], one["personas"]) == (points[0]["random"], points[0]["personas"]) for one in points):
-        return [(found, "")]
-    return [(one, f", {Member(0, one['values']).label}") for one in points]
+def after_rl(found: Mapping[str, Any], words: str) -> list[tuple]:
+    """What members earn in the end, at each point of the grid where something is swept.
+
+    Args:
+        found: outcomes of one kind, as `summary.json` has them.
+        words: what to call it.
+
+    Returns:
+        The words with the point, the mean over its members or None where all have diverged, and where there is one the
+        two ends of its interval.
+    """
+    finite = [value for value in found["after_rl"] if value is not None]
+    whole = found | {"after_rl": sum(finite) / len(finite) if finite else None}
+    points = found.get("points", [whole])
+    return [(_at(words, one), one["after_rl"], *(one.get("after_rl_interval") or ())) for one in points]
+
+
+def _at(words: str, point: Mapping[str, Any]) -> str:
+    """The words, and the point of the grid that they are about, if it is one."""
+    label = Member(0, point.get("values", {})).label
+    return f"{words}, {label}" if label else words
 
 
 def diverged(console: Console, found: Mapping[str, str]) -> None:
@@ -197,9 +200,9 @@ def diverged(console: Console, found: Mapping[str, str]) -> None:
 def written(console: Console, paths: Iterable[Path], about: str = "") -> None:
     """Show which files were written, a line each however long, and before them what the numbers are about."""
     if about:
-        console.print(about, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, about, "dim")
     for path in paths:
-        console.print(f"  {path}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, f"  {path}")
 
 
 NEXT = {"course RUN": "what training did along the way", "concepts RUN": "what it represents", "list": "what else"}
@@ -212,7 +215,7 @@ def next_steps(console: Console, path: Path) -> None:
     commands = {f"uv run -m analysis {words}".replace("RUN", str(path)): what for words, what in NEXT.items()}
     width = max(map(len, commands))
     for command, what in commands.items():
-        console.print(f"  {command:{width}}  {what}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, f"  {command:{width}}  {what}")
 
 
 def speed(tokens: int, seconds: float) -> str:

@@ -7,14 +7,9 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
-import json
-import math
-import re
-import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +21,7 @@ from agents.policies import Parameters, Policy
 from agents.runs import config as configs
 from agents.runs import inline, metrics, sessions
 from agents.runs.config import Config, Member
+from agents.runs.names import STAGES, checkpoint_name, config_hash, in_order
 from envs import base
 from ground import checkpoints, files
 from ground.files import RunError
@@ -36,8 +32,6 @@ LOSS = "loss"
 """The metric that is finite where an update was made."""
 SCHEMA = 1
 """Version of the run directory; `open` refuses newer ones."""
-STAGES = ("pretrain", "sft", "rl")
-"""The stages of training, in their order."""
 
 
 class State(NamedTuple):
@@ -117,10 +111,7 @@ class Run:
         """
         failures: dict[int, str] = {}
         for stage in self.config.stages:
-            table = self._metrics(stage)
-            if LOSS not in table.column_names:
-                continue
-            failed = ~np.isfinite(table[LOSS].to_numpy().reshape(-1, self.members))
+            failed = ~np.isfinite(self.columns(stage).get(LOSS, np.zeros((0, self.members))))
             for member in np.flatnonzero(failed.any(axis=0)):
                 failures.setdefault(int(member), f"update {int(np.argmax(failed[:, member])) + 1} of {stage}")
         return failures
@@ -211,9 +202,7 @@ class Run:
         if not in_order([name]):
             raise RunError(f"{path}: no name of a checkpoint; use init, a stage, or <stage>-<update>")
         self._check_members(path, tree)
-        with files.reporting(path, "write"):
-            self._folder("checkpoints")
-            checkpoints.save(path, tree)
+        self._write_tree(path, tree)
 
     @on_first
     def parameters(self, name: str) -> Any:
@@ -223,8 +212,7 @@ class Run:
             there = f"there are {', '.join(names)}" if names else "there is none yet"
             raise RunError(f"{self.path}: no checkpoint {str(name)[:80]!r}; {there}")
         path = self.path / "checkpoints" / name
-        with files.reporting(path, "read"):
-            tree = checkpoints.load(path)
+        tree = self._read_tree(path)
         self._check_members(path, tree)
         return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self.members, *leaf.shape[1:])), tree)
 
@@ -235,19 +223,15 @@ class Run:
             RunError: there is no such checkpoint, its arrays are not those of the run's policy, or hold NaN.
         """
         tree = jax.tree.map(lambda x: x[self.kept], self.parameters(name))
-        wanted = dict(jax.tree_util.tree_flatten_with_path(jax.eval_shape(self.policy.init, jax.random.key(0)))[0])
-        stored = dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+        stored, wanted = _leaves(tree), _leaves(jax.eval_shape(self.policy.init, jax.random.key(0)))
+        shapes = {label: list(leaf.shape[1:]) for label, leaf in stored.items()}
+        expected = {label: list(leaf.shape) for label, leaf in wanted.items()}
         where = self.path / "checkpoints" / name
-        for path in [*wanted, *stored]:
-            label = jax.tree_util.keystr(path)
-            shape = list(stored[path].shape[1:]) if path in stored else None
-            expected = list(wanted[path].shape) if path in wanted else None
-            if shape != expected:
-                raise RunError(
-                    f"{where}: {label} has shape {shape} where the run's policy has {expected}; "
-                    "give checkpoints of one policy"
-                )
-            finite = np.isfinite(np.asarray(stored[path], np.float32)).reshape(len(self.kept), -1).all(axis=1)
+        for label in expected | shapes:
+            if (shape := shapes.get(label)) != (other := expected.get(label)):
+                words = f"{label} has shape {shape} where the run's policy has {other}"
+                raise RunError(f"{where}: {words}; give checkpoints of one policy")
+            finite = np.isfinite(np.asarray(stored[label], np.float32)).reshape(len(self.kept), -1).all(axis=1)
             if not finite.all():
                 member = int(self.kept[np.argmin(finite)])
                 raise RunError(f"{where}: {label} of member {member} is not finite; choose an earlier checkpoint")
@@ -321,17 +305,22 @@ class Run:
         """A stage's metrics as they were written."""
         return metrics.read(self.path / "metrics", stage, self.members)
 
+    def columns(self, stage: str) -> dict[str, np.ndarray]:
+        """A stage's metrics of all members by name, each [U, M] of the dtype in which it was written."""
+        table = self._metrics(checkpoint_name(stage))
+        names = [name for name in table.column_names if name not in metrics.KEYS]
+        return {name: table[name].to_numpy().reshape(-1, self.members) for name in names}
+
     def metric(self, stage: str, name: str) -> np.ndarray:
         """A metric of the kept members in every update of a stage, float64[U, K].
 
         Raises:
             RunError: the stage has no such metric.
         """
-        table = self._metrics(checkpoint_name(stage))
-        if name not in table.column_names:
-            names = ", ".join(table.column_names) if len(table) else "none"
-            raise RunError(f"{self.path}: no metric {name!r} of {stage}; there are {names}")
-        return table[name].to_numpy().astype(np.float64).reshape(-1, self.members)[:, self.kept]
+        columns = self.columns(stage)
+        if name not in columns:
+            raise RunError(f"{self.path}: no metric {name!r} of {stage}; there are {', '.join(columns) or 'none'}")
+        return columns[name].astype(np.float64)[:, self.kept]
 
     def check_metrics(self, stage: str, updates: int) -> None:
         """Refuse metrics that lack one of the first `updates` updates of a stage."""
@@ -380,18 +369,32 @@ class Run:
                 folder.mkdir(exist_ok=True)
         return folder
 
+    def _write_tree(self, path: Path, tree: Any) -> None:
+        with files.reporting(path, "write"):
+            self._folder("checkpoints")
+            checkpoints.save(path, tree)
+
+    def _read_tree(self, path: Path) -> Any:
+        with files.reporting(path, "read"):
+            return checkpoints.load(path)
+
     def _states(self) -> list[str]:
         """Names of the training states, oldest first."""
         entries = files.entries(self.path / "checkpoints" / "state")
         return in_order(entry.name for entry in entries if entry.is_dir() and "-" in entry.name)
 
     def _check_members(self, path: Path, tree: Any) -> None:
-        for key, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        for label, leaf in _leaves(tree).items():
             if not np.ndim(leaf) or np.shape(leaf)[0] not in (1, self.members):
                 raise RunError(
-                    f"{path}: {jax.tree_util.keystr(key)} has shape {list(np.shape(leaf))}; its leading axis must be "
-                    f"the run's {self.members} members (or 1, shared by all)"
+                    f"{path}: {label} has shape {list(np.shape(leaf))}; its leading axis must be the run's "
+                    f"{self.members} members (or 1, shared by all)"
                 )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their key paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def create(directory: str | Path, config: Mapping[str, Any], *, members: int) -> Run:
@@ -466,35 +469,3 @@ def _read(path: Path) -> list:
         if not good:
             raise RunError(f"{path / 'config.json'}: {key} is missing or wrong; restore the file, or train again")
     return [str(path), config, members]
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a configuration of plain JSON values."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def fresh_name(root: str | Path = "runs", prefix: str = "maze") -> Path:
-    """A path for a new run, such as `runs/maze-2026-11-21-1423-5f0c3a`; nothing is created.
-
-    The last digits are random: jobs of an array begin in the same minute.
-    """
-    return Path(root) / f"{prefix}-{datetime.datetime.now():%Y-%m-%d-%H%M}-{secrets.token_hex(3)}"
-
-
-def checkpoint_name(stage: str, update: int | None = None) -> str:
-    """Name of the checkpoint after `update` updates of `stage`, such as `rl-000004`, or of the stage's end."""
-    if stage not in STAGES or not (update is None or 0 <= update < 2**31):
-        raise RunError(f"{stage}-{update}: no update of a stage; the stages are {', '.join(STAGES)}")
-    return stage if update is None else f"{stage}-{update:06d}"
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Those that name checkpoints, in the order of training."""
-    order = {}
-    for name in names:
-        match = re.fullmatch(r"(init)|([a-z]+)(?:-([0-9]{6,10}))?", name)
-        if match and match[1]:
-            order[name] = (-1, 0)
-        elif match and match[2] in STAGES and (not match[3] or f"{int(match[3]):06d}" == match[3]):
-            order[name] = (STAGES.index(match[2]), int(match[3]) if match[3] else math.inf)
-    return sorted(order, key=order.__getitem__)

@@ -45,12 +45,7 @@ def script_driver(world: base.World, params: base.WorldParams, traits: Traits, s
 def script_episodes(
     world: base.World, params: base.WorldParams, traits: Traits, episodes: int = EPISODES
 ) -> tuple[rollout.Episodes, jax.Array]:
-    """Episodes of every scripted policy on the evaluation's mazes.
-
-    Args:
-        world, params: where they play.
-        traits: of the personas.
-        episodes: how many each plays.
+    """What every scripted policy plays on so many of the evaluation's mazes, personas with these traits.
 
     Returns:
         Episodes with axes [scripts, episodes, …] in the order of `SCRIPTS`, and the exact action log-probabilities

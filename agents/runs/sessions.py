@@ -56,20 +56,16 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     What one of them did not record, or could not find out, is not compared.
     """
-    parts = ("git", "packages", "settings", "device")
-    pairs = [
-        (name, *values)
-        for part in parts
-        for name, *values in _pairs(before.get(part) or {}, now.get(part) or {}, known=part != "settings")
-    ]
-    pairs += _pairs({"Python": before.get("python")}, {"Python": now.get("python")}, known=True)
-    return [f"{name} {one} → {other}" for name, one, other in pairs if one != other]
+    one, other = _facts(before), _facts(now)
+    return [f"{name} {one[name]} → {other[name]}" for name in one if name in other and one[name] != other[name]]
 
 
-def _pairs(before: dict[str, Any], now: dict[str, Any], *, known: bool) -> list[tuple[str, Any, Any]]:
-    """Name and values of what both recorded; with `known`, None says that it could not be found out."""
-    pairs = [(name, before[name], now[name]) for name in before if name in now]
-    return [pair for pair in pairs if not (known and None in pair)]
+def _facts(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What of it is known, by name; None is a value of settings alone."""
+    parts = {name: provenance.get(name) or {} for name in ("git", "packages", "settings", "device")}
+    parts["python"] = {"Python": provenance.get("python")}
+    every = ((part, name, value) for part, facts in parts.items() for name, value in facts.items())
+    return {name: value for part, name, value in every if value is not None or part == "settings"}
 
 
 def foreign(path: Path) -> list[str]:

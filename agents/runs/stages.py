@@ -73,8 +73,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     """A stage of a run by name, on the mesh that suits it best unless one is given.
 
     Args:
-        config: of the run.
-        name: one of the config's stages.
+        config, name: of the run, and of one of its stages.
         mesh: from `population.mesh`.
         members: train only the first ones of the stage; all by default. As many devices share a member's episodes as
             in the stage of all members.
@@ -175,9 +174,7 @@ def run_stage(
     updates ends as it began.
 
     Args:
-        run: where to write.
-        stage: what to train.
-        state: where to start.
+        run, stage, state: where to write, what to train, where to start.
         caught: from `signals.catch`; asked before the first chunk and after each. While the program is compiled, a
             signal ends a single process at once.
         report: called after each chunk with the updates done, the chunk's metrics [M, updates] and the time taken.

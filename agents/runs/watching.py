@@ -203,17 +203,9 @@ class TensorBoard:
 
     def numbers(self, stage: str, first: int, series: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         for name, metrics in series.items():
-            rows = zip(*metrics.values(), strict=True)
-            steps = [
-                (
-                    first + place,
-                    [
-                        self._summaries.Summary.Value(tag=f"{stage}/{metric}", simple_value=float(value))
-                        for metric, value in zip(metrics, row, strict=True)
-                    ],
-                )
-                for place, row in enumerate(rows)
-            ]
+            rows = _rows(first, {f"{stage}/{metric}": values for metric, values in metrics.items()})
+            one = self._summaries.Summary.Value
+            steps = [(step, [one(tag=tag, simple_value=value) for tag, value in row.items()]) for step, row in rows]
             self._write(name, steps)
 
     def keep(self, kind: str, paths: Sequence[Path], document: Mapping[str, Any]) -> None:
@@ -255,94 +247,73 @@ class TensorBoard:
                 writer.write(event.SerializeToString())
 
 
-class _Steps:
-    """Where a stage's updates stand on the one axis that some tools have: after those of the stages before."""
+class _Service:
+    """What Weights & Biases and Trackio have in common: rows of all series on one axis, of all stages' updates."""
 
-    def __init__(self, document: Mapping[str, Any]):
+    _run: Any
+    """What is told."""
+
+    def _begin(self, tool: Tool, document: Mapping[str, Any], remedy: str, **options: Any) -> Any:
+        """Start the tool; what its `init` gives."""
+        (self._module,) = _package(tool, tool)
         updates = {stage: int((document.get(stage) or {}).get("updates", 0)) for stage in ("pretrain", "sft", "rl")}
-        ends = np.cumsum([0, *updates.values()])
-        self.start = dict(zip(updates, ends.tolist(), strict=False))
+        self._start = dict(zip(updates, np.cumsum([0, *updates.values()]).tolist(), strict=False))
+        project = os.environ.get(f"{tool.upper()}_PROJECT", PROJECT)
+        try:
+            return self._module.init(project=project, config=dict(document), resume="allow", **options)
+        except Exception as error:  # of disk, network, account or package
+            raise ConfigError(f"--track={tool}: {files.one_line(error)}; {remedy}") from None
+
+    def numbers(self, stage: str, first: int, series: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        columns = {f"{stage}/{metric}/{name}": x for name, metrics in series.items() for metric, x in metrics.items()}
+        for update, row in _rows(first, columns):
+            self._run.log({f"{stage}/update": update, **row}, step=self._start[stage] + update)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
-class Wandb:
+class Wandb(_Service):
     """Weights & Biases; `WANDB_MODE=offline` writes files that `wandb sync` sends later."""
 
     def __init__(self, folder: Path, document: Mapping[str, Any], name: str):
-        (self._wandb,) = _package("wandb", "wandb")
-        self._start = _Steps(document).start
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._run = self._wandb.init(
-                project=os.environ.get("WANDB_PROJECT", PROJECT),
-                dir=str(folder),
-                name=name,
-                id=_identity(folder),
-                resume="allow",
-                config=dict(document),
-                settings=self._wandb.Settings(console="off", silent=True),
-            )
-        except Exception as error:  # of network, account or package
-            why = files.one_line(error)[:200]
-            raise ConfigError(f"--track=wandb: {why}; log in by wandb login, or set WANDB_MODE=offline") from None
+        settings, remedy = {"console": "off", "silent": True}, "log in by wandb login, or set WANDB_MODE=offline"
+        own = {"dir": str(folder), "name": name, "id": _identity(folder), "settings": settings}
+        self._run = self._begin("wandb", document, remedy, **own)
         for stage in self._start:
             self._run.define_metric(f"{stage}/update")
             self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/update")
-
-    def numbers(self, stage: str, first: int, series: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        for update, row in _rows(stage, first, series):
-            self._run.log({f"{stage}/update": update, **row}, step=self._start[stage] + update)
 
     def keep(self, kind: str, paths: Sequence[Path], document: Mapping[str, Any]) -> None:
         self._run.summary.update({f"{kind}.{name}": value for name, value in _flat(document).items()})
         for path in paths:
             if path.suffix == ".png":
-                self._run.log({f"{kind}/{path.stem}": self._wandb.Image(str(path))})
-        artifact = self._wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
+                self._run.log({f"{kind}/{path.stem}": self._module.Image(str(path))})
+        artifact = self._module.Artifact(f"{kind}-{self._run.id}", type=kind)
         for path in paths:
             artifact.add_file(str(path))
         with artifact.new_file(f"{kind}.json", encoding="utf-8") as file:
             json.dump(document, file, indent=2, ensure_ascii=False)
         self._run.log_artifact(artifact)
 
-    def close(self) -> None:
-        self._run.finish()
 
-
-class Trackio:
+class Trackio(_Service):
     """Trackio, whose files lie in `TRACKIO_DIR` on this machine unless it is told to go elsewhere."""
 
     def __init__(self, folder: Path, document: Mapping[str, Any], name: str):
-        (self._trackio,) = _package("trackio", "trackio")
-        self._start = _Steps(document).start
-        try:
-            self._trackio.init(
-                project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-                name=f"{name}-{_identity(folder)}",
-                config=dict(document),
-                resume="allow",
-            )
-        except Exception as error:  # of disk, network or package
-            raise ConfigError(f"--track=trackio: {files.one_line(error)[:200]}; leave --track out") from None
-
-    def numbers(self, stage: str, first: int, series: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        for update, row in _rows(stage, first, series):
-            self._trackio.log({f"{stage}/update": update, **row}, step=self._start[stage] + update)
+        self._begin("trackio", document, "leave --track out", name=f"{name}-{_identity(folder)}")
+        self._run = self._module
 
     def keep(self, kind: str, paths: Sequence[Path], document: Mapping[str, Any]) -> None:
         told: dict[str, Any] = {f"{kind}/{name}": value for name, value in _flat(document).items()}
         pictures = [path for path in paths if path.suffix == ".png"]
-        told |= {f"{kind}/{path.stem}": self._trackio.Image(str(path)) for path in pictures}
-        self._trackio.log(told)
-
-    def close(self) -> None:
-        self._trackio.finish()
+        told |= {f"{kind}/{path.stem}": self._module.Image(str(path)) for path in pictures}
+        self._run.log(told)
 
 
-def _rows(
-    stage: str, first: int, series: Mapping[str, Mapping[str, np.ndarray]]
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Each update, and all of its numbers by `stage/metric/series`."""
-    columns = {f"{stage}/{metric}/{name}": x for name, metrics in series.items() for metric, x in metrics.items()}
+def _rows(first: int, columns: Mapping[str, np.ndarray]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Each update from the first on, and its numbers by name, of columns [updates]."""
     for place, row in enumerate(zip(*columns.values(), strict=True)):
         yield first + place, dict(zip(columns, map(float, row), strict=True))
 

@@ -16,11 +16,7 @@ def _fields(world: type[base.World]) -> dict[str, Any]:
 
 
 def check_arguments(name: str, arguments: Sequence[str]) -> None:
-    """Refuse options of other worlds on a command line.
-
-    Args:
-        name: of a world.
-        arguments: of the command line.
+    """Refuse options of other worlds than the named one on a command line.
 
     Raises:
         ConfigError: one line that names the option and the worlds that have it.
