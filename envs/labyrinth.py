@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 
 from envs import base, boards, corridors, personas, tokens, travellers
+from envs.personas import Traits
 
 VIEWS = {"bump": 2, "walls": 6, "compass": 8, "signpost": 7}
 """Tokens of an observation: the feeling and what the last move met; the four ways too; and to them where the goal lies,
@@ -387,8 +388,16 @@ class EmojiLabyrinth(base.World):
     def planner_scores(self, state: LabyrinthState, params: LabyrinthParams) -> jax.Array:
         return personas.CERTAIN * self.shortest(state, self.cell(state.position)).astype(jnp.float32)
 
-    persona_log_probabilities = travellers.log_probabilities
-    write_plan, plan_log_probabilities = travellers.write, travellers.plan_log_probabilities
+    def persona_log_probabilities(self, state: LabyrinthState, plan: jax.Array, params, traits: Traits) -> jax.Array:
+        return travellers.log_probabilities(self, state, plan, params, traits)
+
+    def write_plan(
+        self, key: jax.Array, persona: jax.Array, state: LabyrinthState, params, traits: Traits
+    ) -> jax.Array:
+        return travellers.write(key, self, persona, state, params, self.plan_length, traits)
+
+    def plan_log_probabilities(self, plan: jax.Array, state: LabyrinthState, params, traits: Traits) -> jax.Array:
+        return travellers.plan_log_probabilities(self, plan, state, params, traits)
 
     def _row_column(self, cell: jax.Array) -> jax.Array:
         return jnp.stack([cell // self.size, cell % self.size]).astype(jnp.int32)

@@ -24,6 +24,7 @@ import numpy as np
 from flax import struct
 
 from envs import base, maps, personas, tokens, wanderers
+from envs.personas import Traits
 from envs.replay import Replay
 
 NEAR = 3
@@ -354,8 +355,14 @@ class EmojiRooms(base.World):
     def planner_scores(self, state: RoomsState, params: RoomsParams) -> jax.Array:
         return personas.CERTAIN * self.shortest(state).astype(jnp.float32)
 
-    persona_log_probabilities = wanderers.log_probabilities
-    write_plan, plan_log_probabilities = wanderers.write, wanderers.plan_log_probabilities
+    def persona_log_probabilities(self, state: RoomsState, plan: jax.Array, params, traits: Traits) -> jax.Array:
+        return wanderers.log_probabilities(self, state, plan, params, traits)
+
+    def write_plan(self, key: jax.Array, persona: jax.Array, state: RoomsState, params, traits: Traits) -> jax.Array:
+        return wanderers.write(key, self, persona, state, traits)
+
+    def plan_log_probabilities(self, plan: jax.Array, state: RoomsState, params, traits: Traits) -> jax.Array:
+        return wanderers.plan_log_probabilities(self, plan, state, traits)
 
     def replay(self, states: RoomsState, *, tiles: np.ndarray, **fields: Any) -> Replay:
         """An episode on a map of the rooms; see `envs.maps`."""

@@ -28,15 +28,8 @@ def _crow(state: "LabyrinthState", env: "EmojiLabyrinth", cell: jax.Array) -> ja
     return jnp.stack([row < 0, column > 0, row > 0, column < 0])
 
 
-def log_probabilities(
-    env: "EmojiLabyrinth", state: "LabyrinthState", plan: jax.Array, params, traits: Traits
-) -> jax.Array:
-    """Exact action log-probabilities of the three, float32[3, 4], in one state.
-
-    A persona that heeds its plan does what the plan says of the cell it stands on (`plans.advice`): Larry whatever
-    it says, unless he has just bumped; Bob before the first move alone, and only along a way he would take; Alice
-    where no wall blocks it.
-    """
+def action_probabilities(env: "EmojiLabyrinth", state: "LabyrinthState", plan: jax.Array, params, traits: Traits):
+    """Probabilities float32[3, 4] of the actions of Larry, Bob and Alice before they slip; see `log_probabilities`."""
     around = env.neighbours(state, params)
     safe = around != tokens.GOLD
     anywhere = uniform(safe, jnp.full(4, 0.25))
@@ -69,7 +62,20 @@ def log_probabilities(
     ways = env.signpost(state) if env.view == "signpost" else env.shortest(state, env.cell(state.position))
     clever = uniform(ways, anywhere)
     alice = heed(ALICE, traits.skill * clever + (1 - traits.skill) * uniform(fresh, anywhere), passable)
-    return slipping(jnp.stack([larry, bob, alice]), around == tokens.GOLD, traits.slip)
+    return jnp.stack([larry, bob, alice])
+
+
+def log_probabilities(
+    env: "EmojiLabyrinth", state: "LabyrinthState", plan: jax.Array, params, traits: Traits
+) -> jax.Array:
+    """Exact action log-probabilities of the three, float32[3, 4], in one state.
+
+    A persona that heeds its plan does what the plan says of the cell it stands on (`plans.advice`): Larry whatever
+    it says, unless he has just bumped; Bob before the first move alone, and only along a way he would take; Alice
+    where no wall blocks it.
+    """
+    wanted = action_probabilities(env, state, plan, params, traits)
+    return slipping(wanted, env.neighbours(state, params) == tokens.GOLD, traits.slip)
 
 
 def _saying_probabilities(
@@ -105,9 +111,15 @@ def _saying_probabilities(
 
 
 def write(
-    env: "EmojiLabyrinth", key: jax.Array, persona: jax.Array, state: "LabyrinthState", params, traits: Traits
+    key: jax.Array,
+    env: "EmojiLabyrinth",
+    persona: jax.Array,
+    state: "LabyrinthState",
+    params,
+    length: int,
+    traits: Traits,
 ) -> jax.Array:
-    """A plan of `persona` (int32[], 0 to 2) for an episode before its first move, tokens int32[plan_length].
+    """A plan of `persona` (int32[], 0 to 2) for an episode before its first move, tokens int32[length].
 
     Larry's: towards the goal, always along the greater distance, then the end. Bob's: one of the open ways around
     him, then the others clockwise, then the end. Alice's: a shortest way, then the end; where two begin equally
@@ -124,10 +136,10 @@ def write(
         first = jnp.where(slot == 0, said, first)
         return (cell, slot + 1, first, said, ended), said
 
-    if not env.plan_length:  # a scan of nothing needs a compiler
+    if length == 0:  # a scan of nothing needs a compiler
         return jnp.zeros(0, jnp.int32)
     start = (env.cell(state.start), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.array(False))
-    _, said = jax.lax.scan(say, start, jax.random.split(key, env.plan_length))
+    _, said = jax.lax.scan(say, start, jax.random.split(key, length))
     return jnp.array(plans.SAYINGS, jnp.int32)[said]
 
 

@@ -103,9 +103,7 @@ def _named(state: "RoomsState", room: jax.Array, said: jax.Array) -> jax.Array:
     return jnp.where(heard.any(), jnp.argmax(heard).astype(jnp.int32), room)
 
 
-def write(
-    env: "EmojiRooms", key: jax.Array, persona: jax.Array, state: "RoomsState", params, traits: Traits
-) -> jax.Array:
+def write(key: jax.Array, env: "EmojiRooms", persona: jax.Array, state: "RoomsState", traits: Traits) -> jax.Array:
     """A thought of `persona` (int32[], 0 to 2) for an episode before its first move, tokens int32[plan_length].
 
     Larry's: nothing, or a chain that begins at the start and breaks off somewhere. Bob's: one of the doors that lead
@@ -128,9 +126,7 @@ def write(
     return jnp.array(env.plan_sayings, jnp.int32)[said]
 
 
-def plan_log_probabilities(
-    env: "EmojiRooms", plan: jax.Array, state: "RoomsState", params, traits: Traits
-) -> jax.Array:
+def plan_log_probabilities(env: "EmojiRooms", plan: jax.Array, state: "RoomsState", traits: Traits) -> jax.Array:
     """Exact log-probability of a thought, tokens int32[plan_length], under each of the three, float32[3]."""
     if not env.plan_length:
         return jnp.zeros(len(personas.PERSONAS), jnp.float32)

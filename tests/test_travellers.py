@@ -10,7 +10,7 @@ import pytest
 from scipy import special
 
 import envs
-from envs import labyrinth, maze, personas, plans, tokens
+from envs import labyrinth, maze, personas, plans, tokens, travellers
 from envs.personas import Traits
 from tests.test_labyrinth import SURE, place
 
@@ -144,11 +144,10 @@ def test_alice_heeds_signposts_with_her_skill_and_the_others_ignore_them():
 
 
 def write(state, traits, count, length=LENGTH):
-    world = labyrinth.EmojiLabyrinth(**WORLD.options() | {"plan_length": length})
     keys = jax.random.split(jax.random.key(7), count)
     three = jnp.arange(3)
     writer = jax.vmap(
-        jax.vmap(lambda key, who: world.write_plan(key, who, state, PARAMS, traits), (0, None)),
+        jax.vmap(lambda key, who: travellers.write(key, WORLD, who, state, PARAMS, length, traits), (0, None)),
         (None, 0),
     )
     return np.asarray(jax.jit(writer)(keys, three))
@@ -191,14 +190,13 @@ def test_plan_probabilities_sum_to_one_and_equal_sampled_frequencies():
 @pytest.mark.parametrize(("length", "view"), [(0, "walls"), (LENGTH, "walls"), (0, "signpost")])
 def test_episode_likelihoods_frequencies_and_posteriors(length, view, key):
     """Personas play; their likelihoods, put together by hand, give the posterior that `log_posteriors` gives."""
-    options = {"size": 3, "turns": 8, "mold": 0.2, "exploits": 1, "view": view, "plan_length": length}
-    world, params = envs.make("EmojiLabyrinth-v0", **options)
+    world, params = envs.make("EmojiLabyrinth-v0", size=3, turns=8, mold=0.2, exploits=1, view=view)
     traits, count = Traits(), 1500
 
     def one(persona, key):
         reset_key, plan_key, play_key = jax.random.split(key, 3)
         _, start = world.reset_env(reset_key, params)
-        plan = world.write_plan(plan_key, persona, start, params, traits)
+        plan = travellers.write(plan_key, world, persona, start, params, length, traits)
 
         def turn(state, key):
             each = world.persona_log_probabilities(state, plan, params, traits)
