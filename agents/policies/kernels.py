@@ -23,7 +23,6 @@ BLOCK = 64
 """Queries of one block of `causal_attention`."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dense(kernel: jax.Array, x: jax.Array, precision: PrecisionLike) -> jax.Array:
     """A linear layer of features first.
 
@@ -35,11 +34,16 @@ def dense(kernel: jax.Array, x: jax.Array, precision: PrecisionLike) -> jax.Arra
     Returns:
         [O, B, S], of the dtype of `x`.
     """
+    return _dense(precision, kernel, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense(precision, kernel, x):
     return _product(kernel.astype(x.dtype), x, ((0,), (0,)), precision)
 
 
-def _dense_forward(kernel, x, precision):
-    return dense(kernel, x, precision), (kernel, x)
+def _dense_forward(precision, kernel, x):
+    return _dense(precision, kernel, x), (kernel, x)
 
 
 def _dense_backward(precision, saved, gradient):
@@ -49,17 +53,21 @@ def _dense_backward(precision, saved, gradient):
     return by_kernel.astype(kernel.dtype), _product(kernel.astype(x.dtype), gradient, ((1,), (0,)), precision)
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dense_rows(kernel: jax.Array, x: jax.Array, precision: PrecisionLike) -> jax.Array:
     """`dense` of features last: kernel [I, O], x [S, B, I] → [S, B, O]."""
+    return _dense_rows(precision, kernel, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense_rows(precision, kernel, x):
     return _product(x, kernel.astype(x.dtype), ((2,), (0,)), precision)
 
 
-def _dense_rows_forward(kernel, x, precision):
-    return dense_rows(kernel, x, precision), (kernel, x)
+def _dense_rows_forward(precision, kernel, x):
+    return _dense_rows(precision, kernel, x), (kernel, x)
 
 
 def _dense_rows_backward(precision, saved, gradient):
@@ -69,22 +77,26 @@ def _dense_rows_backward(precision, saved, gradient):
     return by_kernel.T.astype(kernel.dtype), _product(gradient, kernel.astype(x.dtype), ((2,), (1,)), precision)
 
 
-dense_rows.defvjp(_dense_rows_forward, _dense_rows_backward)
+_dense_rows.defvjp(_dense_rows_forward, _dense_rows_backward)
 
 
 def _product(a, b, axes, precision, dtype=None):
     return jax.lax.dot_general(a, b, (axes, ((), ())), precision=precision, preferred_element_type=dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def embed(table: jax.Array, tokens: jax.Array, dtype: str, precision: PrecisionLike) -> jax.Array:
     """Rows of a table [V, width], as it is stored, for tokens int32[B, S]: [B, S, width] of the dtype of that name."""
+    return _embed(dtype, precision, table, tokens)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _embed(dtype, precision, table, tokens):
     del precision
     return jnp.take(table.astype(dtype), tokens, axis=0)
 
 
-def _embed_forward(table, tokens, dtype, precision):
-    return embed(table, tokens, dtype, precision), (table, tokens)
+def _embed_forward(dtype, precision, table, tokens):
+    return _embed(dtype, precision, table, tokens), (table, tokens)
 
 
 def _embed_backward(dtype, precision, saved, gradient):
@@ -100,7 +112,7 @@ def _embed_backward(dtype, precision, saved, gradient):
     return total.astype(table.dtype), None
 
 
-embed.defvjp(_embed_forward, _embed_backward)
+_embed.defvjp(_embed_forward, _embed_backward)
 
 
 def rows_scattered(rows: int, tokens: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -124,13 +136,13 @@ def _spans(positions: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return [(first, last, positions[last - 1] + 1) for first, last in itertools.pairwise(starts)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
 def causal_attention(
     positions: tuple[int, ...],
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     precision: PrecisionLike,
+    *,
     sparing: bool = False,
 ) -> jax.Array:
     """Attention of positions of whole sequences, each to itself and those before it.
@@ -149,7 +161,12 @@ def causal_attention(
     Returns:
         [B, heads, D, positions], of the dtype of `value`.
     """
-    return _attention_forward(positions, query, key, value, precision, sparing)[0]
+    return _attention(positions, precision, sparing, query, key, value)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attention(positions, precision, sparing, query, key, value):
+    return _attention_forward(positions, precision, sparing, query, key, value)[0]
 
 
 def _scores(positions, precision, turned, key, first, last, keys):
@@ -159,7 +176,7 @@ def _scores(positions, precision, turned, key, first, last, keys):
     return jnp.where(visible[None, None], scores, -1e30)
 
 
-def _attention_forward(positions, query, key, value, precision, sparing):
+def _attention_forward(positions, precision, sparing, query, key, value):
     product = functools.partial(_einsum, precision=precision)
     turned = jnp.swapaxes(query, 2, 3)
     mixed, weights, shares = [], [], []
@@ -212,7 +229,7 @@ def _attention_backward(positions, precision, sparing, saved, gradient):
     return jnp.concatenate(by_query, axis=3).astype(dtype), whole(by_key), whole(by_value)
 
 
-causal_attention.defvjp(_attention_forward, _attention_backward)
+_attention.defvjp(_attention_forward, _attention_backward)
 
 
 def cached_attention(

@@ -176,7 +176,7 @@ def after_rl(found: Mapping[str, Any], words: str) -> list[tuple]:
         two ends of its interval.
     """
     finite = [value for value in found["after_rl"] if value is not None]
-    whole = found | {"after_rl": sum(finite) / len(finite) if finite else None}
+    whole = {**found, "after_rl": sum(finite) / len(finite) if finite else None}
     points = found.get("points", [whole])
     return [(_at(words, one), one["after_rl"], *(one.get("after_rl_interval") or ())) for one in points]
 

@@ -12,6 +12,7 @@ from analysis import estimates, inference
 from analysis.figures.panels import Curve, Curves, Map, Panel
 from analysis.measure import at_least, measure, once, variable
 from envs import personas
+from ground.terminal import ConfigError
 
 FEW = 20
 """Episodes; where fewer are left the lines of the figure end."""
