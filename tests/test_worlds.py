@@ -173,6 +173,10 @@ def test_a_run_keeps_the_board_and_not_its_file(tmp_path):
         configs.check(config)
         assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
     assert train.parse(tiny.arguments(tiny.changed(world=config.world))).config.world == config.world
+    for nothing in ("", "\n \n", "/"):
+        file.write_text(nothing, "utf-8")
+        with pytest.raises(ConfigError, match=r"--world\.board @.*there is no board in it; name a text file"):
+            train.parse([*LABYRINTH, "--world.board", f"@{file}"])
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"--world\.board @.*no text in UTF-8"):
         train.parse([*LABYRINTH, "--world.board", f"@{file}"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs import base
+from envs import base, boards
 from ground.terminal import ConfigError
 
 
@@ -32,17 +32,20 @@ def read_board(arguments: Sequence[str]) -> list[str]:
     """The arguments, with the text of the file for `@FILE` after `--world.board`: a run keeps the board itself.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is empty.
     """
     option, told = "--world.board", []
     for argument in arguments:
         lead, at, name = argument.partition("@")
         if at and (lead == f"{option}=" or (not lead and told[-1:] == [option])):
             try:
-                argument = lead + Path(name).read_text("utf-8")
+                board = Path(name).read_text("utf-8")
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or "no text in UTF-8"
                 raise ConfigError(f"{option} @{name}: {why}; name a text file with the board") from None
+            if not boards.tidy(board):  # which would say: a maze at random
+                raise ConfigError(f"{option} @{name}: there is no board in it; name a text file with the board")
+            argument = lead + board
         told.append(argument)
     return told
 
