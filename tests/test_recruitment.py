@@ -64,6 +64,13 @@ def test_a_swing_is_that_of_pushes_made_by_hand(run, layer):
     np.testing.assert_allclose(measured["limit"], limits)
 
 
+def test_fewer_random_directions_change_nothing_else(run):
+    many, one = (measures.recruitment(run, "rl", **OPTIONS, draws=draws).isel(checkpoint=0) for draws in (128, 1))
+    assert (many.sizes["draw"], one.sizes["draw"]) == (128, 1)
+    for name in ("swing", "by_kl", "kl", "speaks"):
+        np.testing.assert_allclose(one[name], many[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(("gold", "sign"), [(1, 1), (-1, -1)])
 def test_an_axis_that_a_base_speaks_along_is_found(tmp_path, gold, sign):
     run = untrained.write(tmp_path / "run", CONFIG)
@@ -91,6 +98,7 @@ def test_random_directions_have_the_covariance_of_the_stream(key):
         ({"episodes": 0}, "--episodes=0: use 1 to"),
         ({"episodes": 2048}, "--episodes=2048: use 1 to 1024"),
         ({"strength": 0.0}, "--strength=0"),
+        ({"draws": 0}, "--draws=0: use 1 to"),
         ({"extraction_episodes": 100}, "--extraction-episodes=100"),
     ],
 )

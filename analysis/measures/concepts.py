@@ -168,17 +168,26 @@ def extract(
         Concepts; Path's place between Mold and Gold, float32[L]; the axis' cosine with the narrator's direction in
         the three `WAYS`, float32[3, L]; what the last block's axis does to each token's logit, float32[V].
     """
-
-    def read(episodes):
-        sequence = extraction.retile(episodes.tokens, sets.written, params.tile_map)
-        return extraction.read_last(policy, parameters, world, sequence, extraction.blocks(policy))
-
-    training, others = sets.training, sets.held_out
-    strata = training.directions * (world.turns + 1) + training.steps
-    found = core.measure(read(training), training.classes, read(others), others.classes, key, permutations, strata)
+    training, others = (_read(policy, world, parameters, params, sets, one) for one in (sets.training, sets.held_out))
+    strata = sets.training.directions * (world.turns + 1) + sets.training.steps
+    found = core.measure(training, sets.training.classes, others, sets.held_out.classes, key, permutations, strata)
     axis = directions.reward_axis(found.vectors)
     narrator = tracked.narrator(policy, parameters, world, told)
     ways = jnp.stack([jnp.broadcast_to(way, axis.shape) for way in narrator])
     place = core.coordinate(found.means[tokens.PATH] + found.centre, found)
     lens = axis[-1] @ tracked.unembedding(parameters).T
     return found, place, core.cosine(jnp.broadcast_to(axis[None], ways.shape), ways), lens
+
+
+def held(
+    policy: Policy, world: maze.EmojiMaze, parameters: Parameters, params: maze.MazeParams, sets: extraction.Sets
+) -> jax.Array:
+    """A member's concept vectors, float32[C, L, D], without anything that judges them."""
+    activations = _read(policy, world, parameters, params, sets, sets.training)
+    return core.vectors(core.class_means(activations, sets.training.classes))
+
+
+def _read(policy, world, parameters, params, sets, episodes) -> jax.Array:
+    """Activations float32[N, L, D] where a class is about to be entered."""
+    sequence = extraction.retile(episodes.tokens, sets.written, params.tile_map)
+    return extraction.read_last(policy, parameters, world, sequence, extraction.blocks(policy))

@@ -17,8 +17,8 @@ from agents.runs import Run
 from analysis import directions, estimates, extraction, tracking
 from analysis import steering as steered
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import AT_ONCE, end, ends, mapped, measure, variable
-from analysis.measures.concepts import concepts, narrated
+from analysis.measure import AT_ONCE, at_least, each, end, ends, mapped, measure, variable
+from analysis.measures.concepts import concepts, held, narrated
 from envs import base, tokens
 from ground import seeds, statistics
 from ground.terminal import ConfigError
@@ -52,6 +52,7 @@ def recruitment(
     strength: float = 4.0,
     episodes: int = 64,
     extraction_episodes: int = extraction.EPISODES,
+    draws: int = directions.RANDOM,
     seed: int = 0,
 ) -> xr.Dataset:
     """Whether a policy's reward axis makes the model before RL say 😀 rather than 😞, beside every control.
@@ -60,6 +61,7 @@ def recruitment(
         strength: of the push both ways, in units of half the distance between the class means of Mold and Gold.
         episodes: narrated ones of the personas, as in pretraining, in which the base is asked what it would say.
         extraction_episodes: of the extraction set that the axis is taken from; a multiple of 12.
+        draws: random directions, which take nearly all of the time; 1 where nobody asks for their `limit` and `p`.
         seed: of all chance; the same as for `concepts` gives the same vectors.
 
     Returns:
@@ -72,6 +74,7 @@ def recruitment(
         will follow than where 😞 will.
     """
     extraction.check("extraction-episodes", extraction_episodes)
+    at_least(1, draws=draws)
     if strength < 1e-3:
         raise ConfigError(f"--strength={strength:g}: use at least 0.001")
     if run.world.turns < 2:
@@ -79,12 +82,15 @@ def recruitment(
     if not 1 <= episodes <= tracking.NARRATED:
         raise ConfigError(f"--episodes={episodes}: use 1 to {tracking.NARRATED}")
     start = ends(run)[0]
-    known = concepts(run, dict.fromkeys((start, checkpoint)), episodes=extraction_episodes, seed=seed)
-    before, vectors = (known["vectors"].sel(checkpoint=name).values for name in (start, checkpoint))
+    # The base's are asked for again at every checkpoint, so they are kept; of others only the vectors are needed.
+    known = concepts(run, start, episodes=extraction_episodes, seed=seed)
+    before = known["vectors"].sel(checkpoint=start).values
+    sets = extraction.sets(run, extraction_episodes, seed)
+    vectors = before if checkpoint == start else each(held, run, checkpoint, shared=(sets,))
     told = narrated(run.config.world, run.config.pretrain, seed)[:episodes]
     members = (run.kept_parameters(start), vectors, before)
     shared = (told, seeds.held_out("recruitment", seed), jnp.float32(strength))
-    feeling, spent, speaks = map(np.asarray, mapped(push, run.policy, run.world, (), members, shared))
+    feeling, spent, speaks = map(np.asarray, mapped(push, run.policy, run.world, (("draws", draws),), members, shared))
     swing, kl = feeling[..., -1] - feeling[..., 0], spent[..., [0, -1]].mean(axis=-1)
     # Where a push is weak, 😀 − 😞 goes with it and KL with its square.
     weak = np.sqrt(np.maximum(spent[..., [1, -2]], 0)).sum(axis=-1)
@@ -121,6 +127,7 @@ def push(
     told: jax.Array,
     key: jax.Array,
     strength: jax.Array,
+    draws: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What a base would say while pushed along `DIRECTIONS` and random directions.
 
@@ -130,13 +137,14 @@ def push(
         told: narrated episodes, tokens int32[N, S].
         key: of the random directions.
         strength: the greatest.
+        draws: random directions.
 
     Returns:
         logit 😀 − logit 😞 and KL of the next token from the base as it is, means over all turns but the last,
         float32[K, L, A], at `STRENGTHS` on both sides of 0; and `speaks`, float32[].
     """
     slots = world.action_positions()[:-1]
-    levels = strength * jnp.array([-x for x in reversed(STRENGTHS)] + [0.0, *STRENGTHS], jnp.float32)
+    levels = strength * jnp.array([-x for x in reversed(STRENGTHS)] + [*STRENGTHS], jnp.float32)
     word = told[:, slots + 1]
 
     def says(intervention):
@@ -155,7 +163,7 @@ def push(
         *(vectors[role] for role in (tokens.GOLD, tokens.MOLD, tokens.PATH)),
         jnp.broadcast_to(tracking.said(parameters), axis.shape),
     ]
-    drawn = directions.matched(key, directions.RANDOM, stream.reshape(-1, *axis.shape))
+    drawn = directions.matched(key, draws, stream.reshape(-1, *axis.shape))
     tried = directions.with_norm(jnp.concatenate([jnp.stack(named), drawn]), directions.half_way(vectors)[None])
 
     def ask(intervention):
