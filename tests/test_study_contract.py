@@ -76,8 +76,8 @@ def test_every_estimate_that_is_asked_about_is_made(measured):
             assert estimate.members <= BASES, name
             assert estimate.members == BASES or np.isnan(estimate.low), name
     for name in asked:
-        if any(words in name for words in (" at the same KL ", " at equal ", " at KL ")):
-            continue  # untrained twins may match nowhere
+        if any(words in name for words in (" at the same KL ", " at equal ", " at KL ", "BIC ")):
+            continue  # untrained twins may match nowhere, and two updates show no curve
         assert np.isfinite(everything.estimates[name].mean), name
 
 
