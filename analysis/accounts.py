@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.learning import rl, rollout
+from agents.learning import objectives, rl, rollout
 from agents.policies import Parameters, Policy
 from analysis import selection, tilting
 from envs import base, personas, tokens
@@ -32,11 +32,8 @@ def by_channel(world: base.World, now: rl.Reading, then: rl.Reading, played: rol
         now, then: what π and π_0 say before each decision.
         played: the episodes, of which only what was chosen counts.
     """
-
-    def nats(log_now, log_then):
-        return jnp.sum(jnp.exp(log_now) * (log_now - log_then), axis=-1)
-
-    return summed(world, played, nats(now.openings, then.openings), nats(now.actions, then.actions))
+    nats = [objectives.divergence(*pair) for pair in ((now.openings, then.openings), (now.actions, then.actions))]
+    return summed(world, played, *nats)
 
 
 def summed(world: base.World, played: rollout.Episodes, said: jax.Array, acted: jax.Array) -> jax.Array:

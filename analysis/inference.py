@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from agents.learning import demonstrations, learner, population, rl, rollout
+from agents.learning import demonstrations, learner, objectives, population, rl, rollout
 from agents.learning.demonstrations import Demonstrations
 from agents.policies import Parameters, Policy
 from agents.runs import evaluation
@@ -190,7 +190,8 @@ def beliefs(seen: Seen, badges: jax.Array) -> Beliefs:
     """Everything about one member; `badges` from `badge_fidelity`."""
     ideal = ideal_actions(seen)
     blind = jax.nn.logsumexp(seen.personas, axis=-2) - jnp.log(float(seen.personas.shape[-2]))
-    apart = [jnp.mean(_divergence(ideal, other), axis=(1, 2), where=seen.played) for other in (seen.model, blind)]
+    nats = [objectives.divergence(ideal, other) for other in (seen.model, blind)]
+    apart = [jnp.mean(each, axis=(1, 2), where=seen.played) for each in nats]
     return Beliefs(
         ideal=mean_posterior(seen),
         implied=implied(jnp.exp(seen.model), seen),
@@ -240,9 +241,3 @@ def _share(played: jax.Array) -> jax.Array:
     """Share of each episode at one turn, float32[N], sums to 1; NaN where none has come so far."""
     share = played.astype(jnp.float32)
     return share / share.sum()
-
-
-def _divergence(first: jax.Array, second: jax.Array) -> jax.Array:
-    """KL of action distributions from their logarithms float32[..., A], in nats; float32[...]."""
-    chance = jnp.exp(first)
-    return jnp.sum(jnp.where(chance > 0, chance * (first - second), 0.0), axis=-1)

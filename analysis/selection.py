@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from agents.learning import objectives
 from envs import personas
 
 _STEPS = 10_000
@@ -158,9 +159,7 @@ def stepwise_divergence(
         prior: w, float32[I]; where there is a plan, the posterior that it leaves.
     """
     log_base = acts(log_personas, actions, played, prior)
-    chance = jnp.exp(log_policy)
-    terms = jnp.where(chance > 0, chance * (log_policy - log_base), 0.0)
-    return jnp.sum(jnp.where(played[:, None], terms, 0.0))
+    return jnp.sum(jnp.where(played, objectives.divergence(log_policy, log_base), 0.0))
 
 
 def acts(log_personas: jax.Array, actions: jax.Array, played: jax.Array, prior: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rlax
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,6 +138,13 @@ def test_equalized_entropy_does_not_touch_the_choice_between_tiles():
 
 def test_entropy_of_four_equal_actions_is_log_four():
     assert float(objectives.entropy(jnp.full(4, -math.log(4.0)))) == pytest.approx(math.log(4))
+
+
+def test_divergence_is_that_of_scipy_and_what_is_never_said_adds_nothing(key):
+    first, second = (jax.nn.log_softmax(3 * jax.random.normal(each, (50, 5))) for each in jax.random.split(key))
+    first = jax.nn.log_softmax(first.at[::2, 0].set(-jnp.inf))
+    told = objectives.divergence(first, second)
+    np.testing.assert_allclose(told, scipy.special.rel_entr(*map(np.exp, (first, second))).sum(axis=-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,12 @@ def entropy(log_probabilities: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
 
 
+def divergence(log_probabilities: jax.Array, others: jax.Array) -> jax.Array:
+    """KL(p ‖ q) in nats of distributions [..., A] given by their log-probabilities; what p never says adds nothing."""
+    chances = jnp.exp(log_probabilities)
+    return jnp.sum(jnp.where(chances > 0, chances * (log_probabilities - others), 0.0), axis=-1)
+
+
 def equalized_entropy(log_probabilities: jax.Array, neighbours: jax.Array) -> jax.Array:
     """Entropy within each kind of tile (arXiv 2605.30232, appendix J.3), in nats.
 

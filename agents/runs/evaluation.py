@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agents.learning import demonstrations, learner, population, rl, rollout
+from agents.learning import demonstrations, learner, objectives, population, rl, rollout
 from agents.policies import Parameters, Policy, in_a_row
 from agents.runs import fidelity, scripts
 from agents.runs.config import Config, Member
@@ -102,7 +102,7 @@ def badge_divergence(
 
         def part(rows):
             log_probabilities, _ = rl.read(policy, parameters, world, rows[0].at[:, world.badge_position].set(badge))
-            return jnp.sum(jnp.exp(rows[1]) * (rows[1] - log_probabilities), axis=-1)
+            return objectives.divergence(rows[1], log_probabilities)
 
         divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), _BATCH))
         return jnp.mean(divergences.reshape(counts.shape), where=counts)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.learning import learner, rl, rollout
+from agents.learning import learner, objectives, rl, rollout
 from agents.policies import Parameters, Policy
 from agents.runs import scripts
 from envs import base, personas, tokens
@@ -78,8 +78,8 @@ def nats_per_token(
         def part(rows):
             sequence, exact, counts, start, decided = rows
             reading = rl.read_decisions(policy, parameters, world, sequence.at[:, world.badge_position].set(badge))
-            actions = jnp.sum(jnp.exp(exact) * (exact - reading.actions), axis=-1)
-            nats, count = jnp.sum(actions, where=counts), counts.sum(dtype=jnp.float32)
+            nats = jnp.sum(objectives.divergence(exact, reading.actions), where=counts)
+            count = counts.sum(dtype=jnp.float32)
             if world.plan_length:
                 said, written = world.said(world.opening(sequence)), decided[:, world.spoken : world.opening_length]
                 chosen = jnp.take_along_axis(reading.openings, said[..., None], axis=-1)[:, world.spoken :, 0]
