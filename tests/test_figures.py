@@ -179,6 +179,13 @@ def test_every_arm_has_one_style_and_no_two_the_same():
     assert style.of_all(["a", "PPO"])["a"] == style.of_all(["PPO", "a"])["a"]
 
 
+def test_what_is_said_of_an_arm_looks_like_it_unless_there_is_more_of_it():
+    looks = style.of_panels([["PPO: axis", "GRPO: axis", "Path"], ["PPO", "GRPO", "GRPO: other"]])
+    assert looks["PPO: axis"] == looks["PPO"] == style.known("PPO")
+    assert len({looks[name] for name in ("GRPO", "GRPO: axis", "GRPO: other", "Path", "PPO")}) == 5
+    assert style.of_panels([["PPO", "SFT"]]) == style.of_all(["PPO", "SFT"])
+
+
 def test_a_sweep_has_a_colour_for_each_point():
     looks = style.of_all([f"rl.learning_rate={rate:g}" for rate in np.geomspace(1e-5, 1, 12)])
     assert len({look.colour for look in looks.values()}) == 12

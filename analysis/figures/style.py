@@ -3,7 +3,8 @@
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -113,6 +114,18 @@ def _point(name: str) -> tuple[str, str]:
     """The point of a grid, and what else a name says."""
     parts = name.split(", ")
     return ", ".join(part for part in parts if "=" in part), ", ".join(part for part in parts if "=" not in part)
+
+
+def of_panels(panels: Sequence[Sequence[str]]) -> dict[str, Style]:
+    """A style for each name of a figure, from those of its panels; see `of_all`.
+
+    What is said of an arm, such as `PPO: axis`, looks like the arm, unless a panel has two things to say of it.
+    """
+    names = {name: name.partition(": ")[0] for panel in panels for name in panel}
+    twice = {arm for panel in panels for arm, count in Counter(map(names.get, panel)).items() if count > 1}
+    arms = {name: name if arm in twice else arm for name, arm in names.items()}
+    styles = of_all(arms.values())
+    return {name: styles[arm] for name, arm in arms.items()}
 
 
 def of_all(names: Iterable[str]) -> dict[str, Style]:
