@@ -74,6 +74,7 @@ def test_one_persona_shows_only_its_own_ways(key):
 SFT = tiny.changed(sft={"updates": 12, "chunk": 12, "episodes": 32, "learning_rate": 1e-2, "warmup": 1})
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_its_persona_and_each_member_by_itself():
     state, metrics = tiny.train_stage(SFT, "sft")
     assert metrics["action_loss"].shape == (2, 12)
@@ -91,7 +92,7 @@ def test_rejection_fine_tuning_learns_nothing_where_nobody_succeeds():
 
     def trained(turn_reward):
         paid = dataclasses.replace(config, world=dataclasses.replace(config.world, turn_reward=turn_reward))
-        return tiny.train_stage(paid, "sft", start, program=stage.program)
+        return tiny.train_stage(paid, "sft", start)
 
     (rich, won), (poor, lost) = trained(100.0), trained(-100.0)
     assert (won["success"] == 1).all()
@@ -136,10 +137,8 @@ def test_lessons_are_drawn_by_no_key_of_an_order(monkeypatch):
 
 @pytest.mark.slow
 def test_mu_goes_from_rl_alone_to_imitation_alone():
-    program = stages.make_stage(mixed(0, 0), "rl").program
-
     def trained(config):
-        state, metrics = tiny.train_stage(config, "rl", program=program)
+        state, metrics = tiny.train_stage(config, "rl")
         return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.parameters)]), metrics
 
     alone, _ = tiny.train_stage(tiny.changed(rl={"updates": 2, "chunk": 2}), "rl")
@@ -181,6 +180,5 @@ def test_a_run_with_fine_tuning_starts_rl_from_its_end(tmp_path):
     summary = run.summary()
     assert len(set(summary["return"]["before_rl"])) == 2
     assert summary["tokens_per_second"]["sft"] > 0
-    stage = stages.make_stage(config, "rl")
-    again, _ = tiny.train_stage(config, "rl", run.parameters("sft"), program=stage.program)
+    again, _ = tiny.train_stage(config, "rl", run.parameters("sft"))
     jax.tree.map(np.testing.assert_array_equal, again.parameters, run.parameters("rl"))

@@ -31,20 +31,19 @@ def test_members_are_the_grid_by_seeds():
     ]
 
 
+@pytest.mark.slow
 def test_each_of_eight_members_equals_its_own_run(base):
     shared = jax.tree.map(lambda x: np.broadcast_to(x, (8, *x.shape[1:])), base)
     together, metrics = tiny.train_stage(GRID, "rl", shared)
     assert metrics["return"].shape == (8, GRID.rl.updates)
     assert len({tuple(row) for row in metrics["return"].tolist()}) == 8
-    program = None
     for index, member in enumerate(GRID.members):
         config = tiny.changed(
             seed=member.seed,
             rl={"learning_rate": member.values["rl.learning_rate"]},
             population={"seeds": 1},
         )
-        program = program or stages.make_stage(config, "rl").program
-        alone, own = tiny.train_stage(config, "rl", base, program=program)
+        alone, own = tiny.train_stage(config, "rl", base)
         for mine, other in zip(jax.tree.leaves(together.parameters), jax.tree.leaves(alone.parameters), strict=True):
             np.testing.assert_allclose(mine[index], other[0], atol=2e-4)
         np.testing.assert_allclose(metrics["return"][index], own["return"][0], atol=1e-3)
@@ -54,7 +53,7 @@ def test_each_of_eight_members_equals_its_own_run(base):
 def test_the_members_at_once_change_no_bit(base):
     shared = jax.tree.map(lambda x: np.broadcast_to(x, (8, *x.shape[1:])), base)
     found = []
-    for at_once in (3, 8):
+    for at_once in (1, 3):
         population = dataclasses.replace(GRID.population, at_once=at_once)
         config = dataclasses.replace(GRID, population=population)
         made = tiny.train_stage(config, "rl", shared, chunks=2, mesh=tiny.mesh(8, 8, 1), options=tiny.AS_USERS)

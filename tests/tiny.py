@@ -71,16 +71,13 @@ AS_USERS = {"xla_cpu_use_fusion_emitters": True}
 """Fuses operations as it is done outside the tests."""
 
 
-def train_stage(
-    config: Config, name: str, parameters=None, chunks: int | None = None, mesh=None, program=None, options=None
-):
+def train_stage(config: Config, name: str, parameters=None, chunks: int | None = None, mesh=None, options=None):
     """Run a stage without a run directory; the state on the host, and metrics [M, updates].
 
-    A `program` compiled for a config that differs only in numbers saves compiling. `options` are the compiler's, for
-    this program alone; `AS_USERS` where the last bit matters.
+    `options` are the compiler's, for this program alone; `AS_USERS` where the last bit matters.
     """
     stage = stages.make_stage(config, name, mesh)
-    program = program or stage.program
+    program = stage.program
     arguments = program.place(stage.arguments)
     state, parts = program.place(stage.initial(parameters)), []
     if options:

@@ -5,6 +5,7 @@ end, or of an episode after its own, does not count.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -158,6 +159,7 @@ def gradient(
     return learner.accumulate(loss, parameters, (lesson.tokens, chosen, told), microbatch, shards)
 
 
+@functools.lru_cache(maxsize=64)
 def update_function(policy: Policy, world: base.World, microbatch: int) -> learner.Update:
     """The update of one member in a stage that imitates.
 

@@ -144,6 +144,13 @@ def repeated(update: Update, updates: int, shards: Shards) -> Callable[..., tupl
     return member
 
 
+@functools.lru_cache(maxsize=64)
+def program(update: Update, mesh: Mesh, updates: int, at_once: int) -> Any:
+    """The program of a `Chunk`; equal ones are one, so that a process traces and compiles it once for all its runs."""
+    member = repeated(update, updates, Shards(mesh.shape["episode"]))
+    return jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
+
+
 class Chunk:
     """A compiled program that runs many updates of every member and donates the state it is given.
 
@@ -161,13 +168,9 @@ class Chunk:
     """
 
     def __init__(self, update: Update, mesh: Mesh, updates: int, at_once: int = 0, large: int = 0):
-        member = repeated(update, updates, Shards(mesh.shape["episode"]))
-
-        def program(at_once: int) -> Any:
-            return jax.jit(over_members(member, mesh, at_once), donate_argnums=0)
-
-        self._make, self._chooses, self._large = program, at_once == 0 and not on_cpu(mesh), large
-        self.program: Any = program(at_once)
+        self._make = functools.partial(program, update, mesh, updates)
+        self._chooses, self._large = at_once == 0 and not on_cpu(mesh), large
+        self.program: Any = self._make(at_once)
         self.mesh = mesh
         self.at_once = at_once
         """Members that a device computes at the same time, or 0, as in `over_members`."""
@@ -200,17 +203,17 @@ class Chunk:
             self.program = self._make(self.at_once)
         while True:
             try:
-                program = self.program.lower(state, config, params).compile()
-                took = footprint(program)
+                compiled = self.program.lower(state, config, params).compile()
+                took = footprint(compiled)
             except jax.errors.JaxRuntimeError as error:
                 if self.at_once == 1 or "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                program = took = None
+                compiled = took = None
             if took is not None and (self.at_once == 1 or limit is None or took <= limit):
                 break
             self.at_once = fewer(count, self.at_once or count, took, limit)
             self.program = self._make(self.at_once)
-        self.program = program
+        self.program = compiled
         there = f" of {limit / 2**30:.1f}" if limit else ""
         self.choice = f"{self.at_once or count} of {count} members at a time, {took / 2**30:.1f}{there} GiB"
 

@@ -8,6 +8,7 @@ part of the task (the policy can count the turns it has read), so nothing is boo
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -311,6 +312,7 @@ def strangers(key: jax.Array, episodes: int, group: int) -> jax.Array:
     return (other[:, None] * group + jnp.arange(group)[None]).reshape(-1)
 
 
+@functools.lru_cache(maxsize=64)
 def update_function(
     policy: Policy, world: base.World, microbatch: int, teacher: SFTConfig, at_once: int = 0
 ) -> learner.Update:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from agents import runs
 from agents.learning import imitation, learner, population, rl, rollout
+from agents.policies import Parameters, Policy
 from agents.runs.config import Config
 from ground import processes, seeds, signals
 
@@ -130,7 +132,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
 
     def initial(parameters: Any) -> learner.TrainState:
         if parameters is None:
-            parameters = jax.jit(jax.vmap(policy.init))(seeds.training(drawn, "init", config.pretrain.seed))
+            parameters = _first(policy, seeds.training(drawn, "init", config.pretrain.seed))
         return jax.vmap(begin)(jax.tree.map(jnp.asarray, parameters), keys)
 
     return Stage(
@@ -148,6 +150,12 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         begin=begin,
         salt=salt,
     )
+
+
+@functools.partial(jax.jit, static_argnames="policy")
+def _first(policy: Policy, keys: jax.Array) -> Parameters:
+    """Parameters of members before any training, with the member as axis 0."""
+    return jax.vmap(policy.init)(keys)
 
 
 def side_by_side(members: int, length: int) -> int:
