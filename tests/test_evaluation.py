@@ -26,6 +26,7 @@ def told(tmp_path, **population) -> dict:
     return evaluation.summary(run, jax.tree.map(lambda x: np.asarray(x)[None], base), means, np.zeros((2, 3)))
 
 
+@pytest.mark.slow
 def test_scripts_play_every_world_of_a_sweep(tmp_path):
     rewards = (-20.0, 1.0, 20.0)
     sweep = ("world.gold_reward=-20,1,20",)
@@ -71,10 +72,12 @@ def test_without_a_sweep_there_are_no_points_and_one_row_a_script(tmp_path):
 
 
 def test_the_summary_tells_of_badges_where_there_are_some(tmp_path):
-    for badge, words in (("shown", {"badges", "misfit"}), ("null", set())):
+    both = {"badges", "misfit", "badge_kl"}
+    known = {"shown": both | {"null_badge_kl"}, "spoken": both, "null": {"null_badge_kl"}}
+    for badge, words in known.items():
         world = dataclasses.replace(tiny.CONFIG.world, badge=badge)
         summary = told(tmp_path / badge, world=world)
-        assert set(summary) & {"badges", "misfit"} == words
+        assert set(summary) & known["shown"] == words
         for name in personas.PERSONAS if badge == "shown" else ():
             script = summary["return"]["personas"][name]
             assert summary["badges"][name]["script_return"] == pytest.approx(script, rel=1e-6)

@@ -39,7 +39,6 @@ def summary(**outcomes):
     return {
         "return": {"random": -80.0, "personas": {"Larry": -56.0}, "greedy": 17.0, "before_rl": [-10.0], **outcomes},
         "diverged": {},
-        "badge_kl": {"Larry": 0.01},
         "seconds": {"total": 3.0},
         "tokens_per_second": {"rl": 1000.0},
     }  # fmt: skip

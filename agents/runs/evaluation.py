@@ -192,11 +192,14 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
             return named | {"points": _points(config, scripts, start, end)}
         return named | {"after_rl_interval": _interval(config, end)}
 
+    # Of a badge that the base has never read nothing is known.
+    badge_kl = {name: divergence[i][i + 1] for i, name in enumerate(personas.PERSONAS)}
+    null_badge_kl = {name: divergence[i][0] for i, name in enumerate(personas.PERSONAS)}
     return {
         "return": described(0),
         **({"success": described(1)} if run.world.has_goal else {}),
-        "badge_kl": {name: divergence[i][i + 1] for i, name in enumerate(personas.PERSONAS)},
-        "null_badge_kl": {name: divergence[i][0] for i, name in enumerate(personas.PERSONAS)},
+        **({"badge_kl": badge_kl} if run.world.badge != "null" else {}),
+        **({"null_badge_kl": null_badge_kl} if run.world.badge != "spoken" else {}),
         **told,
     }
 

@@ -126,9 +126,9 @@ def results(console: Console, summary: Mapping[str, Any]) -> None:
     digits = 2 if goal else 1
     console.print(_outcomes(summary, "return", "Return per episode", lambda x: f"{x:+.{digits}f}"))
     diverged(console, summary["diverged"])
-    badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
-    console.print(f"KL from persona to model with its badge, nats per action: {badges}")
     if told := summary.get("badges"):
+        badges = ", ".join(f"{name} {value:.3f}" for name, value in summary["badge_kl"].items())
+        console.print(f"KL from persona to model with its badge, nats per action: {badges}")
         each = ", ".join(f"{name} {badge['kl_per_token']:.3f}" for name, badge in told.items())
         if each != badges:  # it thinks, too
             console.print(f"the same with what it thinks, nats per token: {each}")
