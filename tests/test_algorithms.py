@@ -250,7 +250,7 @@ def labyrinth(algorithm="ppo", **rl):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("grpo", marks=pytest.mark.long)])
 def test_plans_are_part_of_the_same_learner(algorithm):
     config = labyrinth(algorithm, updates=2, chunk=2)
     state, metrics = tiny.train_stage(config, "rl", chunks=1, options=tiny.AS_USERS)

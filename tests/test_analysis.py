@@ -232,6 +232,7 @@ def test_wrong_input_is_one_line_and_status_2(run, tmp_path, capsys):
     refused(capsys, ["steer", run.path, "--play-episodes", 0], "--play-episodes=0")
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_looked_at_is_named(tmp_path, capsys):
     unfinished = make(tmp_path / "unfinished", names=["rl-000001"])
     refused(capsys, ["concepts", unfinished.path], "no checkpoint 'rl'", "pretrain")

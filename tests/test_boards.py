@@ -130,6 +130,7 @@ def test_ends_that_are_not_marked_are_drawn_among_free_cells_within_the_range(un
         assert changed == ([goal.tolist()] if "G" in unmarked else [])
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from((2, 4)), exploits=st.integers(0, 2))
 def test_a_labyrinth_given_back_is_played_alike(seed, size, exploits):

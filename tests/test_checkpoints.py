@@ -302,6 +302,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_kill_during_save(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
     parent = subprocess.Popen(

@@ -142,6 +142,7 @@ def test_runs_are_named_by_what_sets_them_apart(jobs):
     assert called(ppo, grpo) == ["algorithm=ppo", "algorithm=grpo"]  # and not all of its switches
 
 
+@pytest.mark.slow
 def test_jobs_of_other_seeds_are_one_population(jobs):
     datasets = [comparing.measured(run, "norm") for run in jobs]
     arms = comparing.joined(comparing.named(jobs), jobs, datasets)

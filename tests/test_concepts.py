@@ -289,6 +289,7 @@ def population():
     return both, extraction.Sets(sets[0], sets[1], MAPS[0])
 
 
+@pytest.mark.slow
 def test_emoji_are_only_names(population):
     parameters, sets = population
 

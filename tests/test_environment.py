@@ -84,10 +84,10 @@ def test_a_lack_of_memory_is_one_line(error, words):
 @pytest.mark.parametrize(
     ("environment", "devices"),
     [
-        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        pytest.param({"JAX_NUM_CPU_DEVICES": "3"}, 3, marks=pytest.mark.slow),
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
-        ({"MPLBACKEND": "nonsense"}, len(os.sched_getaffinity(0))),
-        ({"PYTHONIOENCODING": "ascii"}, len(os.sched_getaffinity(0))),
+        pytest.param({"MPLBACKEND": "nonsense"}, len(os.sched_getaffinity(0)), marks=pytest.mark.slow),
+        pytest.param({"PYTHONIOENCODING": "ascii"}, len(os.sched_getaffinity(0)), marks=pytest.mark.slow),
         ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, len(os.sched_getaffinity(0))),
     ],
     ids=str,

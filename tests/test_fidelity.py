@@ -49,6 +49,7 @@ def test_nats_per_token_of_actions_alone_are_those_per_action(maze):
     np.testing.assert_allclose(per_token, [every[i][i + 1] for i in range(3)], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_nats_per_token_count_thoughts():
     policy, parameters, world, params = made("spoken", "EmojiRooms-v0", size=5, turns=3, plan_length=4)
     nothing = jax.tree.map(jnp.zeros_like, parameters)  # speaks and acts at random
@@ -65,6 +66,7 @@ def test_nats_per_token_count_thoughts():
         np.testing.assert_allclose(shown[persona], (actions + thoughts) / (turns.sum() + written.sum()), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_a_spoken_badge_leaves_no_misfit(maze):
     prior = jnp.array([0.2, 0.3, 0.5])
     for badge, low, high in (("spoken", -1e-5, 1e-5), ("shown", 1e-3, 10.0)):

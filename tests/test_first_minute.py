@@ -42,7 +42,7 @@ def test_help_is_printed_without_jax(command):
     ("arguments", "words"),
     [
         ("train.py --lr 3", "did you mean --rl.learning-rate?"),
-        ("train.py --seed much", "--seed: invalid literal"),
+        pytest.param("train.py --seed much", "--seed: invalid literal", marks=pytest.mark.slow),
         ("train.py --world.name EmojiMaze-v9", "choose one of"),
         ("-m benchmarks everything", "choose one of"),
     ],
@@ -54,7 +54,9 @@ def test_a_wrong_option_is_told_before_jax_looks_for_devices(arguments, words):
     assert not imported & (HEAVY - {"matplotlib", "PIL"} if "benchmarks" in arguments else HEAVY)
 
 
-@pytest.mark.parametrize("arguments", ["train.py --help-all", "-m studies list --out /nowhere"])
+@pytest.mark.parametrize(
+    "arguments", ["train.py --help-all", pytest.param("-m studies list --out /nowhere", marks=pytest.mark.slow)]
+)
 def test_other_lists_come_without_other_peoples_environments(arguments):
     status, out, said, imported = run(*arguments.split())
     assert (status, said) == (0, "")

@@ -37,7 +37,7 @@ def stage(world: str, family: str, lookback: int = 0, **rl_options):
     [
         ("EmojiLabyrinth-v0", "transformer", 0),
         *(
-            pytest.param(world, family, lookback, marks=[pytest.mark.slow, *LONG[family == "gru" and lookback == 2]])
+            pytest.param(world, family, lookback, marks=[pytest.mark.slow, *LONG[family == "gru"]])
             for world in WORLDS
             for family in ("transformer", "gru")
             for lookback in (0, 2)
@@ -80,6 +80,7 @@ def test_what_a_group_reads_once_is_as_if_each_had_read_it(world, family, lookba
         np.testing.assert_allclose(metrics[name], value, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_play_in_groups_and_until_all_have_ended_is_play():
     made, params, policy, parameters, _ = stage("EmojiLabyrinth-v0", "transformer")
     keys = jnp.repeat(jax.random.split(jax.random.key(3), 2), GROUP)

@@ -178,6 +178,7 @@ def maze(tmp_path_factory):
     return untrained.write(tmp_path_factory.mktemp("runs") / "maze", tiny.changed(world={"size": 7, "turns": 2}))
 
 
+@pytest.mark.slow
 def test_beliefs_of_members_and_of_the_base_that_they_share(maze, monkeypatch):
     asked, measure = [], inference.measure
 

@@ -64,7 +64,7 @@ def reading(run, parameters, sequences, names=()):
     return jax.jit(read)(parameters, sequences)
 
 
-@pytest.mark.parametrize("lookback", [0, 2])
+@pytest.mark.parametrize("lookback", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_everything_is_as_in_numpy(run, one, lookback, tmp_path):
     parameters, _, seen = one
     run = run if lookback else make(tmp_path / "plain")

@@ -16,7 +16,12 @@ def ends_well(program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", ["import envs, gymnax", "import gymnax, envs", "import envs; from gymnax import make"]
+    "first",
+    [
+        "import envs, gymnax",
+        pytest.param("import gymnax, envs", marks=pytest.mark.slow),
+        pytest.param("import envs; from gymnax import make", marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
 )
 def test_gymnax_knows_our_worlds_whatever_is_imported_first(first):
     ends_well(f"""

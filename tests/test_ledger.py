@@ -275,7 +275,8 @@ def test_the_base_under_one_badge_is_pure_selection(tmp_path):
     assert (few["effective"] < 20).all()
 
 
-@pytest.mark.slow  # a world of its own
+@pytest.mark.slow
+@pytest.mark.long  # a world of its own
 def test_a_shown_badge_leaves_a_misfit(tmp_path):
     """Untrained networks in the labyrinth with a signpost."""
     world = LabyrinthOptions(size=3, turns=4, view="signpost", plan_length=2)

@@ -174,12 +174,14 @@ class Lost(rooms.EmojiRooms):
         return dataclasses.replace(shown, positions=shown.positions[::-1])
 
 
+@pytest.mark.slow
 def test_a_map_that_shows_the_agent_elsewhere_is_noticed(key):
     world = Lost(size=6, turns=6)
     with pytest.raises(contract.ContractError, match="replay: positions do not stand for the state's"):
         envs.api_test(world, world.default_params, key)
 
 
+@pytest.mark.slow
 def test_recordings_hold_the_map(tmp_path):
     run = verdicts.write_run(tmp_path / "run", tiny.changed(world=rooms.RoomsOptions()))
     recording = recordings.record(run.path, 2)
@@ -200,6 +202,7 @@ def test_recordings_hold_the_map(tmp_path):
                 assert {at for at in side["advised"] if at >= 0} <= set(side["thought"])
 
 
+@pytest.mark.slow
 def test_recordings_follow_a_run_and_tell_whose_deeds_they_are(tmp_path):
     run = verdicts.write_run(tmp_path / "run", tiny.changed(world=rooms.RoomsOptions()))
     names, world = verdicts.follow(run, [[0, 0], [0.01, 0.02], [0.5, 0.25], [1, 2]]), run.world

@@ -385,8 +385,9 @@ THINKING = {"thoughts"}
 """Those of worlds with plans alone."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "course" else ()) for name in measures.__all__]
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "course" else ()) for name in measures.__all__]
 )
 def test_every_measurement_numbers_members_as_the_run_does(name, tmp_path):
     world = {"world": tiny.CONFIG.world} if name in MAZE else {}

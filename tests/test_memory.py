@@ -19,6 +19,9 @@ from tests.equality import TIMING
 ONE = tiny.changed(population={"seeds": 1}, seed=3)
 
 
+pytestmark = pytest.mark.slow  # compiled as users have it, three times
+
+
 @pytest.fixture(scope="module")
 def alone():
     """One device for everything, and programs as users have them: here the last bit matters."""
@@ -115,13 +118,13 @@ def test_the_function_gives_the_bits_of_the_run(function, held):
             np.testing.assert_array_equal(values, held.metric(stage, name)[:, 0].astype(np.asarray(values).dtype))
 
 
+@pytest.mark.long
 def test_old_keys_do_as_well(function):
     with jax.legacy_prng_key("allow"):
         key = jax.random.PRNGKey(1)
     same(function(key)["metrics"], function(jax.random.key(1))["metrics"])
 
 
-@pytest.mark.slow
 def test_it_is_mapped_over_keys_and_values(function):
     keys = jax.random.split(jax.random.key(9), 2)
     rates = jnp.array([0.0, 1e-2])

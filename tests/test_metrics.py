@@ -129,6 +129,7 @@ def test_damage_is_left_to_the_reader(folder):
     check(folder, 6)
 
 
+@pytest.mark.slow
 def test_reading_while_chunks_are_written(folder):
     sizes, ended = [], threading.Event()
 

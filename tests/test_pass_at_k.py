@@ -262,6 +262,7 @@ def test_a_base_that_all_share_is_played_once_and_repeated(tmp_path, monkeypatch
     np.testing.assert_allclose(near.values[0], rate.sel(checkpoint="rl").values[2:, chosen].mean(axis=1))
 
 
+@pytest.mark.slow
 def test_worlds_that_differ_have_mazes_and_random_players_of_their_own(tmp_path):
     swept = dataclasses.replace(LABYRINTH.population, sweep=("world.loops=0,1",))
     run = untrained.write(tmp_path / "run", dataclasses.replace(LABYRINTH, population=swept))

@@ -174,7 +174,7 @@ def sees(gold, mold, speaks=1):
     return make
 
 
-@pytest.mark.parametrize(("gold", "expected"), [(1, "supported"), (-1, "refuted")])
+@pytest.mark.parametrize(("gold", "expected"), [(1, "supported"), pytest.param(-1, "refuted", marks=pytest.mark.long)])
 def test_a_base_that_speaks_along_the_axis_is_moved_by_it_and_a_mute_one_is_not(tmp_path, gold, expected):
     study = command.find("functional_welfare")
     after = sees(gold, -gold)

@@ -104,6 +104,7 @@ def test_descend_is_optax_adamw(key):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.parameters, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "rl"])
 def test_parameters_stored_in_bfloat16_stay_so_and_learn(stage):
     policy = dataclasses.replace(tiny.CONFIG.policy, parameter_dtype="bfloat16", compute_dtype="bfloat16")
@@ -123,7 +124,9 @@ def test_the_learning_rate_is_a_cosine_after_a_warm_up():
 
 
 @pytest.mark.parametrize("group", [1, 4])
-@pytest.mark.parametrize("name", envs.WORLDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "EmojiMaze-v0" else pytest.mark.slow) for name in envs.WORLDS]
+)
 def test_shuffled_rewards_pay_whole_episodes_of_others_in_every_world(name, group, key):
     """Nobody is paid for what it does, nor for how long; and all that was earned is paid."""
     small = {"size": 11 if "Maze" in name else 3, "turns": 5}

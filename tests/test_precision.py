@@ -84,7 +84,9 @@ def errors(found, expected) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("count", [16, 128, 512])
+@pytest.mark.parametrize(
+    "count", [16, pytest.param(128, marks=pytest.mark.long), pytest.param(512, marks=pytest.mark.slow)]
+)
 def test_every_gradient_in_bfloat16_is_that_of_float32(family, count):
     parameters, rows = parameters_of(family), shown(count)[2:]
     exact, rounded = (gradient(policy_of(family, compute_dtype=x), parameters, *rows) for x in ("float32", "bfloat16"))
@@ -116,6 +118,7 @@ def test_parameters_stored_in_bfloat16_have_gradients_in_float32(family):
     assert max(found.values()) < BOUND, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gradient_of_rl_in_bfloat16_is_that_of_float32(family, key):
     config = dataclasses.replace(Config().rl, episodes=128, entropy_weight=0.1)

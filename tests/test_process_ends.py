@@ -40,9 +40,8 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.long if case != "idle" else ()) for case in tiny.JOBS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("case", tiny.JOBS)
 def test_the_command_of_two_processes_makes_the_run_of_one(alone, tmp_path, case):
     job = start(["train", *tiny.arguments(tiny.JOBS[case]), "--run-dir", tmp_path / "run"])
     ends = finish(job)
@@ -76,15 +75,13 @@ def test_a_lost_process_ends_the_job_in_one_line_and_resume_finishes(alone, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "status", "who"),
-    [(signal.SIGTERM, 143, (1,)), pytest.param(signal.SIGINT, 130, (0, 1), marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "status", "who"), [(signal.SIGTERM, 143, (1,)), (signal.SIGINT, 130, (0, 1))])
 def test_a_signal_to_one_or_all_stops_all_with_a_checkpoint_that_one_process_resumes(
     alone, tmp_path, number, status, who
 ):
     path = tmp_path / "run"
-    job = start(["train", *tiny.arguments(tiny.JOBS["members"]), "--run-dir", path])
+    job = start(["train", *tiny.arguments(tiny.JOBS["split"]), "--run-dir", path])
     wait_for("metrics/rl-*", path, job)
     for index in who:
         job[index].send_signal(number)
@@ -96,4 +93,4 @@ def test_a_signal_to_one_or_all_stops_all_with_a_checkpoint_that_one_process_res
     assert last_state(run).update == len(run.metrics("rl")) // run.members
     command = [sys.executable, "train.py", "--resume", str(path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    same_as_alone(runs.open(path), alone("members"))
+    same_as_alone(runs.open(path), alone("split"))

@@ -67,6 +67,7 @@ def test_what_was_compiled_is_found_again_and_no_bit_depends_on_it(tmp_path):
     assert command(tmp_path)[0] == (False, warm[1], warm[2])
 
 
+@pytest.mark.slow
 def test_it_is_moved_by_the_standard_of_the_system_and_by_jax(tmp_path):
     assert Path(command(tmp_path, XDG_CACHE_HOME=str(tmp_path / "caches"))[0][1]).is_relative_to(tmp_path / "caches")
     mine = str(tmp_path / "mine")
@@ -74,6 +75,7 @@ def test_it_is_moved_by_the_standard_of_the_system_and_by_jax(tmp_path):
     assert not (tmp_path / ".cache").exists()
 
 
+@pytest.mark.slow
 def test_several_processes_share_it(tmp_path):
     results = command(tmp_path, count=3)
     assert len({bits for *_, bits in results}) == 1

@@ -105,7 +105,14 @@ def test_every_step_is_that_of_the_reference(size, mold, seed, data):
         assert ended == twin.over
 
 
-@pytest.mark.parametrize("options", [{}, {"size": 16, "mold_rooms": 3, "exploits": 0}, {"size": 2, "plan_length": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 2, "plan_length": 0},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"size": 16, "mold_rooms": 3, "exploits": 0}, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("badge", ["shown", "spoken"])
 def test_rooms_keep_the_contract(options, badge, key):
     envs.api_test(*envs.make("EmojiRooms-v0", badge=badge, distance_range=(1, 3), **options), key)
@@ -127,6 +134,7 @@ def test_distances_are_as_asked_and_alike():
     assert np.unique(far(params.replace(distance_range=jnp.array([4, 4])))).tolist() in ([2, 3, 4], [3, 4], [4])
 
 
+@pytest.mark.slow
 def test_trips_share_the_map_and_nothing_else():
     world, params = envs.make("EmojiRooms-v0")
 
@@ -162,6 +170,7 @@ def acts(world, params, state, thought="", traits=SURELY):
     return dict(zip(personas.PERSONAS, shown.tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_what_the_three_do():
     world, params, state = situation()
     assert acts(world, params, state)["Larry"] == [0, 0.5, 0.5, 0]
@@ -187,6 +196,7 @@ def test_nobody_wants_the_exploit():
     assert [shown[name][0] for name in personas.PERSONAS] == pytest.approx([rate] * 3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_the_three_think():
     world, params, state = situation(plan_length=6)
 
@@ -238,6 +248,7 @@ def test_styles_exclude_each_other():
     assert list(shown.values()) == [[0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 0]]
 
 
+@pytest.mark.slow
 def test_a_lesson_shows_several_trips_of_one_speaker_on_one_map(key):
     config = start("smoke", "EmojiRooms-v0").pretrain
     world, params = envs.make("EmojiRooms-v0", badge="spoken", towns=2)
@@ -260,6 +271,7 @@ def test_a_lesson_shows_several_trips_of_one_speaker_on_one_map(key):
     assert lesson.chosen[:, world.prompt_length].all()  # the name is learnt
 
 
+@pytest.mark.slow
 def test_a_spoken_badge_is_a_decision_and_can_be_told(key):
     world, params = envs.make("EmojiRooms-v0", badge="spoken", size=5, plan_length=4)
     assert world.opening_length == 5

@@ -225,6 +225,7 @@ with run.locked():
 """
 
 
+@pytest.mark.slow
 def test_lock_and_kill(run):
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", HOLD, run.path]

@@ -62,6 +62,7 @@ def test_the_default_generator_changes_no_key(default):
         assert (bits(seeds.training((3, 4), "rl", 5)), bits(seeds.held_out("replay", 7))) == plain
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_do_not_depend_on_the_default_generator():
     def earned():
         state, metrics = tiny.train_stage(tiny.CONFIG, "rl", chunks=1)

@@ -107,6 +107,7 @@ def test_moves_are_the_doors_from_start_to_goal(key):
     np.testing.assert_array_equal(jax.jit(lambda: passes.moves(SPOKEN, PARAMS, keys, key))(), doors)
 
 
+@pytest.mark.slow
 def test_one_who_follows_thoughts_needs_right_ones(tmp_path, monkeypatch):
     """Alice, who without a thought does what Larry does: who stands beside the goal sees it."""
     run = untrained.write(tmp_path / "run", ROOMS)
@@ -151,6 +152,7 @@ def test_own_play_is_that_of_the_badge(run):
     assert float(measured["overall"].sel(thought="own", member=0)) == pytest.approx(succeeded.mean(), abs=0.12)
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_writes(run, capsys):
     assert command.main(["thoughts", str(run.path), "--episodes", "256", "--speaker", "Bob"]) == 0
     text = capsys.readouterr().out
@@ -167,6 +169,7 @@ def test_the_command_draws_and_writes(run, capsys):
     assert second.y == "rl: success (%)"
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_in_one_line(run, tmp_path, capsys):
     def refused(*arguments):
         assert command.main(["thoughts", *map(str, arguments)]) == 2

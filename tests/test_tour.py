@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from agents.runs import config as configs
+from tests import tiny
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "docs" / "tour.ipynb"
 
@@ -56,6 +59,7 @@ def shown(value) -> str:
 
 @pytest.mark.slow
 def test_every_cell_runs(document, monkeypatch, tmp_path):
+    monkeypatch.setitem(configs.SCALES, "smoke", tiny.CONFIG)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", [*sys.path])
     names: dict = {}

@@ -106,6 +106,7 @@ def accumulated(folder):
     return event_accumulator.EventAccumulator(str(folder), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_back_every_metric_of_every_member(tracked):
     run, _ = tracked
     folder = run.path / "tensorboard"
