@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import datetime
-import subprocess
+import functools
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ from analysis import estimates, measure
 from analysis.estimates import by_base as by_base
 from analysis.figures import panels
 from analysis.figures.panels import Panel
-from ground import files, numbers
+from ground import files, git, numbers
 from ground.estimates import Estimate
 from studies import populations, questions, store
 from studies.populations import SCALES as SCALES
@@ -233,21 +233,12 @@ def stated(file: Path) -> dict[str, Any]:
 
     Commits that changed nothing but comments, layout and `limits`, which may be learnt later, do not count.
     """
-
-    def ask_git(*arguments: str) -> str:
-        try:
-            answer = subprocess.run(
-                ["git", "--no-optional-locks", "-C", file.parent, *arguments],
-                capture_output=True, text=True, timeout=10,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError):
-            return ""
-        return answer.stdout.strip() if answer.returncode == 0 else ""
+    ask_git = functools.partial(git.answer, file.parent)
 
     def asked(commit: str) -> str:
         """Without its limits; empty where git does not show it or it is no Python."""
         try:
-            tree = ast.parse(text := ask_git("show", f"{commit}:./{file.name}"))
+            tree = ast.parse(text := ask_git("show", f"{commit}:./{file.name}") or "")
         except SyntaxError:
             return ""
         for node in ast.walk(tree):
@@ -255,7 +246,7 @@ def stated(file: Path) -> dict[str, Any]:
                 node.keywords = [keyword for keyword in node.keywords if keyword.arg != "limits"]
         return ast.dump(tree) if text else ""
 
-    history = [line.split(" ") for line in ask_git("log", "--format=%H %cI", "--", file.name).splitlines()]
+    history = [line.split(" ") for line in (ask_git("log", "--format=%H %cI", "--", file.name) or "").splitlines()]
     commit, date = history[0] if history else ("", "")
     now = asked(commit) if commit else ""
     for earlier, then in history[1:]:
@@ -286,7 +277,7 @@ def _described(run: Run, out: Path) -> dict[str, Any]:
         "config_hash": run.config_hash,
         "members": run.members,
         "git": gits[-1],
-        "commits": list(dict.fromkeys(git["commit"] for git in gits if git and git["commit"])),
+        "commits": list(dict.fromkeys(each["commit"] for each in gits if each and each["commit"])),
         "created": files.read_json(run.path / "config.json").get("created"),
     }
 

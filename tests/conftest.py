@@ -75,7 +75,10 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-_LONGEST = ("test_train", "test_process_ends", "test_study_contract", "test_tour", "test_ledger", "test_measure")
+_LONGEST = (
+    *("test_study_contract", "test_train", "test_measure", "test_inside", "test_tour", "test_process_ends"),
+    *("test_processes", "test_policies", "test_groups", "test_ledger", "test_rooms"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

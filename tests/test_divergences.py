@@ -13,7 +13,8 @@ from tests import tiny
 LABYRINTH = LabyrinthOptions(size=2, turns=3, view="bump", plan_length=2)
 
 
-@pytest.mark.parametrize("world", [pytest.param({}, marks=pytest.mark.slow), LABYRINTH])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [{}, LABYRINTH])
 def test_a_divergence_is_the_mean_log_ratio_of_whole_episodes(world):
     config = tiny.changed(world=world, population={"seeds": 2})
     policy, (made, params) = config.make_policy(), config.world.make()

@@ -71,6 +71,7 @@ def test_without_a_sweep_there_are_no_points_and_one_row_a_script(tmp_path):
     assert set(summary["badge_kl"]) == set(personas.PERSONAS)
 
 
+@pytest.mark.slow
 def test_the_summary_tells_of_badges_where_there_are_some(tmp_path):
     both = {"badges", "misfit", "badge_kl"}
     known = {"shown": both | {"null_badge_kl"}, "spoken": both, "null": {"null_badge_kl"}}

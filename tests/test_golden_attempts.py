@@ -21,6 +21,9 @@ GOLDEN = Path(__file__).parent / "golden" / "attempts"
 STAGES = ("pretrain", "rl")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return runs.open(shutil.copytree(GOLDEN / "run", tmp_path_factory.mktemp("golden") / "run"))
@@ -76,7 +79,6 @@ def test_what_compared_two_checkpoints_is_a_selection(attempts):
     assert float(often.mean()) == pytest.approx(document["slices"]["sometimes"]["after"]["mean"][2], abs=1e-13)
 
 
-@pytest.mark.slow
 def test_beliefs_are_the_same(run):
     document, table = old("personas")
     measured = measures.beliefs(run, episodes=16)

@@ -64,7 +64,8 @@ def reading(run, parameters, sequences, names=()):
     return jax.jit(read)(parameters, sequences)
 
 
-@pytest.mark.parametrize("lookback", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("lookback", [0, 2])
 def test_everything_is_as_in_numpy(run, one, lookback, tmp_path):
     parameters, _, seen = one
     run = run if lookback else make(tmp_path / "plain")
@@ -137,6 +138,7 @@ def test_names_that_there_are_not_and_other_families(run, one):
         inside.read(run.policy, parameters, seen.tokens[0], Patch({"logits": jnp.zeros(1)}, {}))
 
 
+@pytest.mark.slow
 def test_a_gru_is_refused_in_one_line(gru):
     for measurement in (measures.attention, measures.lens, measures.attribution):
         with pytest.raises(ConfigError, match=r"its policy is a gru, .*; give a run with --policy.family transformer"):

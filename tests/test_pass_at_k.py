@@ -224,6 +224,7 @@ LABYRINTH = tiny.changed(
 )
 
 
+@pytest.mark.slow
 def test_a_base_that_all_share_is_played_once_and_repeated(tmp_path, monkeypatch):
     run = untrained.write(tmp_path / "run", LABYRINTH)
     played, measure = [], passes.measure

@@ -22,6 +22,7 @@ def run(tmp_path_factory):
     return untrained.write(tmp_path_factory.mktemp("runs") / "run", CONFIG, scale=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 2])
 def test_a_swing_is_that_of_pushes_made_by_hand(run, layer):
     measured = measures.recruitment(run, "rl", **OPTIONS).isel(checkpoint=0).sel(layer=layer)

@@ -42,7 +42,9 @@ def parameters():
     return jax.tree.map(lambda x: 3 * x, drawn)  # far from uniform
 
 
-@pytest.mark.parametrize(("badge", "speaker"), [("spoken", personas.ALICE), ("shown", None)])
+@pytest.mark.parametrize(
+    ("badge", "speaker"), [("spoken", personas.ALICE), pytest.param("shown", None, marks=pytest.mark.slow)]
+)
 def test_ones_own_thought_given_back_changes_nothing(badge, speaker, parameters, key):
     world, keys = SPOKEN.speaking(badge), jax.random.split(key, 64)
     _, free = rollout.told(world, PARAMS, jnp.int32(-1 if speaker is None else speaker), 64)

@@ -8,7 +8,6 @@ import functools
 import importlib.metadata
 import os
 import platform
-import subprocess
 import time
 import zlib
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import jax
 
-from ground import files, processes
+from ground import files, git, processes
 from ground.terminal import ConfigError
 
 NAME = "sessions.json"
@@ -160,16 +159,7 @@ class Session:
 def _git() -> dict[str, Any]:
     """Commit of this checkout, whether files differ from it, and a checksum of how; None where unknown. Asked once."""
     root = Path(__file__).resolve().parents[2]
-
-    def ask(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(
-                ["git", "--no-optional-locks", "-C", root, *arguments], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.SubprocessError, UnicodeError):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
+    ask = functools.partial(git.answer, root)
     if ask("rev-parse", "--show-toplevel") != str(root):  # a copy inside somebody else's repository
         return {"commit": None, "dirty": None, "changes": None}
     status, changes = ask("status", "--porcelain"), ask("diff", "HEAD")
