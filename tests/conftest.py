@@ -5,6 +5,7 @@ import gc
 import os
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 
 # Before anything imports matplotlib or starts a JAX backend. Tests say the same on every machine: they run on the
 # CPU and draw without a screen, unless the caller asks for something else.
@@ -85,6 +86,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker is left with one of them while the others have nothing to do."""
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture
+def retraced() -> Iterator[Callable[[], None]]:
+    """For tests that change what tracing meets: called, and at the end, it forgets every program of this process."""
+
+    def forget() -> None:
+        population.program.cache_clear()
+        jax.clear_caches()
+
+    forget()
+    yield forget
+    forget()
 
 
 @pytest.fixture

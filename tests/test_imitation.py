@@ -110,6 +110,7 @@ def mixed(mu: float, final: float, **rl) -> configs.Config:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("retraced")
 def test_lessons_are_drawn_by_no_key_of_an_order(monkeypatch):
     """A fold of a key is one of its splits."""
     drawn = {"orders": set(), "lessons": set()}

@@ -63,13 +63,14 @@ def test_the_default_generator_changes_no_key(default):
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_do_not_depend_on_the_default_generator():
+def test_training_and_evaluation_do_not_depend_on_the_default_generator(retraced):
     def earned():
         state, metrics = tiny.train_stage(tiny.CONFIG, "rl", chunks=1)
         world, params = tiny.CONFIG.world.make()
         return *jax.tree.leaves((state, metrics)), scripts.script_episodes(world, params, TRAITS, 64)[0].returns
 
     plain = earned()
+    retraced()
     with jax.default_prng_impl("rbg"):
         for one, other in zip(plain, earned(), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -82,6 +83,7 @@ def test_keys_of_measurements_stay_what_they_are():
     assert bits(turn_key) == {(978163761, 208836081)}
 
 
+@pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize("stage", ["pretrain", "rl"])
 def test_training_never_draws_a_maze_of_the_evaluation(monkeypatch, stage):
     drawn: set[tuple[int, ...]] = set()

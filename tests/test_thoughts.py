@@ -110,6 +110,7 @@ def test_moves_are_the_doors_from_start_to_goal(key):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("retraced")
 def test_one_who_follows_thoughts_needs_right_ones(tmp_path, monkeypatch):
     """Alice, who without a thought does what Larry does: who stands beside the goal sees it."""
     run = untrained.write(tmp_path / "run", ROOMS)
