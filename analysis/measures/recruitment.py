@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from agents.learning import objectives
 from agents.policies import Parameters, Policy
 from agents.runs import Run
 from analysis import directions, estimates, extraction, tracking
@@ -168,8 +169,7 @@ def push(
 
     def ask(intervention):
         feeling, log_probabilities = says(intervention)
-        kl = jnp.sum(jnp.exp(usual) * (usual - log_probabilities), axis=-1)
-        return jnp.stack([feeling.mean(), kl.mean()])
+        return jnp.stack([feeling.mean(), objectives.divergence(usual, log_probabilities).mean()])
 
     at_once = max(1, AT_ONCE // len(told))
     feeling, kl = jnp.moveaxis(steered.over_pushes(ask, tried, jnp.arange(len(layers)), levels, at_once), -1, 0)
