@@ -76,7 +76,9 @@ def test_a_process_without_the_others_ends_with_one_line_and_status_2():
     [
         (["--run-dir", "tests"], "tests: exists; choose another --run-dir"),
         pytest.param(["--resume", "nowhere"], "nowhere: no such run directory", marks=pytest.mark.long),
-        pytest.param(["--population.sweep", "rl.epochs=1,2"], "rl.epochs shapes the compiled", marks=pytest.mark.long),
+        pytest.param(
+            ["--population.sweep", "rl.epochs=1,2"], "rl.epochs shapes the compiled program", marks=pytest.mark.long
+        ),
     ],
 )
 def test_bad_input_is_one_line_of_one_process_and_status_2(arguments, message):
