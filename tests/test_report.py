@@ -57,6 +57,11 @@ def build(out, **options):
     return {path.name: Page(path) for path in index.parent.glob("*.html")}
 
 
+def contents(folder):
+    """Every file below a folder, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     """A folder with a run, and the verdict of a study of it."""
@@ -339,14 +344,18 @@ def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("key", sorted(set(verdicts.document()) - {"study", "figure"}))
-def test_a_verdict_that_lacks_something_is_named(tmp_path, key):
+def test_a_verdict_that_lacks_something_is_named_and_the_older_report_stays(tmp_path, key):
     path = verdicts.write(tmp_path)
+    build(tmp_path)
+    older = contents(tmp_path / "report")
     told = json.loads(path.read_text())
     del told["crc32"], told[key]
     path.write_text(json.dumps(told))
     with pytest.raises(RunError, match=r"verdict.json: .*run the study again, or move it away") as caught:
         build(tmp_path)
     assert "\n" not in str(caught.value)
+    assert contents(tmp_path / "report") == older
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 @pytest.mark.parametrize("key", ["questions", "takeaway", "estimates", "words", "runs"])
@@ -357,12 +366,15 @@ def test_a_verdict_that_lacks_something_ends_every_command_in_a_line(tmp_path, c
     path.write_text(json.dumps(told))
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    verdicts.write(tmp_path / "docs", name="sparse_updates")
+    older = contents(tmp_path / "docs")
     for arguments in (["list"], ["report"], ["report", "--into", str(tmp_path / "docs")]):
         assert command.main([*arguments, "--out", str(tmp_path)]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "verdict.json" in error
         assert "run the study again, or move it away" in error
+    assert contents(tmp_path / "docs") == older
 
 
 def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsys):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,24 +149,28 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
     if not fresh:
         raise ConfigError(f"--out={out}: holds no verdicts yet; run a study first")
     kept, notes, written = by_study(find(into)), [], []
-    for name, results in fresh.items():
-        old = kept.get(name, [])
-        largest = min([*old, *results], key=lambda result: result.rank)
-        for result in results:
-            if result.rank[0] > largest.rank[0]:
-                notes.append(f"{name}: {largest.variant} is kept there; {result.variant} is smaller and left out")
-                continue
-            target = into / name / result.variant
-            with files.reporting(target, "write"):
-                target.mkdir(parents=True, exist_ok=True)
-                for path in (result.folder / VERDICT, *map(result.inside, result.document["files"])):
-                    if path is not None:
-                        shutil.copyfile(path, target / path.name)
-                        written.append(target / path.name)
-        for result in old:
-            if result.rank[0] > largest.rank[0]:
-                shutil.rmtree(result.folder, ignore_errors=True)
-    table = markdown([group[0] for group in by_study(find(into)).values()], studies)
+    # Fresh ones first, so that they count where an old one is as large.
+    together = {name: [*fresh.get(name, []), *kept.get(name, [])] for name in {**kept, **fresh}}
+    largest = {name: min(results, key=lambda result: result.rank) for name, results in together.items()}
+    table = markdown(list(largest.values()), studies)  # refuses what is damaged before anything is replaced
+    for result in itertools.chain.from_iterable(fresh.values()):
+        first = largest[result.name]
+        if result.rank[0] > first.rank[0]:
+            notes.append(f"{result.name}: {first.variant} is kept there; {result.variant} is smaller and left out")
+            continue
+        target = into / result.name / result.variant
+        with files.reporting(target, "write"):
+            target.mkdir(parents=True, exist_ok=True)
+        for path in (result.folder / VERDICT, *map(result.inside, result.document["files"])):
+            if path is not None:
+                with files.reporting(path, "read"):
+                    data = path.read_bytes()
+                files.write(target / path.name, data)
+                written.append(target / path.name)
+    for result in itertools.chain.from_iterable(kept.values()):
+        if result.rank[0] > largest[result.name].rank[0]:
+            with files.reporting(result.folder, "remove"):
+                files.remove(result.folder)
     files.write(page, f"{before}{BEGIN}\n{table}{END}{after}".encode())
     return [page, *written], notes
 

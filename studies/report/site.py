@@ -5,7 +5,6 @@ A study's texts come from files that anybody may have written: the templates esc
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
     """Write the site of everything that has been run.
 
     Args:
-        out: folder of all studies; the site is its `report`, made anew.
+        out: folder of all studies; the site is its `report`, which an older one keeps until the new one is whole.
         episodes: mazes that every member replays.
         console: where to say what is being done.
         studies: all there are; the first page names those that have not been run.
@@ -88,10 +87,14 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
     folder = out / FOLDER
     if files.entries(folder) and not (folder / _OURS).exists():
         raise RunError(f"{folder}: holds something that is no report; move it away, or choose another --out")
-    with files.reporting(folder, "clear"):
-        if folder.exists():
-            shutil.rmtree(folder)
-    shelf = Shelf(folder, limit, PAGE * (len(found) + 1))
+    files.sweep(out)
+    with files.reporting(folder, "write"), files.replacing(folder, folder=True) as partial:
+        _fill(Shelf(partial, limit, PAGE * (len(found) + 1)), found, episodes, console, studies)
+    return folder / "index.html"
+
+
+def _fill(shelf: Shelf, found: Sequence[Result], episodes: int, console: Console, studies: Sequence[Study]) -> None:
+    """Write pages and all that they need."""
     for path in sorted((_HERE / "assets").iterdir()):
         shelf.write(f"assets/{path.name}", path.read_bytes())
     shelf.write(_OURS, recordings.vocabulary())
@@ -126,7 +129,6 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
         shelf.write(f"{result.stem}.html", text)
     waiting = [study for study in studies if study.name not in groups]
     shelf.write("index.html", _page("index.html", groups=groups, waiting=waiting))
-    return folder / "index.html"
 
 
 def _page(template: str, **content: Any) -> bytes:
