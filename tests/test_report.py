@@ -20,7 +20,7 @@ from envs.replay import Replay
 from ground import seeds
 from ground.files import RunError
 from studies import __main__ as command
-from studies.report import pictures, results, site
+from studies.report import pictures, recordings, results, site
 from tests import tiny, verdicts
 
 HOSTILE = "</script></title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;"
@@ -217,6 +217,13 @@ def test_recordings_hold_what_was_played(studied):
             np.testing.assert_array_equal(*starts)  # one window for both sides
             assert episode["sides"][0]["values"] is None  # the value head has not been trained yet
             np.testing.assert_allclose(episode["sides"][1]["values"], pair[1].values, atol=6e-4)
+
+
+def test_values_are_shown_of_members_that_learn_them(tmp_path):
+    population = {"seeds": 1, "sweep": ("rl.value_weight=0.5,0",)}
+    run = verdicts.write_run(tmp_path / "run", tiny.changed(population=population))
+    replays = recordings.record(run.path, 1).replays
+    assert [pair[0][1].values is not None for pair in replays] == [True, False]
 
 
 def test_what_is_missing_is_said(studied):

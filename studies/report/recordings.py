@@ -69,7 +69,7 @@ def record(path: Path, episodes: int) -> Recording:
     # What may be missing is asked for before anything is played.
     returns, stored = _returns(run, names), [run.kept_parameters(name) for name in names]
     # The value head is trained by RL alone, and not by every algorithm.
-    valued = config.rl.updates > 0 and config.rl.value_weight > 0
+    valued = np.asarray(config.per_member("rl", run.population).value_weight) > 0
     played: list[list[list[Replay]]] = []
     for name, parameters in zip(names, stored, strict=True):
         first, copies = once(run, name)
@@ -77,7 +77,7 @@ def record(path: Path, episodes: int) -> Recording:
         for member in first:
             own, base, at = jax.tree.map(lambda x, m=member: jnp.asarray(x[m]), (parameters, stored[0], run.params))
             shown = replays.record(config, own, at, keys, name, base, run.population[member])
-            if not (valued and name.partition("-")[0] == "rl"):
+            if not (valued[member] and name.partition("-")[0] == "rl"):
                 shown = [dataclasses.replace(replay, values=None) for replay in shown]
             of_side.append(shown)
         played.append([of_side[index] for index in copies])
