@@ -77,7 +77,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 _LONGEST = (
-    *("test_study_contract", "test_train", "test_measure", "test_inside", "test_tour", "test_process_ends"),
+    *("test_study_contract", "test_train", "test_measure", "test_inside", "test_tour"),
     *("test_processes", "test_policies", "test_groups", "test_ledger", "test_rooms"),
 )
 

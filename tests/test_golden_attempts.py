@@ -79,6 +79,7 @@ def test_what_compared_two_checkpoints_is_a_selection(attempts):
     assert float(often.mean()) == pytest.approx(document["slices"]["sometimes"]["after"]["mean"][2], abs=1e-13)
 
 
+@pytest.mark.long
 def test_beliefs_are_the_same(run):
     document, table = old("personas")
     measured = measures.beliefs(run, episodes=16)

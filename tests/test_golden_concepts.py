@@ -26,7 +26,7 @@ SETTINGS = {
     "before RL": ("pretrain", "own"),
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def mean(values):
@@ -175,7 +175,6 @@ def test_concepts_and_tracking_say_what_they_said(copy):
     compare_concepts(copy, json.loads((RUN / "analysis" / "concepts.json").read_text()), ARMS)
 
 
-@pytest.mark.long
 def test_steering_says_what_it_said(copy):
     said = json.loads((RUN / "analysis" / "steer.json").read_text())
     compare_steering(copy, said, SETTINGS, extraction_episodes=240)

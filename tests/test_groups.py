@@ -104,7 +104,7 @@ def test_play_in_groups_and_until_all_have_ended_is_play():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["transformer", "gru"])
+@pytest.mark.parametrize("family", ["transformer", pytest.param("gru", marks=pytest.mark.long)])
 def test_the_first_ratio_is_one_and_groups_stay_together(family, monkeypatch):
     made, params, policy, parameters, config = stage(
         "EmojiLabyrinth-v0", family, epochs=3, minibatches=2, episodes=32, updates=2

@@ -125,6 +125,7 @@ def test_old_keys_do_as_well(function):
     same(function(key)["metrics"], function(jax.random.key(1))["metrics"])
 
 
+@pytest.mark.long
 def test_it_is_mapped_over_keys_and_values(function):
     keys = jax.random.split(jax.random.key(9), 2)
     rates = jnp.array([0.0, 1e-2])

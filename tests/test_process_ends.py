@@ -16,6 +16,8 @@ from tests import tiny
 from tests.equality import last_state
 from tests.jobs import ROOT, close, finish, start, wait_for
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 
 def same_as_alone(run: runs.Run, alone: runs.Run) -> None:
     """Metrics, the last state and parameters of every checkpoint as in one process, but for the order of sums."""
@@ -39,8 +41,6 @@ def alone(tmp_path_factory):
     return functools.cache(lambda case: train.train(tiny.JOBS[case], path / case))
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.parametrize("case", tiny.JOBS)
 def test_the_command_of_two_processes_makes_the_run_of_one(alone, tmp_path, case):
     job = start(["train", *tiny.arguments(tiny.JOBS[case]), "--run-dir", tmp_path / "run"])
@@ -56,8 +56,7 @@ def test_the_command_of_two_processes_makes_the_run_of_one(alone, tmp_path, case
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_job_in_one_line_and_resume_finishes(alone, tmp_path, lost):
     job = start(["train", *tiny.arguments(tiny.JOBS["split"]), "--run-dir", tmp_path / "run"])
     wait_for("checkpoints/rl-*", tmp_path / "run", job)
@@ -74,8 +73,6 @@ def test_a_lost_process_ends_the_job_in_one_line_and_resume_finishes(alone, tmp_
     close(alone("split").parameters("rl"), runs.open(tmp_path / "run").parameters("rl"))
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.parametrize(("number", "status", "who"), [(signal.SIGTERM, 143, (1,)), (signal.SIGINT, 130, (0, 1))])
 def test_a_signal_to_one_or_all_stops_all_with_a_checkpoint_that_one_process_resumes(
     alone, tmp_path, number, status, who

@@ -352,13 +352,10 @@ def test_signals_end_the_command_with_their_status_and_a_checkpoint(tmp_path, nu
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "environment",
-    [
-        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=LONG),
-        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=LONG),
-        {},
-    ],
+    [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}, {}],
 )
 def test_a_console_that_cannot_show_it_does_not_stop_training(tmp_path, environment):
     """Letters that it lacks, a full device: the run is made all the same."""

@@ -13,7 +13,7 @@ from tests import tiny
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["EmojiMaze-v0", "EmojiLabyrinth-v0"])
+@pytest.mark.parametrize("name", ["EmojiMaze-v0", pytest.param("EmojiLabyrinth-v0", marks=pytest.mark.long)])
 def test_episodes_are_played_and_shown_without_a_compiler(name):
     world, params = envs.make(name, size=5, turns=2)
     policy = tiny.CONFIG.make_policy()
