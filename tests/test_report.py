@@ -419,6 +419,23 @@ def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsy
     assert [path.name for path in (into / "gains").iterdir()] == ["paper"]  # nor laid beside one that is as new
 
 
+def test_a_replication_has_a_row_of_its_own_and_stands_beside_the_first(tmp_path, capsys):
+    out, into = tmp_path / "out", tmp_path / "docs"
+    for folder, seed, verdict in ((into, 0, "refuted"), (out, 100, "supported"), (out, 0, "inconclusive")):
+        verdicts.write(folder, name="sparse_updates", verdict=verdict, scale="laptop", seed=seed)
+    verdicts.write(out, name="sparse_updates", verdict="refuted", scale="smoke")
+    (into / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    assert command.main(["report", "--out", str(out), "--into", str(into)]) == 0
+    rows = [row for row in (into / "README.md").read_text().splitlines() if "bases, criteria" in row]
+    assert ["laptop-seed-100" in row for row in rows] == [False, True]  # the first seed, as it was judged last
+    words = [verdicts.document(verdict)["words"] for verdict in ("inconclusive", "supported")]
+    assert [f"| {word} |" in row for word, row in zip(words, rows, strict=True)] == [True, True]
+    index = build(out)["index.html"]
+    links = [link["href"] for link in index.all("a") if "sparse_updates-laptop-seed-100" in link["href"]]
+    assert len(links) == 1
+    assert index.text.index("laptop-seed-100") < index.text.index("The claim, and where it comes from")
+
+
 def test_the_list_tells_what_was_learnt(tmp_path, capsys):
     verdicts.write(tmp_path, name="negative_reinforcement", verdict="refuted")
     assert command.main(["list", "--out", str(tmp_path)]) == 0

@@ -145,17 +145,17 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ConfigError(f"--into={into}: README.md has no lines {BEGIN} and {END}; write them where the table goes")
-    fresh = by_study(find(out))
+    fresh = find(out)
     if not fresh:
         raise ConfigError(f"--out={out}: holds no verdicts yet; run a study first")
-    kept, notes, written = by_study(find(into)), [], []
-    # Fresh ones first, so that they count where an old one is as large.
-    together = {name: [*fresh.get(name, []), *kept.get(name, [])] for name in {**kept, **fresh}}
-    largest = {name: min(results, key=lambda result: result.rank) for name, results in together.items()}
-    table = markdown(list(largest.values()), studies)  # refuses what is damaged before anything is replaced
-    for result in itertools.chain.from_iterable(fresh.values()):
-        first = largest[result.name]
-        if result.rank[0] > first.rank[0]:
+    old, notes, written = find(into), [], []
+    together = {(one.name, one.rank): one for one in (*old, *fresh)}  # a fresh one takes the place of an old one
+    largest = {one.name: one for one in sorted(together.values(), key=lambda one: one.rank, reverse=True)}
+    lasting = [one for one in together.values() if one.rank[0] == largest[one.name].rank[0]]
+    table = markdown(lasting, studies)  # refuses what is damaged before anything is replaced
+    for result in fresh:
+        if result not in lasting:
+            first = largest[result.name]
             notes.append(f"{result.name}: {first.variant} is kept there; {result.variant} is smaller and left out")
             continue
         target = into / result.name / result.variant
@@ -167,7 +167,7 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
                     data = path.read_bytes()
                 files.write(target / path.name, data)
                 written.append(target / path.name)
-    for result in itertools.chain.from_iterable(kept.values()):
+    for result in old:
         if result.rank[0] > largest[result.name].rank[0]:
             with files.reporting(result.folder, "remove"):
                 files.remove(result.folder)
@@ -176,22 +176,23 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
 
 
 def markdown(results: Sequence[Result], studies: Sequence[Study]) -> str:
-    """The verdicts as a table; studies without one say so."""
+    """The verdicts as a table, replications below the first; studies without one say so."""
     rows = ["| study | verdict | deciding number | asked | what was learnt |", "|---|---|---|---|---|"]
-    run = {result.name: result for result in results}
     for study in studies:
-        result = run.get(study.name)
-        if result is None:
+        run = sorted((result for result in results if result.name == study.name), key=lambda result: result.rank)
+        for result in run:
+            with result.whole():
+                _, criterion, estimate = result.deciding
+                told = result.document
+                commit = told["criteria"]["commit"][:12] or "unknown"
+                about = (
+                    f"{told['title']} ({told['source']}; {result.variant}, {told['bases']} bases, criteria {commit})"
+                )
+                number = shown(estimate) if estimate else "–"
+                cells = (about, told["words"], number, criterion["words"], told["takeaway"] or "")
+                rows.append(f"| {' | '.join(map(_cell, cells))} |")
+        if not run:
             rows.append(f"| {_cell(study.title)} | not run yet | | | |")
-            continue
-        with result.whole():
-            _, criterion, estimate = result.deciding
-            told = result.document
-            commit = told["criteria"]["commit"][:12] or "unknown"
-            about = f"{told['title']} ({told['source']}; {result.variant}, {told['bases']} bases, criteria {commit})"
-            number = shown(estimate) if estimate else "–"
-            cells = (about, told["words"], number, criterion["words"], told["takeaway"] or "")
-            rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows) + "\n"
 
 
