@@ -2,15 +2,11 @@
 
     @measure(version=1)
     def divergence(run: Run, checkpoint: str, *, episodes: int = 1024) -> xr.Dataset:
-        \"\"\"How far a policy is from its base.
-
-Args:
-            episodes: played by each member.
-        \"\"\"
+        \"\"\"How far a policy is from its base.\"\"\"
 
 A function that takes a `checkpoint` can be followed through training: it measures one, and is asked for each. What it
 returns has a `member` axis, the run's kept members in their order, which gets its labels here. The keyword-only
-parameters are its options, from Python and on the command line alike; their help is the docstring's.
+parameters are its options, from Python and on the command line alike; their help is the docstring's section `Args`.
 
 `measures.divergence(run, checkpoints="all", episodes=64)` finds what was measured before with the same options,
 defaults included, of the same members, by the same version and the same code of the function's file, and measures the
