@@ -161,12 +161,10 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
         target = into / result.name / result.variant
         with files.reporting(target, "write"):
             target.mkdir(parents=True, exist_ok=True)
-        for path in (result.folder / VERDICT, *map(result.inside, result.document["files"])):
-            if path is not None:
-                with files.reporting(path, "read"):
-                    data = path.read_bytes()
-                files.write(target / path.name, data)
-                written.append(target / path.name)
+            for path in (result.folder / VERDICT, *map(result.inside, result.document["files"])):
+                if path is not None:
+                    files.write(target / path.name, path.read_bytes())
+                    written.append(target / path.name)
     for result in old:
         if result.rank[0] > largest[result.name].rank[0]:
             with files.reporting(result.folder, "remove"):

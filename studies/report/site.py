@@ -49,7 +49,7 @@ class Shelf:
         path = self.folder / name
         with files.reporting(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, data)
+            path.write_bytes(data)
         self.filled += len(data)
 
     def offer(self, name: str, path: Path | None = None, data: bytes = b"") -> str | None:
@@ -67,7 +67,7 @@ def build(out: Path, episodes: int, console: Console, studies: Sequence[Study] =
     """Write the site of everything that has been run.
 
     Args:
-        out: folder of all studies; the site is its `report`, which an older one keeps until the new one is whole.
+        out: folder of all studies; the site is its `report`, of which an older one stays until this one is whole.
         episodes: mazes that every member replays.
         console: where to say what is being done.
         studies: all there are; the first page names those that have not been run.
