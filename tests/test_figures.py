@@ -186,6 +186,18 @@ def test_what_is_said_of_an_arm_looks_like_it_unless_there_is_more_of_it():
     assert style.of_panels([["PPO", "SFT"]]) == style.of_all(["PPO", "SFT"])
 
 
+def test_rows_of_an_arm_at_its_settings_look_like_the_arm():
+    lines = ["PSR", "PSR, often", "Mine"]
+    rows = ["PSR, 0.1", "PSR, often, 0.1", "Mine, 0.1", "Mine, 0.2", "width 64, PSR"]
+    looks = style.of_panels([lines], [rows])
+    assert looks["PSR, 0.1"] == looks["PSR"] == style.known("PSR")
+    assert looks["PSR, often, 0.1"] == looks["PSR, often"]
+    assert looks["Mine, 0.1"] == looks["Mine, 0.2"] == looks["Mine"]
+    assert len({looks[name] for name in (*lines, "width 64, PSR")}) == 4  # lines are told apart by their looks alone
+    assert style.of_panels([["PSR", "PSR, 0.1"]])["PSR, 0.1"] != style.known("PSR")
+    assert style.of_panels([], [["PSR: one", "PSR: two"]]) == style.of_all(["PSR: one", "PSR: two"])
+
+
 def test_a_sweep_has_a_colour_for_each_point():
     looks = style.of_all([f"rl.learning_rate={rate:g}" for rate in np.geomspace(1e-5, 1, 12)])
     assert len({look.colour for look in looks.values()}) == 12

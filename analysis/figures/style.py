@@ -4,7 +4,7 @@ import functools
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -116,16 +116,26 @@ def _point(name: str) -> tuple[str, str]:
     return ", ".join(part for part in parts if "=" in part), ", ".join(part for part in parts if "=" not in part)
 
 
-def of_panels(panels: Sequence[Sequence[str]]) -> dict[str, Style]:
-    """A style for each name of a figure, from those of its panels; see `of_all`.
+def of_panels(panels: Sequence[Sequence[str]], rows: Sequence[Sequence[str]] = ()) -> dict[str, Style]:
+    """A style for each name of a figure, from those of its panels and of its panels of rows; see `of_all`.
 
-    What is said of an arm, such as `PPO: axis`, looks like the arm, unless a panel has two things to say of it.
+    What is said of an arm, such as `PPO: axis`, looks like the arm, unless a panel has two things to say of it. An arm
+    at some setting, such as `PPO, 0.001`, does so where only rows name it, which stand beside their names.
     """
-    names = {name: name.partition(": ")[0] for panel in panels for name in panel}
-    twice = {arm for panel in panels for arm, count in Counter(map(names.get, panel)).items() if count > 1}
+    drawn = {name for panel in panels for name in panel}
+    names = {name: name.partition(": ")[0] for panel in (*panels, *rows) for name in panel}
+    twice = {arm for panel in (*panels, *rows) for arm, count in Counter(map(names.get, panel)).items() if count > 1}
     arms = {name: name if arm in twice else arm for name, arm in names.items()}
+    arms |= {name: _arm(name, drawn) for name, arm in arms.items() if name == arm and name not in drawn}
     styles = of_all(arms.values())
     return {name: styles[arm] for name, arm in arms.items()}
+
+
+def _arm(name: str, others: Collection[str]) -> str:
+    """The arm that a name says something of, after a comma, and which is known or among others; or the name."""
+    parts = name.split(", ")
+    shorter = (", ".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
+    return next((arm for arm in shorter if not known(name) and (arm in others or known(arm))), name)
 
 
 def of_all(names: Iterable[str]) -> dict[str, Style]:
