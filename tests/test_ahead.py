@@ -18,6 +18,7 @@ import pytest
 
 from agents.learning import population
 from agents.learning.learner import TrainState
+from agents.runs import config as configs
 from agents.runs import stages
 from benchmarks import ahead
 from tests import tiny
@@ -119,7 +120,10 @@ class TestChoosing:
             moved = jnp.sort(large, axis=0).sum(axis=0) * config
             return state.replace(parameters=moved), {"loss": moved.sum(), "gradient_norm": moved.max()}
 
-        return population.Chunk(update, tiny.mesh(self.COUNT, 1, 1), 1, at_once, large)
+        self.asked = []
+        return population.Chunk(
+            lambda at_once: self.asked.append(at_once) or update, tiny.mesh(self.COUNT, 1, 1), 1, at_once, large
+        )
 
     def arguments(self):
         parameters = jnp.arange(1.0, 1 + self.COUNT * self.SIZE).reshape(self.COUNT, -1) / self.SIZE
@@ -142,6 +146,7 @@ class TestChoosing:
             np.testing.assert_allclose(self.run(chunk, limit), expected, rtol=1e-6)
             told[limit] = chunk.at_once
             assert chunk.at_once == 1 or population.footprint(chunk.program) <= limit
+            assert self.asked[-1] == chunk.at_once
         assert list(told.values()) == sorted(told.values(), reverse=True)
         assert told[everything - 1] == 4
         assert told[1] == 1
@@ -178,6 +183,25 @@ class TestChoosing:
 )
 def test_a_pass_of_all_members_is_bounded(members, length, expected):
     assert stages.side_by_side(members, length) == expected
+
+
+def test_fewer_members_at_once_read_more_episodes_in_a_pass(monkeypatch):
+    monkeypatch.setattr(population, "on_cpu", lambda mesh: False)
+    mesh = population.mesh(64, 1024, jax.devices()[:1])
+
+    def stage(**how):
+        config = configs.start("paper", "EmojiLabyrinth-v0")
+        return stages.make_stage(
+            configs.changed(config, {f"population.{key}": x for key, x in how.items()}), "rl", mesh
+        )
+
+    chosen = stage()
+    assert chosen.microbatch == 8
+    chosen.program.at_once = 8  # as where no more fit
+    assert chosen.microbatch == stage(at_once=8).microbatch == 64
+    assert stage(at_once=100).microbatch == 8
+    assert stage(at_once=8, microbatch=4).microbatch == 4
+    assert chosen.update(8) == stage(at_once=8).update(8) != chosen.update(0) == chosen.update(64)
 
 
 def test_a_report_goes_between_its_markers(tmp_path):

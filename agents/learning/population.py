@@ -158,7 +158,7 @@ class Chunk:
     go on.
 
     Args:
-        update: the stage, for one member.
+        update: members that a device computes at once, 0 for all → the stage, for one of them.
         mesh: from `mesh`.
         updates: updates of one call.
         at_once: as in `over_members`; but where 0 would mean more members than fit into a device's memory,
@@ -167,8 +167,8 @@ class Chunk:
             device's memory with it. Each attempt is a compilation.
     """
 
-    def __init__(self, update: Update, mesh: Mesh, updates: int, at_once: int = 0, large: int = 0):
-        self._make = functools.partial(program, update, mesh, updates)
+    def __init__(self, update: Callable[[int], Update], mesh: Mesh, updates: int, at_once: int = 0, large: int = 0):
+        self._make: Callable[[int], Any] = lambda at_once: program(update(at_once), mesh, updates, at_once)
         self._chooses, self._large = at_once == 0 and not on_cpu(mesh), large
         self.program: Any = self._make(at_once)
         self.mesh = mesh

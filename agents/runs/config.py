@@ -48,7 +48,8 @@ class PopulationConfig:
     and each one more takes longer to compile."""
     microbatch: int = 0
     """Episodes of a member in one forward and backward pass. 0 chooses: 16 on a CPU, where they stay in the cache,
-    8 in RL of 256 tokens or more; elsewhere up to 512, so that all members' are 262,144 tokens at most."""
+    8 in RL of 256 tokens or more; elsewhere up to 512, so that those of all members that a device trains at the same
+    time are 262,144 tokens at most."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from agents.runs.config import Config
 from ground import processes, seeds, signals
 
 PASS = 2**18
-"""Tokens of one forward and backward pass of all members of an accelerator, at most."""
+"""Tokens of one forward and backward pass of all members that an accelerator computes at once, at most."""
 
 LONG = 256
 """Tokens from which on a CPU reads 8 episodes of RL in one pass and not 16, so that they stay in the cache."""
@@ -50,12 +50,12 @@ class Stage:
     """Policies that it trains; as many as there are bases where it makes those."""
     rows: np.ndarray
     """int[M], the policy that each member of the run gets from this stage; several get one where they share a base."""
-    microbatch: int
-    """Episodes of a member in one forward and backward pass, at most."""
+    of_a_pass: Callable[[int], int]
+    """Members that a device computes at once, 0 for all → episodes of each in a forward and backward pass, at most."""
     tokens_per_update: int
     """Tokens that one update reads, of all members."""
-    update: learner.Update
-    """What it does to one member."""
+    update: Callable[[int], learner.Update]
+    """Members that a device computes at once, 0 for all → what it does to one of them."""
     program: population.Chunk
     arguments: tuple[Any, Any]
     """Config and world parameters per member."""
@@ -65,6 +65,11 @@ class Stage:
     """Parameters of one member before the stage, and its key → its state before the first update."""
     salt: int
     """Of the keys that it draws; see `seeds.training`."""
+
+    @property
+    def microbatch(self) -> int:
+        """Episodes of a member in one forward and backward pass of its program, at most."""
+        return self.of_a_pass(self.program.at_once)
 
     def of_members(self, trained: Any) -> Any:
         """What the stage has trained, laid out by the members of the run; a single policy stays one, for all."""
@@ -81,7 +86,6 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
             in the stage of all members.
     """
     policy, (world, _) = config.make_policy(), config.world.make()
-    microbatch = config.population.microbatch
     salt, keeps_start, stale, length = 0, False, 0, world.episode_length()
     part: Any = getattr(config, name)
     episodes = part.episodes
@@ -103,12 +107,18 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         mesh = Mesh(mesh.devices[: math.gcd(len(trained), mesh.shape["member"])], mesh.axis_names)
     accelerated = not population.on_cpu(mesh)
     policy = dataclasses.replace(policy, sparing=accelerated)
-    few = 8 if name == "rl" and length >= LONG else 16
-    microbatch = microbatch or (side_by_side(len(trained) // mesh.shape["member"], length) if accelerated else few)
-    if name == "rl":
-        update = rl.update_function(policy, world, microbatch, config.sft, 0 if accelerated else rollout.AT_ONCE)
-    else:
-        update = imitation.update_function(policy, world, microbatch)
+    here, few = len(trained) // mesh.shape["member"], 8 if name == "rl" and length >= LONG else 16
+
+    def of_a_pass(at_once: int) -> int:
+        chosen = side_by_side(min(at_once or here, here), length) if accelerated else few
+        return config.population.microbatch or chosen
+
+    def update(at_once: int) -> learner.Update:
+        if name == "rl":
+            playing = 0 if accelerated else rollout.AT_ONCE
+            return rl.update_function(policy, world, of_a_pass(at_once), config.sft, playing)
+        return imitation.update_function(policy, world, of_a_pass(at_once))
+
     large = 0
     if name == "rl":  # what those who play remember
         cache = jax.eval_shape(lambda: policy.empty_cache(part.episodes // mesh.shape["episode"], length - 1))
@@ -141,7 +151,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         chunk=part.chunk,
         members=len(trained),
         rows=rows,
-        microbatch=microbatch,
+        of_a_pass=of_a_pass,
         tokens_per_update=len(trained) * part.episodes * length,
         update=update,
         program=program,
@@ -159,7 +169,7 @@ def _first(policy: Policy, keys: jax.Array) -> Parameters:
 
 
 def side_by_side(members: int, length: int) -> int:
-    """Episodes of so many tokens that each of a device's members reads in one forward and backward pass.
+    """Episodes of so many tokens that each of so many members reads in one forward and backward pass.
 
     Enough for an accelerator to be busy, few enough for what the backward pass needs to fit into its memory.
     """
