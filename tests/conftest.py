@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.metadata
 import os
 import tempfile
 import zlib
@@ -20,11 +21,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+
+def _version(package: str) -> tuple[int, int]:
+    major, minor, _ = importlib.metadata.version(package).split(".", 2)
+    return int(major), int(minor)
+
+
 # Tests compile much and compute little: with simpler code and less optimisation they take half the time.
 # `tests/laptop.py` is measured as a user would run it.
 _FLAGS = (
     "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
+    *(["--xla_cpu_use_fusion_emitters=false"] if _version("jaxlib") < (0, 11) else []),  # none later, nor the flag
     "--xla_cpu_multi_thread_eigen=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
