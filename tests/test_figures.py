@@ -196,6 +196,8 @@ def test_rows_of_an_arm_at_its_settings_look_like_the_arm():
     assert len({looks[name] for name in (*lines, "width 64, PSR")}) == 4  # lines are told apart by their looks alone
     assert style.of_panels([["PSR", "PSR, 0.1"]])["PSR, 0.1"] != style.known("PSR")
     assert style.of_panels([], [["PSR: one", "PSR: two"]]) == style.of_all(["PSR: one", "PSR: two"])
+    points = [f"PSR, rl.learning_rate={rate:g}" for rate in (0.1, 0.2)]
+    assert style.of_panels([lines], [points])[points[0]].colour != style.of_panels([lines], [points])[points[1]].colour
 
 
 def test_a_sweep_has_a_colour_for_each_point():

@@ -70,8 +70,9 @@ def draw(
     count = math.ceil(len(panels) / max(1, int(width / _NARROWEST)))
     beside = math.ceil(len(panels) / count)
     lines = [panels[start : start + beside] for start in range(0, len(panels), beside)]
-    named = [[panel.names for panel in panels if bool(panel.side) == rows] for rows in (False, True)]
-    styles = style.of_panels(*named)
+    styles = style.of_panels(
+        [panel.names for panel in panels if not panel.side], [panel.names for panel in panels if panel.side]
+    )
     heights = np.array([max(panel.height(width / len(line)) for panel in line) for line in lines])
 
     rows = heights + 2.0  # room for names, until it is known how much they need

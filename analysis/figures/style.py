@@ -120,7 +120,8 @@ def of_panels(panels: Sequence[Sequence[str]], rows: Sequence[Sequence[str]] = (
     """A style for each name of a figure, from those of its panels and of its panels of rows; see `of_all`.
 
     What is said of an arm, such as `PPO: axis`, looks like the arm, unless a panel has two things to say of it. An arm
-    at some setting, such as `PPO, 0.001`, does so where only rows name it, which stand beside their names.
+    at some setting, such as `PPO, 0.001`, does so where only rows name it, which stand beside their names; points of a
+    grid keep their colours.
     """
     drawn = {name for panel in panels for name in panel}
     names = {name: name.partition(": ")[0] for panel in (*panels, *rows) for name in panel}
@@ -132,10 +133,12 @@ def of_panels(panels: Sequence[Sequence[str]], rows: Sequence[Sequence[str]] = (
 
 
 def _arm(name: str, others: Collection[str]) -> str:
-    """The arm that a name says something of, after a comma, and which is known or among others; or the name."""
+    """The arm of a name that says a setting of it after a comma, if it is known or among others; or the name."""
+    if known(name) or "=" in name:
+        return name
     parts = name.split(", ")
     shorter = (", ".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
-    return next((arm for arm in shorter if not known(name) and (arm in others or known(arm))), name)
+    return next((arm for arm in shorter if arm in others or known(arm)), name)
 
 
 def of_all(names: Iterable[str]) -> dict[str, Style]:
