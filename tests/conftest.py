@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import importlib.metadata
 import os
 import tempfile
 import zlib
@@ -21,30 +20,25 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-
-def _version(package: str) -> tuple[int, int]:
-    major, minor, _ = importlib.metadata.version(package).split(".", 2)
-    return int(major), int(minor)
-
-
-# Tests compile much and compute little: with simpler code and less optimisation they take half the time.
-# `tests/laptop.py` is measured as a user would run it.
-_FLAGS = (
-    "--xla_backend_optimization_level=0",
-    *(["--xla_cpu_use_fusion_emitters=false"] if _version("jaxlib") < (0, 11) else []),  # none later, nor the flag
-    "--xla_cpu_multi_thread_eigen=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
-_given = os.environ.get("XLA_FLAGS", "").split()
-_names = [flag.partition("=")[0] for flag in _given]
-os.environ["XLA_FLAGS"] = " ".join([*_given, *(flag for flag in _FLAGS if flag.partition("=")[0] not in _names)])
-
 import hypothesis
 import jax
 import optax
 import pytest
 
 from agents.learning import population
+from tests import tiny
+
+# Tests compile much and compute little: with simpler code and less optimisation they take half the time.
+# `tests/laptop.py` is measured as a user would run it. XLA reads them when a backend starts.
+_FLAGS = (
+    "--xla_backend_optimization_level=0",
+    *(f"--{name}=false" for name in tiny.AS_USERS),
+    "--xla_cpu_multi_thread_eigen=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+_given = os.environ.get("XLA_FLAGS", "").split()
+_names = [flag.partition("=")[0] for flag in _given]
+os.environ["XLA_FLAGS"] = " ".join([*_given, *(flag for flag in _FLAGS if flag.partition("=")[0] not in _names)])
 
 jax.config.update("jax_num_cpu_devices", 4)  # simulated, so that sharding is tested; costs no time
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # int32 + float32 is an error; write the cast down

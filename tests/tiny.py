@@ -68,7 +68,7 @@ def flat(section: dict, prefix: str = "") -> dict:
 
 
 AS_USERS = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {}
-"""Fuses operations as it is done outside the tests, and from JAX 0.11 on in them."""
+"""Flags that fuse operations as it is done outside the tests; there are none from JAX 0.11 on, which always does."""
 
 
 def train_stage(config: Config, name: str, parameters=None, chunks: int | None = None, mesh=None, options=None):
