@@ -8,6 +8,7 @@ By hand, without an accelerator and with the extra of the target:
 A program takes about a minute of a fast core; `-k "h100 and paper and rl"` chooses.
 """
 
+import functools
 import importlib.util
 import json
 
@@ -112,18 +113,27 @@ class TestChoosing:
 
     COUNT, SIZE = 8, 64
 
-    def chunk(self, monkeypatch, at_once=0, large=0):
+    def chunk(self, monkeypatch, at_once=0, large=0, passes=(SIZE,)):
+        """A chunk of updates that sort products in blocks of so many rows, the next of `passes` for halved portions."""
         monkeypatch.setattr(population, "on_cpu", lambda mesh: False)
 
-        def update(state, config, params, shards):
-            large = jnp.outer(state.parameters, state.parameters)
-            moved = jnp.sort(large, axis=0).sum(axis=0) * config
-            return state.replace(parameters=moved), {"loss": moved.sum(), "gradient_norm": moved.max()}
+        @functools.cache
+        def update(rows):
+            def function(state, config, params, shards):
+                def summed(block):
+                    return jnp.sort(jnp.outer(state.parameters, block), axis=0).sum(axis=0)
+
+                moved = jax.lax.map(summed, state.parameters.reshape(-1, rows)).reshape(-1) * config
+                return state.replace(parameters=moved), {"loss": moved.sum(), "gradient_norm": moved.max()}
+
+            return function
+
+        def asked(at_once, portions):
+            self.asked.append((at_once, portions))
+            return update(passes[min(portions.bit_length(), len(passes)) - 1])
 
         self.asked = []
-        return population.Chunk(
-            lambda at_once: self.asked.append(at_once) or update, tiny.mesh(self.COUNT, 1, 1), 1, at_once, large
-        )
+        return population.Chunk(asked, tiny.mesh(self.COUNT, 1, 1), 1, at_once, large)
 
     def arguments(self):
         parameters = jnp.arange(1.0, 1 + self.COUNT * self.SIZE).reshape(self.COUNT, -1) / self.SIZE
@@ -146,15 +156,29 @@ class TestChoosing:
             np.testing.assert_allclose(self.run(chunk, limit), expected, rtol=1e-6)
             told[limit] = chunk.at_once
             assert chunk.at_once == 1 or population.footprint(chunk.program) <= limit
-            assert self.asked[-1] == chunk.at_once
+            assert (chunk.at_once, 1) in self.asked
         assert list(told.values()) == sorted(told.values(), reverse=True)
         assert told[everything - 1] == 4
         assert told[1] == 1
 
+    def test_where_not_one_member_fits_its_passes_are_halved(self, monkeypatch):
+        passes, took = (64, 32, 16, 8), []
+        expected = self.run(self.chunk(monkeypatch), 2**40)
+        for rows in passes:
+            chunk = self.chunk(monkeypatch, at_once=1, passes=(rows,))
+            self.run(chunk, None)
+            took.append(population.footprint(chunk.program))
+        assert took == sorted(took, reverse=True)
+        for limit, portions in ((took[0], 1), (took[0] - 1, 2), (took[2], 4), (took[3] - 1, 8), (1, 8)):
+            chunk = self.chunk(monkeypatch, passes=passes)
+            np.testing.assert_allclose(self.run(chunk, limit), expected, rtol=1e-6)
+            assert (chunk.at_once, chunk.portions) == (1, portions)
+            assert population.footprint(chunk.program) == took[portions.bit_length() - 1]
+
     def test_what_is_known_to_be_large_saves_attempts(self, monkeypatch):
         chunk, tried = self.chunk(monkeypatch, large=2**20), []
         make = chunk._make
-        chunk._make = lambda at_once: tried.append(at_once) or make(at_once)
+        chunk._make = lambda: tried.append(chunk.at_once) or make()
         self.run(chunk, 9 * 2**20)
         assert tried == [4]
         assert chunk.choice.startswith("4 of 8 members at a time")
@@ -164,18 +188,29 @@ class TestChoosing:
         self.run(chunk, 1)
         assert (chunk.at_once, chunk.choice) == (4, "")
 
-    def test_a_compiler_that_gives_up_is_asked_for_half(self, monkeypatch):
-        chunk = self.chunk(monkeypatch)
+    @pytest.mark.parametrize(("most", "portions"), [(2, 1), (1, 1), (1, 4)])
+    def test_a_compiler_that_gives_up_is_asked_for_less(self, monkeypatch, most, portions):
+        passes = (64, 32, 16)
+        chunk = self.chunk(monkeypatch, passes=passes)
         expected, make = self.run(self.chunk(monkeypatch), None), chunk._make
-
-        class Full:
-            def lower(self, *arguments):
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too large")
-
         chunk.program = Full()
-        chunk._make = lambda at_once: make(at_once) if at_once < 4 else Full()
+        chunk._make = lambda: make() if 0 < chunk.at_once <= most and chunk.portions >= portions else Full()
         np.testing.assert_allclose(self.run(chunk, None), expected, rtol=1e-6)
-        assert chunk.choice.startswith("2 of 8 members at a time")
+        assert chunk.choice.startswith(f"{most} of 8 members at a time")
+        assert chunk.portions == portions
+
+    def test_a_compiler_that_gives_up_on_the_least_says_so(self, monkeypatch):
+        chunk, full = self.chunk(monkeypatch), Full()
+        chunk.program, chunk._make = full, lambda: full
+        with pytest.raises(jax.errors.JaxRuntimeError, match="too large"):
+            self.run(chunk, None)
+
+
+class Full:
+    """A program that fits nowhere."""
+
+    def lower(self, *arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too large")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +236,12 @@ def test_fewer_members_at_once_read_more_episodes_in_a_pass(monkeypatch):
     assert chosen.microbatch == stage(at_once=8).microbatch == 64
     assert stage(at_once=100).microbatch == 8
     assert stage(at_once=8, microbatch=4).microbatch == 4
-    assert chosen.update(8) == stage(at_once=8).update(8) != chosen.update(0) == chosen.update(64)
+    few = stage(at_once=1)
+    for portions, expected in ((1, 512), (2, 256), (64, 8), (128, 8)):  # as where not one fits
+        few.program.portions = portions
+        assert few.microbatch == expected
+    assert chosen.update(8, 1) == stage(at_once=8).update(8, 1) != chosen.update(0, 1)
+    assert chosen.update(0, 1) == chosen.update(64, 1) == chosen.update(1, 64)
 
 
 def test_a_report_goes_between_its_markers(tmp_path):

@@ -25,7 +25,7 @@ def test_a_member_that_fails_is_frozen_where_it_was_and_the_others_go_on(key):
         return after, {"loss": loss, "gradient_norm": jnp.float32(1)}
 
     mesh = population.mesh(3, 1, jax.devices()[:1])
-    program = population.Chunk(lambda _: update, mesh, updates=5)
+    program = population.Chunk(lambda *_: update, mesh, updates=5)
     keys = jnp.broadcast_to(jax.random.key_data(key), (3, 2))
     counts = jnp.zeros(3, jnp.int32)
     start = learner.TrainState(jnp.array([0.0, 0.25, 0.5]), (), keys, counts, counts + 0)

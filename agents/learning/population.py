@@ -158,26 +158,34 @@ class Chunk:
     go on.
 
     Args:
-        update: members that a device computes at once, 0 for all → the stage, for one of them.
+        update: members that a device computes at once, 0 for all, and into how many a pass is divided → the stage,
+            for one of them.
         mesh: from `mesh`.
         updates: updates of one call.
         at_once: as in `over_members`; but where 0 would mean more members than fit into a device's memory,
-            `compile` makes it fewer.
+            `compile` makes it fewer, and where not even one fits, its passes smaller.
         large: bytes of a member's largest array, if known: no more members are tried at once than fill half of a
             device's memory with it. Each attempt is a compilation.
     """
 
-    def __init__(self, update: Callable[[int], Update], mesh: Mesh, updates: int, at_once: int = 0, large: int = 0):
-        self._make: Callable[[int], Any] = lambda at_once: program(update(at_once), mesh, updates, at_once)
-        self._chooses, self._large = at_once == 0 and not on_cpu(mesh), large
-        self.program: Any = self._make(at_once)
+    def __init__(
+        self, update: Callable[[int, int], Update], mesh: Mesh, updates: int, at_once: int = 0, large: int = 0
+    ):
+        self._update, self._updates, self._large = update, updates, large
+        self._chooses = at_once == 0 and not on_cpu(mesh)
         self.mesh = mesh
         self.at_once = at_once
         """Members that a device computes at the same time, or 0, as in `over_members`."""
+        self.portions = 1
+        """Into how many a pass is divided."""
+        self.program: Any = self._make()
         self.choice = ""
         """What `compile` has chosen, in words; empty where there was nothing to choose."""
         self.takes_part = bool(mesh.local_devices)
         """Whether this process has a device in the mesh; one without must not call the program."""
+
+    def _make(self) -> Any:
+        return program(self._update(self.at_once, self.portions), self.mesh, self._updates, self.at_once)
 
     def place(self, tree: Any) -> Any:
         """Arrays with the member as axis 0, the same on every process, laid out over the mesh."""
@@ -187,7 +195,8 @@ class Chunk:
         """Compile for these shapes ahead of the first call, so that compiling can be timed by itself.
 
         On an accelerator, and where nobody has said how many members to compute at once, those are as many as fit: all,
-        or fewer until the compiler's own count says so.
+        or fewer until the compiler's own count says so. Where one does not fit, its passes are halved while that makes
+        another program.
 
         Args:
             state, config, params: as of a call; or their shapes, with shardings.
@@ -200,19 +209,29 @@ class Chunk:
         limit = memory(self.mesh) if limit is None else limit
         if limit and 2 * self._large * count > limit:
             self.at_once = fewer(count, count, 2 * self._large * count, limit)
-            self.program = self._make(self.at_once)
+            self.program = self._make()
         while True:
+            full = compiled = took = None
             try:
                 compiled = self.program.lower(state, config, params).compile()
                 took = footprint(compiled)
             except jax.errors.JaxRuntimeError as error:
-                if self.at_once == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                compiled = took = None
-            if took is not None and (self.at_once == 1 or limit is None or took <= limit):
+                full = error
+            if took is not None and (limit is None or took <= limit):
                 break
-            self.at_once = fewer(count, self.at_once or count, took, limit)
-            self.program = self._make(self.at_once)
+            tried = self.program
+            if self.at_once == 1:
+                self.portions *= 2
+            else:
+                self.at_once = fewer(count, self.at_once or count, took, limit)
+            self.program = self._make()
+            if self.program is tried:  # as small as it gets
+                self.portions //= 2
+                if full:
+                    raise full
+                break
         self.program = compiled
         there = f" of {limit / 2**30:.1f}" if limit else ""
         self.choice = f"{self.at_once or count} of {count} members at a time, {took / 2**30:.1f}{there} GiB"

@@ -116,7 +116,7 @@ def make_train(config: Config) -> Callable[..., dict[str, Any]]:
 
     # Each stage as a run compiles it, all of its updates; of arrays with one member on axis 0.
     compiled = [
-        population.over_members(population.repeated(stage.update(0), stage.updates, learner.Shards()), mesh)
+        population.over_members(population.repeated(stage.update(0, 1), stage.updates, learner.Shards()), mesh)
         for stage in parts
     ]
 

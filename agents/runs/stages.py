@@ -50,12 +50,12 @@ class Stage:
     """Policies that it trains; as many as there are bases where it makes those."""
     rows: np.ndarray
     """int[M], the policy that each member of the run gets from this stage; several get one where they share a base."""
-    of_a_pass: Callable[[int], int]
-    """Members that a device computes at once, 0 for all → episodes of each in a forward and backward pass, at most."""
+    of_a_pass: Callable[[int, int], int]
+    """Members that a device computes at once, 0 for all, and portions of a pass → episodes of each in one, at most."""
     tokens_per_update: int
     """Tokens that one update reads, of all members."""
-    update: Callable[[int], learner.Update]
-    """Members that a device computes at once, 0 for all → what it does to one of them."""
+    update: Callable[[int, int], learner.Update]
+    """Members that a device computes at once, 0 for all, and the portions of a pass → what it does to one of them."""
     program: population.Chunk
     arguments: tuple[Any, Any]
     """Config and world parameters per member."""
@@ -69,7 +69,7 @@ class Stage:
     @property
     def microbatch(self) -> int:
         """Episodes of a member in one forward and backward pass of its program, at most."""
-        return self.of_a_pass(self.program.at_once)
+        return self.of_a_pass(self.program.at_once, self.program.portions)
 
     def of_members(self, trained: Any) -> Any:
         """What the stage has trained, laid out by the members of the run; a single policy stays one, for all."""
@@ -109,15 +109,16 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
     policy = dataclasses.replace(policy, sparing=accelerated)
     here, few = len(trained) // mesh.shape["member"], 8 if name == "rl" and length >= LONG else 16
 
-    def of_a_pass(at_once: int) -> int:
-        chosen = side_by_side(min(at_once or here, here), length) if accelerated else few
+    def of_a_pass(at_once: int, portions: int) -> int:
+        chosen = side_by_side(min(at_once or here, here) * portions, length) if accelerated else few
         return config.population.microbatch or chosen
 
-    def update(at_once: int) -> learner.Update:
+    def update(at_once: int, portions: int) -> learner.Update:
+        microbatch = of_a_pass(at_once, portions)
         if name == "rl":
             playing = 0 if accelerated else rollout.AT_ONCE
-            return rl.update_function(policy, world, of_a_pass(at_once), config.sft, playing)
-        return imitation.update_function(policy, world, of_a_pass(at_once))
+            return rl.update_function(policy, world, microbatch, config.sft, playing)
+        return imitation.update_function(policy, world, microbatch)
 
     large = 0
     if name == "rl":  # what those who play remember
