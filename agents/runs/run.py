@@ -137,8 +137,8 @@ class Run:
     def labels(self) -> dict[str, np.ndarray]:
         """What is known of each kept member, by name.
 
-        Its number `member`, its `seed`, the seed of its `base`, its `point` of the grid in words, and each swept value
-        under its own name, such as `rl.learning_rate`.
+        Its number `member`, its `seed`, the seed of its `base` and what of that one's `pretraining` is swept, in words,
+        its `point` of the grid in words, and each swept value under its own name, such as `rl.learning_rate`.
         """
         return {name: values[self.kept] for name, values in self._labels().items()}
 
@@ -149,6 +149,7 @@ class Run:
             "member": np.arange(len(everyone), dtype=np.int32),
             "seed": np.array([member.seed for member in everyone], np.int32),
             "base": np.array([self.config.base(member).seed for member in everyone], np.int32),
+            "pretraining": np.array([self.config.base(member).label for member in everyone], np.str_),
             "point": np.array([member.label for member in everyone], np.str_),
             **{path: np.array([member.values[path] for member in everyone]) for path in everyone[0].values},
         }
@@ -297,7 +298,7 @@ class Run:
         names = STAGES if stage is None else [checkpoint_name(stage)]
         table = pa.concat_tables([self._metrics(name) for name in names], promote_options="permissive")
         place, member, labels = len(metrics.KEYS), table["member"].to_numpy(), self._labels()
-        for name in [path for path in labels if path not in ("member", "base", "point")][::-1]:
+        for name in [path for path in labels if path not in ("member", "base", "pretraining", "point")][::-1]:
             table = table.add_column(place, name, pa.array(labels[name][member]))
         return table
 
