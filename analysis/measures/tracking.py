@@ -38,7 +38,7 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     ]
 
 
-@measure(checkpoints=arms, panels=panels)
+@measure(checkpoints=arms, panels=panels, made_of=(concepts,))
 def tracking(
     run: Run,
     checkpoint: str,
