@@ -205,7 +205,7 @@ def test_beliefs_of_members_and_of_the_base_that_they_share(maze, monkeypatch):
     assert (alone["episodes"] == 8).all()
 
     *curves, badges = panels({"maze": measured})
-    assert [list(panel.curves) for panel in curves] == [["pretrain", "ideal observer", "rl"]] * 3
+    assert [list(panel.curves) for panel in curves] == [["pretrain", "rl", "ideal observer"]] * 3
     np.testing.assert_array_equal(curves[1].curves["rl"].values, after["implied"].values[:, 1, :, 1].T)
     np.testing.assert_allclose(badges.values, after["badge_kl"].mean("member"))
     draw([*curves, badges])  # of several members

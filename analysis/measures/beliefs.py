@@ -23,14 +23,21 @@ BADGES = ("none", *personas.PERSONAS)
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """The belief in each persona that plays, turn by turn and beside the ideal observer; badges as a map."""
     parts, shown = estimates.columns(arms), list[Panel]()
+    worlds = estimates.columns({arm: dataset.isel(checkpoint=-1) for arm, dataset in arms.items()})
+
+    def belief(part: xr.Dataset, of: str, name: str) -> xr.DataArray:
+        own = part.sel(persona=name, believed=name)
+        enough = own["episodes"] >= np.minimum(FEW, own["episodes"].max("turn"))
+        return own[of].where(enough).transpose("turn", "member")
+
     for name in personas.PERSONAS:
         curves = {}
         for label, part in parts.items():
-            own = part.sel(persona=name, believed=name)
-            enough = own["episodes"] >= np.minimum(FEW, own["episodes"].max("turn"))
-            model, ideal = (own[of].where(enough).transpose("turn", "member").values for of in ("implied", "ideal"))
-            curves[label] = Curve(own["turn"].values, model, own["unit"].values)
-            curves["ideal observer"] = Curve(own["turn"].values, ideal.mean(axis=1))
+            model = belief(part, "implied", name)
+            curves[label] = Curve(model["turn"].values, model.values, model["unit"].values)
+        ideal = {label: belief(part, "ideal", name).mean("member", skipna=False) for label, part in worlds.items()}
+        for label, line in estimates.floors(ideal, "ideal observer").items():
+            curves[label] = Curve(line["turn"].values, line.values)
         chance = {"chance": 1 / len(personas.PERSONAS)}
         shown.append(Curves(curves, "turn", f"{name} plays: belief in {name} (%)", marks=chance, percent=True))
     last = parts[list(parts)[-1]]["badge_kl"].mean("member").transpose("persona", "badge")
