@@ -56,9 +56,10 @@ def probes(floor: float) -> xr.Dataset:
 
 def beliefs(floor: float) -> xr.Dataset:
     shares = {name: ("member persona turn believed", x) for name, x in (("implied", 0.9), ("ideal", floor))}
+    prior = {"prior": ("believed", floor)}
     rest = {"badge_kl": ("member persona badge", 0.9), "episodes": ("member persona turn", 32)}
     names = list(personas.PERSONAS)
-    return dataset(shares | rest, persona=names, believed=names, turn=[1, 2], badge=list(BADGES))
+    return dataset(shares | prior | rest, persona=names, believed=names, turn=[1, 2], badge=list(BADGES))
 
 
 def tracking(floor: float) -> xr.Dataset:
@@ -75,6 +76,7 @@ CASES: list[tuple[Callable[[float], xr.Dataset], str, str, int]] = [
     (attention, "attention", "uniform", -1),
     (probes, "probes", "another episode's", 0),
     (beliefs, "beliefs", "ideal observer", 0),
+    (beliefs, "beliefs", "prior", 0),
     (tracking, "tracking", "random, 97.5 %", 0),
 ]
 """What makes a dataset with a floor, whose it is, what the floor is called, and which panel shows it."""
