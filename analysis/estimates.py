@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -16,6 +17,7 @@ MOST_ROWS = 24
 """A variable of more numbers than these is left to figures and files."""
 _HEAD = 18
 """Characters of a column's head after which it goes on in the next line."""
+_Floor = TypeVar("_Floor", xr.DataArray, float)
 
 
 def of(array: xr.DataArray, meaning: str | None = None, control: str = "", units: str = "") -> Estimate:
@@ -82,6 +84,30 @@ def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ", followed: bool = 
                 words = [arm if len(arms) > 1 else "", step or "", point]
                 parts[joint.join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
     return parts
+
+
+def floors(of_arms: Mapping[str, _Floor], name: str) -> dict[str, _Floor]:
+    """Floors, ceilings or controls of arms that stand side by side, by the names that they are drawn under.
+
+    Args:
+        of_arms: each arm's, lines or numbers by its label; at least one.
+        name: what they are, such as `random player`.
+
+    Returns:
+        One under `name` where those of all arms are the same but for rounding, NaN and NaN too; else each arm's own,
+        its label before the name.
+    """
+
+    def numbers(floor: Any) -> list[np.ndarray]:
+        return [np.asarray(x) for x in (floor, *(floor[name] for name in getattr(floor, "dims", ())))]
+
+    def same(one: np.ndarray, other: np.ndarray) -> bool:
+        return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+    first, *others = map(numbers, of_arms.values())
+    if all(len(other) == len(first) and all(map(same, first, other)) for other in others):
+        return {name: next(iter(of_arms.values()))}
+    return {f"{label}, {name}": floor for label, floor in of_arms.items()}
 
 
 def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
