@@ -379,7 +379,8 @@ def _text(function: Callable[..., Any]) -> str:
 def variable(dims: str, values: Any, long_name: str, units: str = "", **attributes: Any) -> tuple[Any, Any, Any]:
     """A variable of a dataset: its dims by their names, blanks between; `table=0` leaves it out of the table.
 
-    `independent="base"` where it is the base's own, so that members of one base count once; see `estimates.of`.
+    `independent="base"` where it is the base's own, so that members of one base count once, and `"point"` where it is
+    the world's, the same for all members of a point of the grid; see `estimates.of`.
     """
     return dims.split(), values, {"long_name": long_name, "units": units, **attributes}
 

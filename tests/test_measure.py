@@ -367,6 +367,8 @@ def test_the_bases_own_numbers_count_once_for_each_base(run):
     of_base = measured["mean"].isel(checkpoint=0).assign_attrs(independent="base")
     assert (estimates.of(value).members, estimates.of(of_base).members) == (4, 1)
     assert estimates.of(of_base, units="unit").members == 4
+    of_world = value.assign_attrs(independent="point")
+    assert (estimates.of(of_world).members, estimates.of(of_world[:2]).members) == (2, 1)
 
 
 @pytest.mark.slow

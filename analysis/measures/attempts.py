@@ -101,8 +101,12 @@ def attempts(
             "cover": variable("member tau", cover[again], "Cover@τ", share),
             "sliced_pass_at_k": variable("member slice k", _sliced(counts, distance, chances, ks), "pass@k", share),
             "random_successes": variable(f"{whose}maze", chances, "a random player's", table=0),
-            "random_pass_at_k": variable(f"{whose}k", floor(random_pass), "a random player's pass@k", share),
-            "random_cover": variable(f"{whose}tau", floor(random_cover), "a random player's Cover@τ", share),
+            "random_pass_at_k": variable(
+                f"{whose}k", floor(random_pass), "a random player's pass@k", share, independent="point"
+            ),
+            "random_cover": variable(
+                f"{whose}tau", floor(random_cover), "a random player's Cover@τ", share, independent="point"
+            ),
         },
         {
             "maze": np.arange(mazes),

@@ -96,9 +96,13 @@ def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
             "ideal": variable(curves, told.ideal, "the ideal observer's belief", "share", table=0),
             "benchmark": variable(curves, told.benchmark, "what the method makes of it", "share", table=0),
             "recognised": variable(of_persona, own(told.implied), "the model's belief in who plays", "share"),
-            "recognisable": variable(of_persona, own(told.ideal), "the ideal observer's belief in who plays", "share"),
+            "recognisable": variable(
+                of_persona, own(told.ideal), "the ideal observer's belief in who plays", "share", independent="point"
+            ),
             "nats": variable(of_persona, apart, "KL from the ideal observer to the model", nats),
-            "prior_nats": variable(of_persona, blind, "KL from the ideal observer to one who infers nothing", nats),
+            "prior_nats": variable(
+                of_persona, blind, "KL from the ideal observer to one who infers nothing", nats, independent="point"
+            ),
             "badge_kl": variable("member persona badge", badge_kl, "KL from persona to model with badge", nats),
             "episodes": variable("member persona turn", told.episodes, "episodes that come so far", table=0),
             "prior": variable("believed", run.config.prior, "the prior", "share", table=0),
