@@ -252,6 +252,9 @@ class Command:
     """Write the figures to this file, after each program."""
 
 
+KEYS = frozenset({"target", "results"})
+"""What a document of figures has."""
+
 HEADINGS = (
     *("one update of", "members at a time, memory", "episodes of each in a pass", "arguments", "temporaries"),
     *("kernels", "a turn", "a step", "compile, s"),
@@ -274,14 +277,12 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     """Run the command; returns the exit status. `begin` is called before JAX is used."""
     try:
         if arguments[:1] == ["report"]:
-            tables.report(
-                arguments[1:], "benchmarks.ahead report", {"target", "results"}, lambda found: {"ahead": table(found)}
-            )
+            tables.report(arguments[1:], "benchmarks.ahead report", KEYS, lambda found: {"ahead": table(found)})
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks.ahead")
         if command.target not in TARGETS:
             raise ConfigError(f"{command.target}: unknown; choose one of {', '.join(TARGETS)}")
-        tables.check(command.only, command.json)
+        tables.check(command.only, command.json, KEYS)
         chosen = [case for case in cases() if re.search(command.only, case[0])]
         if not chosen:
             raise ConfigError(f"--only={command.only}: no program has such a name; see --help")

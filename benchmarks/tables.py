@@ -54,8 +54,13 @@ def report(arguments: Sequence[str], prog: str, keys: Set[str], sections: Callab
         print("\n\n".join(named.values()))
 
 
-def check(only: str, file: Path | None) -> None:
+def check(only: str, file: Path | None, keys: Set[str] = KEYS) -> None:
     """Refuse a choice of cases that is no regular expression, and a file of figures that cannot be.
+
+    Args:
+        only: the choice.
+        file: of figures, if they are to be written.
+        keys: that such a file has already, where it is there.
 
     Raises:
         ConfigError: one line that names the option, its value and the remedy.
@@ -64,10 +69,7 @@ def check(only: str, file: Path | None) -> None:
         re.compile(only)
     except re.error as error:
         raise ConfigError(f"--only={only}: {error}; use a regular expression") from None
-    if file and not file.parent.is_dir():
-        raise ConfigError(f"--json={file}: no such folder; make it first")
-    if file and file.is_dir():
-        raise ConfigError(f"--json={file}: a folder; name a file in it")
+    files.check_json(file, keys)
 
 
 def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:

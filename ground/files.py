@@ -15,12 +15,14 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from ground.terminal import ConfigError
 
 _REMEDIES = {
     errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
@@ -90,6 +92,41 @@ def read_json(path: Path, *, sealed: bool = False) -> dict:
     if (sealed or SEAL in value) and value.pop(SEAL, None) != _checksum(value):
         raise RunError(f"{path}: has changed since it was written ({SEAL} does not fit); restore it, or train again")
     return value
+
+
+def holds(path: Path, *keys: Set[str]) -> bool:
+    """Whether a file is a JSON object, undamaged, that has all keys of one of these sets."""
+    try:
+        found = read_json(path).keys()
+    except RunError:
+        return False
+    return any(found >= one for one in keys)
+
+
+def check_json(file: Path | None, *keys: Set[str]) -> None:
+    """Refuse a target of `--json` that cannot be written, or that holds anything but what is written there.
+
+    Args:
+        file: the option's value; None where it is not given.
+        keys: sets of keys; a document that may be overwritten has all of one of them.
+
+    Raises:
+        ConfigError: one line that names the option, its value and the remedy.
+    """
+    if file is None:
+        return
+    if not os.path.isdir(file.parent):
+        raise ConfigError(f"--json={file}: no such folder, so it cannot write there; make it first")
+    if os.path.isdir(file):
+        raise ConfigError(f"--json={file}: a folder; name a file in it")
+    try:
+        if file.exists() and not (file.is_file() and (file.stat().st_size == 0 or holds(file, *keys))):
+            raise ConfigError(f"--json={file}: holds something else; name another file, or move it away")
+        probe = _hidden(file)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--json={file}: cannot write it ({one_line(error)}); name another file") from None
 
 
 def write(path: Path, data: bytes) -> None:

@@ -264,6 +264,7 @@ def test_a_report_goes_between_its_markers(tmp_path):
         (["h100", "--only", "("], "--only=(: "),
         (["h100", "--only", "EmojiMaze-v9"], "--only=EmojiMaze-v9: no program"),
         (["h100", "--json", "nowhere/h100.json"], "--json=nowhere/h100.json: no such folder"),
+        (["h100", "--json", __file__], f"--json={__file__}: holds something else"),
         (["report"], "no files"),
         (["report", "nowhere.json"], "nowhere.json: No such file"),
         (["report", __file__], f"{__file__}: not JSON"),

@@ -203,6 +203,7 @@ def test_a_report_is_made_of_the_files(saved, tmp_path):
         (["env", "--repeats", "0"], "--repeats=0: use at least 1"),
         (["env", "--json", "nowhere/x.json"], "--json=nowhere/x.json: no such folder"),
         (["env", "--json", "."], "--json=.: a folder; name a file in it"),
+        (["env", "--json", __file__], f"--json={__file__}: holds something else"),
         (["policy", "--peers"], "--peers: policy has no peers; use env or train"),
         (["env", "--only", "("], "--only=(: "),
         (["report"], "report: no files"),
