@@ -292,9 +292,9 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
             figures, _ = compiled(case, config, name, target.mesh(), target.memory)
             results.append(dataclasses.asdict(figures))
             document = {"target": target.title, "jax": jax.__version__, "results": results}
+            print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
             if command.json:
                 files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
-            print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks.ahead", error)
         return 2

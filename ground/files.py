@@ -24,13 +24,14 @@ import numpy as np
 
 from ground.terminal import ConfigError
 
+_ELSEWHERE = "another place (train.py: another --run-dir)"
 _REMEDIES = {
-    errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
+    errno.ENOENT: f"there is no such folder; make or restore it, or choose {_ELSEWHERE}",
     errno.ENOSPC: "free some space on this disk, then go on",
     errno.EDQUOT: "free some of your quota, then go on",
-    errno.EROFS: "choose a --run-dir on a disk that can be written",
-    errno.EACCES: "change its access rights, or choose another --run-dir",
-    errno.EPERM: "change its access rights, or choose another --run-dir",
+    errno.EROFS: f"this disk cannot be written; choose {_ELSEWHERE}",
+    errno.EACCES: f"change its access rights, or choose {_ELSEWHERE}",
+    errno.EPERM: f"change its access rights, or choose {_ELSEWHERE}",
 }
 
 
@@ -217,7 +218,7 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another --run-dir")
+        remedy = _REMEDIES.get(error.errno or 0, f"check the disk, or choose {_ELSEWHERE}")
         raise RunError(f"{path}: cannot {doing} it ({one_line(error)}); {remedy}") from error
 
 

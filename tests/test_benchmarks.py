@@ -218,6 +218,21 @@ def test_wrong_input_is_one_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_file_that_cannot_be_written_takes_no_table_with_it(monkeypatch, saved, tmp_path, capsys):
+    measured = tables.read(saved[0])
+
+    def vanish(*arguments):
+        shutil.rmtree(tmp_path)
+        return measured
+
+    monkeypatch.setattr(command, "document", vanish)
+    assert command.main(["env", "--json", str(tmp_path / "x.json")]) == 2
+    out, error = capsys.readouterr()
+    assert "1.00 M" in out
+    assert error.count("\n") == 1
+    assert str(tmp_path / "x.json") in error
+
+
 def test_peers_that_are_not_installed_are_named(monkeypatch, capsys):
     from benchmarks import peers
 
