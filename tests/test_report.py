@@ -419,6 +419,22 @@ def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsy
     assert [path.name for path in (into / "gains").iterdir()] == ["paper"]  # nor laid beside one that is as new
 
 
+@pytest.mark.parametrize("way", [".", "../link"])
+def test_what_lasts_is_kept_beside_the_results_and_not_among_them(tmp_path, capsys, way):
+    (out := tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(out)
+    into = out / way
+    (into / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    for scale in ("laptop", "smoke"):
+        verdicts.write(out, scale=scale)
+    before = contents(tmp_path)
+    assert command.main(["report", "--out", str(out), "--into", str(into)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--into={into}: is --out={out} itself" in error
+    assert contents(tmp_path) == before
+
+
 def test_a_replication_has_a_row_of_its_own_and_stands_beside_the_first(tmp_path, capsys):
     out, into = tmp_path / "out", tmp_path / "docs"
     for folder, seed, verdict in ((into, 0, "refuted"), (out, 100, "supported"), (out, 0, "inconclusive")):

@@ -133,9 +133,11 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
         What was written, and a line for everything that was left as it is.
 
     Raises:
-        ConfigError: there is no such file or it lacks the lines, or nothing has been run.
+        ConfigError: there is no such file or it lacks the lines, nothing has been run, or both are one folder.
         RunError: a file cannot be read or written.
     """
+    if into.resolve() == out.resolve():
+        raise ConfigError(f"--into={into}: is --out={out} itself; choose another folder")
     page = into / "README.md"
     if not page.is_file():
         raise ConfigError(f"--into={into}: has no README.md; make one with the lines {BEGIN} and {END}")
