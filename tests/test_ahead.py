@@ -256,6 +256,15 @@ def test_a_report_goes_between_its_markers(tmp_path):
     )
 
 
+@pytest.mark.parametrize("results", [[{}], 5, [5], [{"case": "x"}]])
+def test_a_bad_document_is_named_in_one_line(tmp_path, capsys, results):
+    (file := tmp_path / "h100.json").write_text(json.dumps({"target": "H100", "results": results}))
+    assert ahead.main(["report", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{file}: lacks something" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
