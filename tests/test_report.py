@@ -463,6 +463,16 @@ def test_the_list_tells_what_was_learnt(tmp_path, capsys):
     assert told.count("not run yet") == len(command.NAMES) - 1
 
 
+def test_the_list_shows_words_as_they_are(tmp_path, capsys):
+    verdicts.write(tmp_path, name="negative_reinforcement", words="[/x] :bug:")
+    (told := tmp_path / "negative_reinforcement" / "smoke" / "verdict.json").write_text(
+        json.dumps(verdicts.document() | {"words": "said [/x] [bold]so"})
+    )
+    told.parent.rename(told.parent.with_name("[x]"))
+    assert command.main(["list", "--out", str(tmp_path)]) == 0
+    assert "[x]: said [/x] [bold]so" in capsys.readouterr().out
+
+
 def test_the_command_prints_the_first_page(tmp_path, capsys):
     verdicts.write(tmp_path)
     assert command.main(["report", "--out", str(tmp_path)]) == 0
