@@ -149,7 +149,8 @@ class Measurement:
             axis too, labelled with `stage` and `update`. The attribute `options` holds the options as JSON.
 
         Raises:
-            RunError: the run or one of its files is at fault.
+            RunError: the run or one of its files is at fault. Where it cannot be written, a line on standard error says
+                so and what was measured is returned all the same.
             ConfigError: an option is.
         """
         run = run if isinstance(run, Run) else runs.open(run)
@@ -224,7 +225,11 @@ class Measurement:
             }
             if not run.on_disk:
                 return dataset
-            arrays.write(run.analysis(path.name), dataset)
+            try:
+                arrays.write(run.analysis(path.name), dataset)
+            except RunError as error:
+                _say(f"{path.parent}: cannot be written ({files.one_line(error.__cause__ or error)}); nothing is kept")
+                return dataset
             return arrays.read(path, "delete it to measure again")
         dataset = arrays.read(path, "delete it to measure again").assign_coords(_labels(run))
         if changes := runs.differences(json.loads(dataset.attrs.get("provenance", "{}")), runs.provenance()):

@@ -99,12 +99,12 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
         begin()
         with environment.enough_memory():
             measured = document(command, console)
+        console.print(Markdown("\n\n".join(tables.sections([measured]).values())))
         if command.json:
             files.write(command.json, (json.dumps(measured, indent=1) + "\n").encode())
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks", error)
         return 2
-    console.print(Markdown("\n\n".join(tables.sections([measured]).values())))
     return 0
 
 

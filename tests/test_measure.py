@@ -1,6 +1,7 @@
 """The frame of measurements: found again or not, labels, twins, checkpoints; and every measurement on a hard run."""
 
 import dataclasses
+import errno
 import importlib.util
 import sys
 from typing import Literal
@@ -13,6 +14,7 @@ from agents import runs
 from analysis import estimates, measure, measures
 from analysis.measure import REGISTRY
 from envs.labyrinth import LabyrinthOptions
+from ground import files
 from ground.files import RunError
 from ground.terminal import ConfigError
 from tests import tiny, untrained
@@ -89,6 +91,22 @@ def run(tmp_path_factory):
 
 
 # Found again, or not
+
+
+def test_what_cannot_be_kept_is_returned_and_said_once(tmp_path, capsys, monkeypatch):
+    run = make(tmp_path / "run")
+
+    def refuse(path, data):
+        with files.reporting(path, "write"):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", refuse)
+        shown = counted(run)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{run.path / 'analysis'}: cannot be written (Read-only file system); nothing is kept"
+    xr.testing.assert_equal(shown, counted(run))
+    assert len(CALLS) == 4  # measured again, for it was not kept
 
 
 def test_the_same_options_are_found_again_and_not_computed(tmp_path):

@@ -185,6 +185,28 @@ def test_a_takeaway_is_shown_only_for_the_verdict_it_was_written_for(tmp_path, m
     assert told == ["It rises, by a third.", None]  # numbers of other bases are not those of a replication
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[planted.laptop", b"\xff", b"planted = 5", b"[planted]\nlaptop = 5", b"[planted.laptop]\ntext = 'x'",
+        b"[planted.laptop]\nverdict = 'refuted'\ntext = 5", b"x = " + b"[" * 100_000,
+    ],
+    ids=lambda text: repr(text[:30]),
+)  # fmt: skip
+def test_a_slip_in_what_was_learnt_is_met_before_training(tmp_path, monkeypatch, capsys, text):
+    (file := tmp_path / "takeaways.toml").write_bytes(text)
+    monkeypatch.setattr(study, "TAKEAWAYS", file)
+    monkeypatch.setattr(store.Store, "run", lambda self, config: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="not as it should be"):
+        study.run(planted([1.0]), "smoke", tmp_path / "out", QUIET)
+    for name in ("sparse_updates", "all"):
+        assert command.main(["run", name, "--scale", "smoke", "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{file}: not as it should be" in error
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_the_words_for_those_who_do_not_see_a_figure_name_every_panel():
     shown = [Rows({}, "gain"), Areas(np.arange(2.0), {"a": np.ones(2)}, "KL", "nats, PPO")]
     assert study.alternative(Results({}, shown, "")).startswith("2 panels: gain; nats, PPO.")
