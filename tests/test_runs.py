@@ -67,11 +67,12 @@ def test_create_refuses_what_exists(run, tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_a_folder_of_somebody_else_stays_as_it_is(tmp_path):
-    (tmp_path / "theirs.txt").write_text("theirs")
+@pytest.mark.parametrize("name", ["theirs.txt", "thesis.partial", ".theirs"])
+def test_a_folder_of_somebody_else_stays_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text("theirs")
     with pytest.raises(runs.RunError, match="exists"):
         runs.create(tmp_path, {}, members=1)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["theirs.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 def test_create_in_what_a_killed_create_left(tmp_path):
