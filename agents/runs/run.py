@@ -429,6 +429,7 @@ def _opened(facts: Callable[[], list]) -> Run:
 def _create(path: Path, config: Mapping[str, Any], members: int) -> list:
     if not 0 < members < 2**31:
         raise RunError(f"{path}: a population of {members}; use at least one member")
+    checkpoints.absolute(path)  # refused before anything is made
     with files.reporting(path, "make"):
         made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
