@@ -433,9 +433,9 @@ def _create(path: Path, config: Mapping[str, Any], members: int) -> list:
     with files.reporting(path, "make"):
         made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-    _refuse_what_is_used(path)  # before the lock, which would leave a file in somebody's folder
+    refuse_what_is_used(path)  # before the lock, which would leave a file in somebody's folder
     with files.lock(path):
-        _refuse_what_is_used(path)
+        refuse_what_is_used(path)
         document = {
             "schema": SCHEMA,
             "members": members,
@@ -458,7 +458,8 @@ def withdraw(run: Run) -> None:
             run.path.rmdir()
 
 
-def _refuse_what_is_used(path: Path) -> None:
+def refuse_what_is_used(path: Path) -> None:
+    """Raise RunError where a directory holds anything but what a killed process leaves."""
     names = [entry.name for entry in files.entries(path)]
     if any(name != ".lock" and not (name.startswith(".") and name.endswith(".partial")) for name in names):
         raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
