@@ -1,5 +1,7 @@
 """A run of one member: it is that member, and says so."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -83,6 +85,24 @@ def test_what_is_not_there_is_refused(run, own, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(RunError, match="one member of another run has nothing to go on with"):
         train.resume(own.path)
+
+
+def test_a_run_without_a_summary_gives_one_that_is_not_resumed_either(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    its = excerpt.write(runs.open(tmp_path / "run"), 1, "rl", tmp_path / "link")
+    assert "return" not in its.summary()
+    with pytest.raises(RunError, match="one member of another run has nothing to go on with"):
+        train.resume(tmp_path / "one")
+
+
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.Run, "sessions", lambda run: object())
+    with pytest.raises(RunError, match="sessions"):
+        excerpt.write(run, 1, "rl", tmp_path / "one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command(run, tmp_path, capsys):
