@@ -36,7 +36,7 @@ from agents.runs import config as configs
 from agents.runs import stages
 from agents.runs.config import Config, ConfigError
 from benchmarks import tables
-from ground import files, terminal
+from ground import files, signals, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,18 +285,22 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
         chosen = [case for case in cases() if re.search(command.only, case[0])]
         if not chosen:
             raise ConfigError(f"--only={command.only}: no program has such a name; see --help")
-        begin()
-        target, results = TARGETS[command.target], []
-        for case, config, name in chosen:
-            figures, _ = compiled(case, config, name, target.mesh(), target.memory)
-            results.append(dataclasses.asdict(figures))
-            document = {"target": target.title, "jax": jax.__version__, "results": results}
-            if command.json:
-                files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
-            print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
+        with signals.catch(at_once=True):
+            begin()
+            target, results = TARGETS[command.target], []
+            for case, config, name in chosen:
+                figures, _ = compiled(case, config, name, target.mesh(), target.memory)
+                results.append(dataclasses.asdict(figures))
+                document = {"target": target.title, "jax": jax.__version__, "results": results}
+                if command.json:
+                    files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
+                print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks.ahead", error)
         return 2
+    except signals.Interrupted as error:
+        terminal.complain("benchmarks.ahead", f"{error}; what was compiled is kept")
+        return error.exit_status
     return 0
 
 
