@@ -36,7 +36,7 @@ from agents.runs import config as configs
 from agents.runs import stages
 from agents.runs.config import Config, ConfigError
 from benchmarks import tables
-from ground import files, terminal
+from ground import files, signals, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,19 +302,23 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
         target = TARGETS[command.target]
         about = {"target": target.title, "jax": jax.__version__}
         done = _earlier(command.json, about)
-        begin()
-        for case, config, name in chosen:
-            fresh = case not in done
-            if fresh:
-                figures, _ = compiled(case, config, name, target.mesh(), target.memory)
-                done[case] = dataclasses.asdict(figures)
-            print(table([{**about, "results": [done[case]]}]).splitlines()[-1], flush=True)
-            if fresh and command.json:
-                document = {**about, "results": list(done.values())}
-                files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
+        with signals.catch(at_once=True):
+            begin()
+            for case, config, name in chosen:
+                fresh = case not in done
+                if fresh:
+                    figures, _ = compiled(case, config, name, target.mesh(), target.memory)
+                    done[case] = dataclasses.asdict(figures)
+                print(table([{**about, "results": [done[case]]}]).splitlines()[-1], flush=True)
+                if fresh and command.json:
+                    document = {**about, "results": list(done.values())}
+                    files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks.ahead", error)
         return 2
+    except signals.Interrupted as error:
+        terminal.complain("benchmarks.ahead", f"{error}; what was compiled is kept")
+        return error.exit_status
     return 0
 
 
