@@ -117,8 +117,8 @@ def show_list(command: List, console: Console) -> int:
         for result in verdicts.get(name, []):
             with result.whole():
                 document, (_, criterion, estimate) = result.document, result.deciding
-                told, learnt = escape(document["words"]), escape(document["takeaway"] or "")
-                words = f"[{_COLOURS[document['verdict']]}]{told}[/]. {learnt}"
+                colour, takeaway = _COLOURS[document["verdict"]], escape(document["takeaway"] or "")
+                words = f"[{colour}]{escape(document['words'])}[/]. {takeaway}"
                 number = results.shown(estimate) if estimate else "–"
                 say(f"  {escape(result.variant)}: {words} ({escape(criterion['words'])}: {number})")
         if name not in verdicts:

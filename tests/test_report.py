@@ -422,22 +422,6 @@ def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsy
     assert [path.name for path in (into / "gains").iterdir()] == ["paper"]  # nor laid beside one that is as new
 
 
-@pytest.mark.parametrize("way", [".", "../link"])
-def test_what_lasts_is_kept_beside_the_results_and_not_among_them(tmp_path, capsys, way):
-    (out := tmp_path / "out").mkdir()
-    (tmp_path / "link").symlink_to(out)
-    into = out / way
-    (into / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
-    for scale in ("laptop", "smoke"):
-        verdicts.write(out, scale=scale)
-    before = contents(tmp_path)
-    assert command.main(["report", "--out", str(out), "--into", str(into)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"--into={into}: is --out={out} itself" in error
-    assert contents(tmp_path) == before
-
-
 def test_a_replication_has_a_row_of_its_own_and_stands_beside_the_first(tmp_path, capsys):
     out, into = tmp_path / "out", tmp_path / "docs"
     for folder, seed, verdict in ((into, 0, "refuted"), (out, 100, "supported"), (out, 0, "inconclusive")):
@@ -461,16 +445,6 @@ def test_the_list_tells_what_was_learnt(tmp_path, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "smoke: does not replicate in this regime. It gains. (gain above 0: −0.300" in told
     assert told.count("not run yet") == len(command.NAMES) - 1
-
-
-def test_the_list_shows_words_as_they_are(tmp_path, capsys):
-    verdicts.write(tmp_path, name="negative_reinforcement", words="[/x] :bug:")
-    (told := tmp_path / "negative_reinforcement" / "smoke" / "verdict.json").write_text(
-        json.dumps(verdicts.document() | {"words": "said [/x] [bold]so"})
-    )
-    told.parent.rename(told.parent.with_name("[x]"))
-    assert command.main(["list", "--out", str(tmp_path)]) == 0
-    assert "[x]: said [/x] [bold]so" in capsys.readouterr().out
 
 
 def test_the_command_prints_the_first_page(tmp_path, capsys):

@@ -17,8 +17,10 @@ from analysis.figures.panels import Areas, Rows
 from ground.terminal import ConfigError
 from studies import __main__ as command
 from studies import populations, store, study
+from studies.report import results
 from studies.study import Results, Study, ask, by_base, of
-from tests import tiny, untrained
+from tests import tiny, untrained, verdicts
+from tests.test_runs import snapshot
 
 QUIET = Console(quiet=True)
 TRAINS = pytest.mark.slow  # whole runs
@@ -228,6 +230,32 @@ def test_a_wrong_command_gets_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("way", [".", "../link"])
+def test_what_lasts_is_kept_beside_the_results_and_not_among_them(tmp_path, capsys, way):
+    (out := tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(out)
+    into = out / way
+    (into / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    for scale in ("laptop", "smoke"):
+        verdicts.write(out, scale=scale)
+    before = snapshot(tmp_path)
+    assert command.main(["report", "--out", str(out), "--into", str(into)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--into={into}: is --out={out} itself" in error
+    assert snapshot(tmp_path) == before
+
+
+def test_the_list_shows_words_as_they_are(tmp_path, capsys):
+    verdicts.write(tmp_path, name="negative_reinforcement", words="[/x] :bug:")
+    (told := tmp_path / "negative_reinforcement" / "smoke" / "verdict.json").write_text(
+        json.dumps(verdicts.document() | {"words": "said [/x] [bold]so"})
+    )
+    told.parent.rename(told.parent.with_name("[x]"))
+    assert command.main(["list", "--out", str(tmp_path)]) == 0
+    assert "[x]: said [/x] [bold]so" in capsys.readouterr().out
 
 
 def test_criteria_are_as_old_as_the_last_commit_that_changed_more_than_limits(tmp_path):
