@@ -105,6 +105,46 @@ def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("sessions.json", text) for text in ("{}", '{"sessions": 5}', '{"sessions": [5]}')),
+        ("sessions.json", '{"sessions": [{"git": 5}]}'),
+        ("sessions.json", '{"sessions": [{"seconds": {"rl": "x"}}]}'),
+        *(("summary.json", text) for text in ("{}", "[", '{"schema": 1, "return": 5}', '{"schema": 1, "return": {}}')),
+        ("summary.json", '{"schema": 1, "return": {"before_rl": [], "after_rl": []}}'),
+    ],
+)
+def test_damaged_documents_are_one_line_and_a_resume_writes_the_summary_anew(run, tmp_path, monkeypatch, name, text):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "state").mkdir()
+    (tmp_path / "run" / name).write_text(text)
+
+    def resume() -> None:
+        train.resume(tmp_path / "run", evaluate=False)
+
+    def export() -> None:
+        excerpt.write(runs.open(tmp_path / "run"), 1, "rl", tmp_path / "one")
+
+    for refuses in [export, resume] if name == "sessions.json" else [export]:
+        with pytest.raises(RunError, match=rf"{name}: [^\n]*; restore it") as caught:
+            refuses()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "run" / name).read_text() == text
+    assert not (tmp_path / "one").exists()
+    if name == "summary.json":
+        monkeypatch.setattr(train, "_run_stages", lambda *arguments: None)
+        resume()
+        export()
+
+
+def test_one_member_whose_summary_is_damaged_is_not_trained_over(own, tmp_path):
+    shutil.copytree(own.path, tmp_path / "one")
+    (tmp_path / "one" / "summary.json").write_text("[")
+    with pytest.raises(RunError, match=r"summary\.json: .*; restore it, or train again"):
+        train.resume(tmp_path / "one")
+
+
 def test_the_command(run, tmp_path, capsys):
     into = tmp_path / "models" / "maze"
     assert command.main(["export", str(run.path), "--to", "run", "--member", "1", "--into", str(into)]) == 0

@@ -1,6 +1,7 @@
 """One member of a run as a run of its own: small enough to ship, opened and measured like any other."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agents.runs import sessions
 from agents.runs.config import Config
 from agents.runs.run import Run, create, open, refuse_what_is_used
 from ground import files
+from ground.files import RunError
 from ground.terminal import ConfigError
 
 
@@ -68,20 +70,26 @@ def alone(config: Config, member: int) -> Config:
 
 def _summary(run: Run, excerpt: Run, member: int) -> dict[str, Any]:
     """What the run says of one member, and of those that it met."""
-    told = run.summary() if run.has_summary else {}
+    told = run.summary() if run.has_summary else {"schema": 1}
     summary: dict[str, Any] = {
-        "schema": 1,
         "members": 1,
         "population": [{"seed": run.config.members[member].seed, "values": {}}],
         "diverged": {},
         "config_hash": excerpt.config_hash,
         "taken_from": {"config_hash": run.config_hash, "member": member},
     }
-    for name in ("return", "success"):
-        if name in told:
-            own = {stage: [told[name][stage][member]] for stage in ("before_rl", "after_rl")}
-            points = told[name].get("points", [told[name]])  # of a grid each has worlds, and so scripts, of its own
-            values = dict(run.config.members[member].values)
-            where = next(point for point in points if point.get("values", values) == values)
-            summary[name] = {key: where[key] for key in ("random", "personas", "greedy")} | own
+    try:
+        summary["schema"] = told["schema"]
+        for name in ("return", "success"):
+            if name in told:
+                own = {stage: [told[name][stage][member]] for stage in ("before_rl", "after_rl")}
+                points = told[name].get("points", [told[name]])  # of a grid each has worlds, and so scripts, of its own
+                values = dict(run.config.members[member].values)
+                where = next(point for point in points if point.get("values", values) == values)
+                summary[name] = {key: where[key] for key in ("random", "personas", "greedy")} | own
+    except (AttributeError, LookupError, StopIteration, TypeError):
+        raise RunError(
+            f"{run.path / 'summary.json'}: not the summary of such a run; restore it, or have it written anew by "
+            f"--resume {shlex.quote(str(run.path))}"
+        ) from None
     return summary
