@@ -309,6 +309,11 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
     if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
         raise ConfigError(f"--{section}.trips={shown.trips}: a policy plays one trip at a time; use 1")
+    tokens = world.map_length + shown.trips * (world.episode_length() - world.map_length)
+    if tokens > base.LONGEST:
+        raise ConfigError(
+            f"--{section}.trips={shown.trips}: {tokens:,} tokens with their map; use fewer: {base.LONGEST:,} at most"
+        )
     if getattr(shown, "choices", "all") == "plan" and not world.opening_length:
         raise ConfigError(f"--{section}.choices=plan: nothing is said before the first move in {world.name}; use all")
     if shown.narration and not world.has_feelings:
@@ -431,6 +436,8 @@ def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
         values = [float(value) for value in listed.split(",")]
     except ValueError:
         raise ConfigError(f"{option}: values must be numbers, separated by commas") from None
+    if not all(abs(value) <= _FLOATS for value in values):
+        raise ConfigError(f"{option}: use finite numbers of 32 bits")
     return path, values
 
 
