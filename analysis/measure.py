@@ -231,7 +231,9 @@ class Measurement:
                 _say(f"{path.parent}: cannot be written ({files.one_line(error.__cause__ or error)}); nothing is kept")
                 return dataset
             return arrays.read(path, "delete it to measure again")
-        dataset = arrays.read(path, "delete it to measure again").assign_coords(_labels(run))
+        dataset = arrays.read(path, "delete it to measure again")
+        # What was kept before there was one of the labels gets it.
+        dataset = dataset.assign_coords({name: x for name, x in _labels(run).items() if name not in dataset.coords})
         if changes := runs.differences(json.loads(dataset.attrs.get("provenance", "{}")), runs.provenance()):
             _FOREIGN.get()(f"{path.parent}: not measured as now: {', '.join(changes)}; delete it to measure again")
         return dataset
@@ -391,7 +393,7 @@ def variable(dims: str, values: Any, long_name: str, units: str = "", **attribut
 
 
 def _labels(run: Run) -> dict[str, Any]:
-    """The labels of its members; what was kept before there was one of them gets it, too."""
+    """The labels of its members."""
     return {name: ("member", values) for name, values in run.labels.items()}
 
 
