@@ -128,7 +128,13 @@ def resume(
     """Go on with a run where it stopped; arguments and errors are those of `train`."""
     run = runs.open(run_dir)
     config = run.config  # checked here, before the run is touched
-    if run.has_summary and "taken_from" in run.summary():
+    told: dict[str, Any] = {}
+    try:
+        told = run.summary() if run.has_summary else {}
+    except runs.RunError:  # it is written anew, but for what may be one member of another run: that has no states
+        if not (run.path / "checkpoints" / "state").exists():
+            raise
+    if "taken_from" in told:
         raise runs.RunError(f"{run_dir}: one member of another run has nothing to go on with; resume that run instead")
     source = bases.open(base, config) if base else None
     return _train(run, console or Console(quiet=True), source, evaluate, figures, track)

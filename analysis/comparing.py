@@ -30,7 +30,7 @@ from ground.estimates import Estimate
 from ground.files import RunError
 from ground.terminal import ConfigError
 
-_ASIDE = ("seed", "evaluation_episodes", *(f"population.{x}" for x in ("seeds", "sweep", "at_once", "microbatch")))
+_ASIDE = ("seed", "evaluation_episodes", *(f"population.{x}" for x in ("seeds", "at_once", "microbatch")))
 """What members of one population may differ in, or what changes no member."""
 
 
@@ -120,7 +120,8 @@ def named(opened: Sequence[Run]) -> list[str]:
     What a scale, a world or an algorithm brings along is not named beside it. Runs that differ by their seeds alone
     have one name, which is empty where all do.
     """
-    documents = [configs.by_path(configs.to_dict(run.config)) for run in opened]
+    swept = [{"population.sweep": " and ".join(run.config.members[0].values) or "none"} for run in opened]
+    documents = [configs.by_path(configs.to_dict(run.config)) | of for run, of in zip(opened, swept, strict=True)]
     starts = [
         configs.by_path(configs.to_dict(configs.start(run.config.scale, run.config.world.name, run.config.algorithm)))
         for run in opened
@@ -171,7 +172,8 @@ def differences(
     Args:
         arms: from `measured` or `joined`.
         against: one of `AXES`.
-        same_bases: whether two arms, by name, pretrain alike, so that equal seeds of bases are equal bases.
+        same_bases: whether two arms, by name, pretrain alike but for what is swept, so that bases of equal seeds and
+            equal swept values are equal.
     """
     axis, _, _ = AXES[against]
     told = list[Difference]()
@@ -188,7 +190,8 @@ def differences(
                     continue
                 at = min(float(part[axis].max("checkpoint").min()) for part in (dataset, first))
                 reached = [transitions.at(part, of[axis], at) for part, of in ((array, dataset), (reference, first))]
-                same = same_bases(arm, first_arm)
+                swept, first_swept = (part["pretraining"].values.tolist()[0] for part in (dataset, first))
+                same = same_bases(arm, first_arm) and swept == first_swept
                 less, pairs = _less(end, reference.isel(checkpoint=-1), same)
                 equally_far, _ = _less(reached[0], reached[1], same)
                 told.append(Difference(label, place, estimates.of(end), less, equally_far, at, pairs))

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -16,23 +17,34 @@ MOST_ROWS = 24
 """A variable of more numbers than these is left to figures and files."""
 _HEAD = 18
 """Characters of a column's head after which it goes on in the next line."""
+_Floor = TypeVar("_Floor", xr.DataArray, float)
 
 
-def of(array: xr.DataArray, meaning: str | None = None, control: str = "", units: str = "unit") -> Estimate:
+def of(array: xr.DataArray, meaning: str | None = None, control: str = "", units: str = "") -> Estimate:
     """The mean of an array over its members, and its interval.
 
     Args:
         array: float[member], or float[member, x] where x, such as mazes, varies by chance too. Its label `units`
-            says which members count as one: by default exact twins, `base` where the interval shall speak of other
-            bases too.
+            says which members count as one; `base` where the interval shall speak of other bases too. By default
+            what the array names as its attribute `independent`, else exact twins.
         meaning: what it is, with its unit; by default what the array says of itself.
         control: name of the estimate to read beside it.
         units: name of that label.
     """
     array = array.transpose("member", ...)
+    units = units or array.attrs.get("independent", "unit")
     labels = np.asarray(array[units].values).ravel() if units in array.coords else None
     estimate = Estimate.of if array.ndim == 1 else Estimate.crossed
     return estimate(array.values, described(array) if meaning is None else meaning, control, labels)
+
+
+def last_stage(measured: xr.Dataset) -> xr.Dataset:
+    """The checkpoints of the last stage that has trained, after that where it set out, whose `update` is 0."""
+    stages, trained = measured["stage"].values, measured["update"].values > 0
+    stage = stages[trained][-1] if trained.any() else stages[-1]
+    steps = np.flatnonzero(stages == stage)
+    part = measured.isel(checkpoint=[*range(max(steps[0] - 1, 0), steps[0]), *steps])
+    return part.assign_coords(update=part["update"].where(part["stage"] == stage, 0))
 
 
 def by_base(array: xr.DataArray) -> xr.DataArray:
@@ -72,6 +84,30 @@ def columns(arms: Mapping[str, xr.Dataset], joint: str = ", ", followed: bool = 
                 words = [arm if len(arms) > 1 else "", step or "", point]
                 parts[joint.join(filter(None, words)) or "mean"] = part.sel(checkpoint=step) if step else part
     return parts
+
+
+def floors(of_arms: Mapping[str, _Floor], name: str) -> dict[str, _Floor]:
+    """Floors, ceilings or controls of arms that stand side by side, by the names that they are drawn under.
+
+    Args:
+        of_arms: each arm's, lines or numbers by its label; at least one.
+        name: what they are, such as `random player`.
+
+    Returns:
+        One under `name` where those of all arms are the same but for rounding, NaN and NaN too; else each arm's own,
+        its label before the name.
+    """
+
+    def numbers(floor: Any) -> list[np.ndarray]:
+        return [np.asarray(x) for x in (floor, *(floor[name] for name in getattr(floor, "dims", ())))]
+
+    def same(one: np.ndarray, other: np.ndarray) -> bool:
+        return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+    first, *others = map(numbers, of_arms.values())
+    if all(len(other) == len(first) and all(map(same, first, other)) for other in others):
+        return {name: next(iter(of_arms.values()))}
+    return {f"{label}, {name}": floor for label, floor in of_arms.items()}
 
 
 def rows(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
@@ -164,6 +200,11 @@ def _lines(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, tuple[str, s
         last = head
 
 
+def _bases(dataset: xr.Dataset) -> int:
+    """How many bases its members started from."""
+    return len(set(zip(*(dataset[name].values.tolist() for name in ("base", "pretraining")), strict=True)))
+
+
 def _caption(arms: Mapping[str, xr.Dataset]) -> str:
     """Whose numbers they are."""
 
@@ -172,5 +213,5 @@ def _caption(arms: Mapping[str, xr.Dataset]) -> str:
         return f"{few if few == many else f'{few} to {many}'} {name}{'s' * (many > 1)}"
 
     members = count("member", [dataset.sizes["member"] for dataset in arms.values()])
-    bases = count("base", [len(np.unique(dataset["base"].values)) for dataset in arms.values()])
+    bases = count("base", [_bases(dataset) for dataset in arms.values()])
     return f"mean over {members} of {bases}; 95 % interval where {INDEPENDENT} or more are independent"

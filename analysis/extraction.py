@@ -2,7 +2,8 @@
 
 arXiv 2605.30232, appendices C and L: moves over Path alone, then one last step onto Path, Gold or Mold, no wind, no
 melting, and the residual stream read at the token of that last move: the policy has chosen, and seen no consequence.
-The set is off-policy, so that it has Mold steps whatever a policy would do.
+The set is off-policy, so that it has Mold steps whatever a policy would do. Where a name is spoken, one is said before
+the first move, by the base's prior and the same in every class.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from flax import struct
 from agents.learning import learner
 from agents.policies import Parameters, Policy
 from agents.runs import Run
-from envs import base, maze, tokens
+from envs import base, maze, personas, tokens
 from ground import seeds
 from ground.terminal import ConfigError
 
@@ -67,7 +68,12 @@ def plan(episodes: int, turns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @functools.partial(jax.jit, static_argnames=("world", "episodes", "batch"))
 def approaches(
-    world: maze.EmojiMaze, params: maze.MazeParams, key: jax.Array, episodes: int = EPISODES, batch: int = 240
+    world: maze.EmojiMaze,
+    params: maze.MazeParams,
+    key: jax.Array,
+    episodes: int = EPISODES,
+    batch: int = 240,
+    prior: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
 ) -> Approaches:
     """Draw an extraction set on the device.
 
@@ -79,14 +85,16 @@ def approaches(
         key: of all chance.
         episodes: N, a multiple of 12.
         batch: episodes drawn side by side.
+        prior: chances that Larry, Bob and Alice are named, where a name is spoken.
     """
     calm = {"wind_probability": jnp.zeros_like(params.wind_probability), "melting": jnp.array(False)}
     params = dataclasses.replace(params, **calm)
 
-    def attempt(key, role, direction, steps):
+    def attempt(key, role, direction, steps, speaker):
         maze_key, walk_key, turn_key = jax.random.split(key, 3)
         observation, state = world.reset_env(maze_key, params)
         prompt = world.prompt(state, params)
+        opening = world.write_opening(turn_key, speaker, state, params, personas.Traits())
 
         def turn(carry, noise_at):
             observation, state, good = carry
@@ -103,7 +111,7 @@ def approaches(
         noise = jax.random.uniform(walk_key, (world.turns, 4))
         start = (observation, state, jnp.array(True))
         (_, _, good), spoken = jax.lax.scan(turn, start, (noise, jnp.arange(world.turns)))
-        return good, jnp.concatenate([prompt, spoken.reshape(-1)])
+        return good, jnp.concatenate([prompt, opening, spoken.reshape(-1)])
 
     def draw(arguments):
         keys, *wanted = arguments
@@ -121,7 +129,10 @@ def approaches(
         return done, sequences
 
     classes, directions, steps = plan(episodes, world.turns)
-    planned = (jax.random.split(key, episodes), jnp.array(CLASSES, jnp.int32)[classes], directions, steps)
+    chances = jnp.log(jnp.asarray(prior, jnp.float32))
+    drawn = jax.random.categorical(jax.random.fold_in(key, episodes), chances, shape=(episodes // len(CLASSES),))
+    speakers = jnp.tile(drawn.astype(jnp.int32), len(CLASSES))
+    planned = (jax.random.split(key, episodes), jnp.array(CLASSES, jnp.int32)[classes], directions, steps, speakers)
     done, sequences = jax.lax.map(draw, learner.microbatches(planned, batch))
     return Approaches(
         tokens=sequences.reshape(episodes, -1),
@@ -154,6 +165,8 @@ def check(option: str, episodes: int) -> None:
 def sets(run: Run, episodes: int, seed: int) -> Sets:
     """The extraction sets of a run's world (of its first member's, where they differ): the same for all such runs.
 
+    Where a name is spoken, runs of another prior have other names.
+
     Args:
         run: whose world it is.
         episodes: of which the vectors are made, see `check`; a fifth as many are held out.
@@ -167,7 +180,8 @@ def sets(run: Run, episodes: int, seed: int) -> Sets:
     values = run.population[0].values.items()
     swept = {path.removeprefix("world."): value for path, value in values if path.startswith("world.")}
     params: Any = run.params
-    drawn = _sets(dataclasses.replace(run.config.world, **swept), episodes, seed)
+    prior = tuple(run.config.prior.tolist())
+    drawn = _sets(dataclasses.replace(run.config.world, **swept), prior, episodes, seed)
     for part in (drawn.training, drawn.held_out):
         missing = np.bincount(np.asarray(part.classes)[~np.asarray(part.found)], minlength=3)
         if missing.any():
@@ -181,12 +195,12 @@ def sets(run: Run, episodes: int, seed: int) -> Sets:
 
 
 @functools.lru_cache(maxsize=4)
-def _sets(config: Any, episodes: int, seed: int) -> Sets:
+def _sets(config: Any, prior: tuple[float, ...], episodes: int, seed: int) -> Sets:
     world, params = config.make()
     held_out = max(episodes // 60 * 12, 12)
     training_key, held_out_key, _ = jax.random.split(seeds.held_out("concepts", seed), 3)
-    training = approaches(world, params, training_key, episodes)
-    return Sets(training, approaches(world, params, held_out_key, held_out), params.tile_map)
+    training = approaches(world, params, training_key, episodes, prior=prior)
+    return Sets(training, approaches(world, params, held_out_key, held_out, prior=prior), params.tile_map)
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,14 +1,15 @@
 """Does a model know its personas, and does it infer from its own history who it is?
 
-Personas play episodes under the null badge, and a model reads them. Before each action an observer who knows the
-personas exactly has a posterior q(i | history) over who is acting, and a model that had learnt everything would act
-as Σ q(i | history) π_i. What a model believes shows in its actions alone, so its implied weights are those of the
-mixture of personas that explains them best, over all episodes that come to that turn:
+Personas play episodes whose prompt names nobody, and a model reads them. Before each action an observer who knows the
+personas exactly, and the chances of each that the model was shown, has a posterior q(i | history) over who is acting,
+and a model that had learnt everything would act as Σ q(i | history) π_i. What a model believes shows in its actions
+alone, so its implied weights are those of the mixture of personas that explains them best, over all episodes that come
+to that turn:
 
     w = argmax over the simplex of the mean over episodes of Σ_a p(a | history) log Σ_j w_j π_j(a | state).
 
-That is concave, and expectation maximisation climbs it from the uniform prior (as `selection.best_mixture` does for
-whole episodes). That a language model infers a latent speaker in this way is the hypothesis of arXiv 2111.02080.
+That is concave, and expectation maximisation climbs it from the prior (as `selection.best_mixture` does for whole
+episodes). That a language model infers a latent speaker in this way is the hypothesis of arXiv 2111.02080.
 
 Three caveats. Where personas act alike the weights are not identified, and EM stays near its start, the prior.
 Episodes in which personas act more differently weigh more, so that even the ideal observer's implied weights differ
@@ -19,7 +20,6 @@ does; a model whose pretraining drew tile maps has to find that out as well.
 I true personas, J = I candidates, N episodes of each, T turns, A actions.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -30,12 +30,15 @@ from agents.learning import demonstrations, learner, objectives, population, rl,
 from agents.learning.demonstrations import Demonstrations
 from agents.policies import Parameters, Policy
 from agents.runs import evaluation
-from envs import base, personas, tokens
+from envs import base, personas
 from envs.personas import Traits
 from ground import seeds
 
 STEPS = 100
 """Of expectation maximisation."""
+
+_LEAST = 1e-3
+"""Weight at which expectation maximisation starts at least: from nothing it never gets away."""
 
 _BATCH = 64
 """Episodes played and read at the same time."""
@@ -43,16 +46,18 @@ _BATCH = 64
 
 @struct.dataclass
 class Seen:
-    """Episodes of each persona under the null badge, and what a model would have done in its place."""
+    """Episodes of each persona whose prompt names nobody, and what a model would have done in its place."""
 
     model: jax.Array
     """float32[I, N, T, A], the model's log-probability of each action before it."""
     personas: jax.Array
     """float32[I, N, T, J, A], the exact one of each persona."""
     posterior: jax.Array
-    """float32[I, N, T, J], log q(j | history) before each action, the prior uniform."""
+    """float32[I, N, T, J], log q(j | history) before each action; NaN once nobody of any chance would play so."""
     played: jax.Array
     """bool[I, N, T], False after the episode's end."""
+    prior: jax.Array
+    """float32[J], chances of the personas before anything has happened."""
 
 
 @struct.dataclass
@@ -67,11 +72,11 @@ class Beliefs:
     """float32[I, T, J], the implied weights of the ideal observer: what the method makes of a perfect model."""
     nats: jax.Array
     """float32[I, 2], mean KL from the ideal observer's action distribution to the model's, and to that of an
-    observer who always believes the prior; nats per action."""
+    observer who always believes the prior; nats per action, NaN where the posterior is."""
     episodes: jax.Array
     """int32[I, T], how many came to the turn."""
     badges: jax.Array
-    """float32[I, 1 + J], mean KL(persona ‖ model) per action, in nats, with the null badge and each persona's."""
+    """float32[I, 1 + J], mean KL(persona ‖ model) per action, in nats, without a badge and with each persona's."""
 
 
 def watch(
@@ -80,22 +85,23 @@ def watch(
     world: base.World,
     params: base.WorldParams,
     traits: Traits,
+    prior: jax.Array,
     episodes: int,
 ) -> tuple[Seen, rollout.Episodes]:
-    """Let each persona play under the null badge, on the same mazes in every call, and a model read.
+    """Let each persona play without a badge, on the same mazes in every call, and a model read.
 
     Args:
         policy, parameters: of one member.
-        world, params: where they play.
+        world, params: where they play; the head of the prompt names nobody.
         traits: of the personas.
+        prior: their chances there, float32[J], which sum to 1.
         episodes: N, of each persona.
 
     Returns:
         What was seen, and the episodes, axes [I, N, …].
     """
-    params = dataclasses.replace(params, head=jnp.int32(tokens.NULL_BADGE))
     maze_key, turn_key = jax.random.split(seeds.held_out("inference"))
-    maze_keys, count = jax.random.split(maze_key, episodes), len(personas.PERSONAS)
+    maze_keys = jax.random.split(maze_key, episodes)
 
     def of_persona(persona):
         def part(rows):
@@ -120,28 +126,30 @@ def watch(
 
             written, exact = jax.vmap(chances, in_axes=(1, 0))(states, plans)
             taken = jnp.take_along_axis(exact, played.actions[..., None, None], axis=-1)[..., 0]
-            prior = jnp.full(count, 1 / count, jnp.float32)
             posterior = personas.log_posteriors(prior, written, taken, played.played)[:, :-1]
             said, _ = rl.read(policy, parameters, world, played.tokens)
-            return Seen(said, exact, posterior, played.played), played
+            return (said, exact, posterior, played.played), played
 
         seen = jax.lax.map(part, learner.microbatches(jnp.arange(episodes), _BATCH))
         return jax.tree.map(lambda x: x.reshape(episodes, *x.shape[2:]), seen)
 
-    return jax.lax.map(of_persona, jnp.arange(count))
+    (said, exact, posterior, lasted), played = jax.lax.map(of_persona, jnp.arange(len(personas.PERSONAS)))
+    return Seen(said, exact, posterior, lasted, prior), played
 
 
-def implied_weights(chances: jax.Array, alike: jax.Array, share: jax.Array, steps: int = STEPS) -> jax.Array:
+def implied_weights(
+    chances: jax.Array, alike: jax.Array, share: jax.Array, prior: jax.Array, steps: int = STEPS
+) -> jax.Array:
     """Weights of the mixture of personas that explains a model's actions best, float32[J].
 
     Args:
         chances: the model's probability of each action at one turn, float32[N, A].
         alike: the personas' in the same states, float32[N, J, A].
         share: of each episode, float32[N], 0 or more; all 0 gives NaN.
-        steps: of expectation maximisation from uniform weights.
+        prior: where it starts, float32[J], each weight raised to `_LEAST` at least.
+        steps: of expectation maximisation, 1 or more.
     """
-    count = alike.shape[1]
-    likelihood = jnp.moveaxis(alike, 1, 2).reshape(-1, count)
+    likelihood = jnp.moveaxis(alike, 1, 2).reshape(-1, alike.shape[1])
     mass = (chances * share[:, None]).reshape(-1)
 
     def improve(_, weights):
@@ -151,7 +159,7 @@ def implied_weights(chances: jax.Array, alike: jax.Array, share: jax.Array, step
         weights = weights * jnp.matmul(ratio, likelihood, precision="highest")
         return weights / weights.sum()
 
-    return jax.lax.fori_loop(0, steps, improve, jnp.full(count, 1 / count, jnp.float32))
+    return jax.lax.fori_loop(0, steps, improve, jnp.maximum(prior, _LEAST))
 
 
 def implied(chances: jax.Array, seen: Seen, steps: int = STEPS) -> jax.Array:
@@ -169,7 +177,7 @@ def implied(chances: jax.Array, seen: Seen, steps: int = STEPS) -> jax.Array:
 
     def one(arguments):
         chances, log_personas, played = arguments
-        return implied_weights(chances, jnp.exp(log_personas), _share(played), steps)
+        return implied_weights(chances, jnp.exp(log_personas), _share(played), seen.prior, steps)
 
     found = jax.lax.map(one, (by_turn(chances), by_turn(seen.personas), by_turn(seen.played)))
     return found.reshape(several, turns, -1)
@@ -189,9 +197,11 @@ def ideal_actions(seen: Seen) -> jax.Array:
 def beliefs(seen: Seen, badges: jax.Array) -> Beliefs:
     """Everything about one member; `badges` from `badge_fidelity`."""
     ideal = ideal_actions(seen)
-    blind = jax.nn.logsumexp(seen.personas, axis=-2) - jnp.log(float(seen.personas.shape[-2]))
+    log_prior = jnp.log(seen.prior)[None, None, None, :, None]
+    blind = jax.nn.logsumexp(log_prior + seen.personas, axis=-2)
     nats = [objectives.divergence(ideal, other) for other in (seen.model, blind)]
-    apart = [jnp.mean(each, axis=(1, 2), where=seen.played) for each in nats]
+    unknown = jnp.isnan(ideal).any(axis=-1)
+    apart = [jnp.mean(jnp.where(unknown, jnp.nan, each), axis=(1, 2), where=seen.played) for each in nats]
     return Beliefs(
         ideal=mean_posterior(seen),
         implied=implied(jnp.exp(seen.model), seen),
@@ -203,12 +213,17 @@ def beliefs(seen: Seen, badges: jax.Array) -> Beliefs:
 
 
 def badge_fidelity(
-    policy: Policy, parameters: Parameters, world: base.World, seen: Seen, played: rollout.Episodes
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    seen: Seen,
+    played: rollout.Episodes,
 ) -> jax.Array:
-    """`evaluation.badge_divergence` on the personas' episodes, float32[I, 1 + J]; arguments as `watch` gives them."""
+    """`evaluation.badge_divergence` on the personas' episodes, float32[I, 1 + J]; arguments as `watch` has them."""
     own = jnp.arange(len(seen.personas))
     exact = jax.vmap(lambda x, persona: x[:, :, persona])(seen.personas, own)
-    return evaluation.badge_divergence(policy, parameters, world, played, exact)
+    return evaluation.badge_divergence(policy, parameters, world, params, played, exact)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world", "episodes"))
@@ -218,6 +233,7 @@ def measure(
     world: base.World,
     params: base.WorldParams,
     shown: Demonstrations,
+    prior: jax.Array,
     episodes: int,
 ) -> Beliefs:
     """`beliefs` of every member; all arrays have the member as axis 0.
@@ -226,12 +242,13 @@ def measure(
         policy, parameters: the policies.
         world, params: where they play.
         shown: what pretraining showed, with float fields float32[M]; it has the personas' traits.
+        prior: chances of the personas where members play, float32[J], the same for all.
         episodes: N, of each persona.
     """
 
     def member(parameters, params, shown):
-        seen, played = watch(policy, parameters, world, params, shown.traits, episodes)
-        return beliefs(seen, badge_fidelity(policy, parameters, world, seen, played))
+        seen, played = watch(policy, parameters, world, params, shown.traits, prior, episodes)
+        return beliefs(seen, badge_fidelity(policy, parameters, world, params, seen, played))
 
     mesh = population.mesh(len(params.tile_map), 1)
     return population.over_members(member, mesh)(parameters, params, shown)

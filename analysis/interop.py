@@ -84,9 +84,14 @@ def export(
             f"--to={to}: it knows transformers alone, and the run's policy is a {run.policy.config.family}; "
             "use --to safetensors or torch"
         )
+    if into and not into.name:
+        raise ConfigError(f"--into={into}: no folder's own name; name one that is empty or not there yet")
     folder = into or run.path / "exports" / f"{to}-{checkpoint}-{member}"
     if to == "run":
         return [excerpt.write(run, member, checkpoint, folder).path]
+    used = [entry for entry in files.entries(folder) if not entry.name.endswith(".partial")]
+    if used and not files.holds(folder / "config.json", {"of", "policy"}):
+        raise ConfigError(f"--into={folder}: holds something else than an export; name an empty folder, or a new one")
     place = int(np.flatnonzero(run.kept == member)[0])
     parameters = jax.tree.map(lambda x: np.asarray(x[place], np.float32), run.kept_parameters(checkpoint))
     about: dict[str, Any] = {

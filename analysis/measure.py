@@ -103,6 +103,8 @@ class Measurement:
     """From its options to what tells apart what it reads beside the run, such as another run."""
     panels: Callable[[Mapping[str, xr.Dataset]], Sequence[Any]] | None
     """From arms to the panels of its figure; None draws every number that the table shows."""
+    text: str
+    """Of the function's file as it was registered, not as it may be edited since."""
     summary: str
     options: Mapping[str, Option]
 
@@ -115,14 +117,9 @@ class Measurement:
     def code(self) -> str:
         """Digest of what the function's file does; comments, docstrings, layout and the panels do not count.
 
-        Of a function of a notebook or a script it is the function's own; empty where Python does not know its text.
+        Of a function of a notebook or a script it is the function's own.
         """
-        alone = self.function.__module__ == "__main__"
-        try:
-            text = inspect.getsource(self.function if alone else sys.modules[self.function.__module__])
-        except (OSError, TypeError):
-            return ""
-        tree, drawn = ast.parse(textwrap.dedent(text)), getattr(self.panels, "__name__", "")
+        tree, drawn = ast.parse(textwrap.dedent(self.text)), getattr(self.panels, "__name__", "")
         for node in ast.walk(tree):
             if isinstance(body := getattr(node, "body", None), list):
                 kept = [part for part in body if getattr(part, "name", None) != drawn and not _is_text(part)]
@@ -146,13 +143,14 @@ class Measurement:
             **options: see `options`.
 
         Returns:
-            The measurement's variables with labels on `member`: `seed`, `base` (the seed of its base), `point` (of the
-            grid, in words), each swept value under its own name, and `unit`, equal for members that are exact twins.
-            Those that can be followed have a `checkpoint` axis too, labelled with `stage` and `update`. The attribute
-            `options` holds the options as JSON.
+            The measurement's variables with labels on `member`: `seed`, `base` (the seed of its base) and `pretraining`
+            (what is swept of that one's, in words), `point` (of the grid, in words), each swept value under its own
+            name, and `unit`, equal for members that are exact twins. Those that can be followed have a `checkpoint`
+            axis too, labelled with `stage` and `update`. The attribute `options` holds the options as JSON.
 
         Raises:
-            RunError: the run or one of its files is at fault.
+            RunError: the run or one of its files is at fault. Where it cannot be written, a line on standard error says
+                so and what was measured is returned all the same.
             ConfigError: an option is.
         """
         run = run if isinstance(run, Run) else runs.open(run)
@@ -211,6 +209,7 @@ class Measurement:
         if not path.exists():
             doing = f"{run.path.name}: {self.name}{f' of {checkpoint}' if checkpoint else ''}"
             tell(doing)
+            provenance = runs.provenance()  # of before: measuring may take longer than the next commit
             token = _PROGRESS.set(lambda share: tell(f"{doing}, {share:.0%}"))
             try:
                 measured = self.function(*((run, checkpoint) if checkpoint else (run,)), **options)
@@ -221,14 +220,20 @@ class Measurement:
                 "identity": text,
                 "options": json.dumps(files.plain(options, self.name)),
                 "config_hash": run.config_hash,
-                "provenance": json.dumps(runs.provenance()),
+                "provenance": json.dumps(provenance),
                 "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             }
             if not run.on_disk:
                 return dataset
-            arrays.write(run.analysis(path.name), dataset)
+            try:
+                arrays.write(run.analysis(path.name), dataset)
+            except RunError as error:
+                _say(f"{path.parent}: cannot be written ({files.one_line(error.__cause__ or error)}); nothing is kept")
+                return dataset
             return arrays.read(path, "delete it to measure again")
         dataset = arrays.read(path, "delete it to measure again")
+        # What was kept before there was one of the labels gets it.
+        dataset = dataset.assign_coords({name: x for name, x in _labels(run).items() if name not in dataset.coords})
         if changes := runs.differences(json.loads(dataset.attrs.get("provenance", "{}")), runs.provenance()):
             _FOREIGN.get()(f"{path.parent}: not measured as now: {', '.join(changes)}; delete it to measure again")
         return dataset
@@ -359,7 +364,8 @@ def measure(
         assert not taken, f"{function.__name__}: every command has an option {taken} already"
         name = _dashed(function.__name__)
         summary = described.short_description or ""
-        measurement = Measurement(name, function, version, checkpoints, made_of, beside, panels, summary, options)
+        how = (version, checkpoints, made_of, beside, panels)
+        measurement = Measurement(name, function, *how, _text(function), summary, options)
         for known in (name, *also):
             assert known not in REGISTRY, known
             REGISTRY[known] = measurement
@@ -368,9 +374,27 @@ def measure(
     return register
 
 
+def _text(function: Callable[..., Any]) -> str:
+    """The text of a function's file, or of the function alone in a notebook or a script; empty where it is unknown."""
+    try:
+        alone = function.__module__ == "__main__"
+        return inspect.getsource(function if alone else sys.modules.get(function.__module__))
+    except (OSError, TypeError):
+        return ""
+
+
 def variable(dims: str, values: Any, long_name: str, units: str = "", **attributes: Any) -> tuple[Any, Any, Any]:
-    """A variable of a dataset: its dims by their names, blanks between; `table=0` leaves it out of the table."""
+    """A variable of a dataset: its dims by their names, blanks between; `table=0` leaves it out of the table.
+
+    `independent="base"` where it is the base's own, so that members of one base count once, and `"point"` where it is
+    the world's, the same for all members of a point of the grid; see `estimates.of`.
+    """
     return dims.split(), values, {"long_name": long_name, "units": units, **attributes}
+
+
+def _labels(run: Run) -> dict[str, Any]:
+    """The labels of its members."""
+    return {name: ("member", values) for name, values in run.labels.items()}
 
 
 def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) -> xr.Dataset:
@@ -378,8 +402,7 @@ def _labelled(run: Run, dataset: xr.Dataset, checkpoint: str | None, name: str) 
     if dataset.sizes.get("member") != len(run.kept):
         raise ValueError(f"{name}: {dict(dataset.sizes)} where the member axis must have {len(run.kept)}")
     config = run.config
-    labels: dict[str, Any] = {name: ("member", values) for name, values in run.labels.items()}
-    unit = twins(run, checkpoint)
+    labels, unit = _labels(run), twins(run, checkpoint)
     if checkpoint is None:
         return dataset.assign_coords(labels | {"unit": ("member", unit)})
     stage, _, update = checkpoint.partition("-")

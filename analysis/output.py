@@ -27,7 +27,8 @@ class Output:
     """No headline and footer in the figure; they go into a caption file beside it."""
 
     def check(self) -> None:
-        """Refuse what cannot be drawn, before anything is measured; raises ConfigError."""
+        """Refuse what cannot be drawn or written, before anything is measured; raises ConfigError."""
+        files.check_json(self.json, {"measurement", "runs"}, {"measure", "differences"})
         if not 2 <= self.width <= 40:
             raise ConfigError(f"--width={self.width:g}: use 2 to 40 inches")
 

@@ -7,12 +7,13 @@ parameters, and the parameters of the smallest magnitude.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agents import runs
 from agents.policies import Parameters
 from agents.runs import evaluation, stages
 from agents.runs.config import Config
@@ -69,8 +70,8 @@ def train(config: Config, start: Parameters, trained: Sequence[Matrices]) -> tup
         trained: masks of bool; outside of them parameters keep their bits.
 
     Returns:
-        The parameters after RL of each mask, axis 0 the member; and the mean returns float32[masks, N] of the first
-        update, which is played before anything is trained.
+        The parameters after RL of each mask, axis 0 the member, NaN where training has diverged; and the mean returns
+        float32[masks, N] of the first update, which is played before anything is trained.
     """
     stage = stages.make_stage(config, "rl", members=len(jax.tree.leaves(start)[0]))
     program = stage.program
@@ -80,11 +81,15 @@ def train(config: Config, start: Parameters, trained: Sequence[Matrices]) -> tup
         mask = jax.tree.map(jnp.asarray, weights.join(one, like=start))
         # Copies, because the program is given its state for good and the start is needed again.
         state = program.place(jax.tree.map(jnp.copy, dataclasses.replace(stage.initial(start), mask=mask)))
+        sound: Any = True
         for done in range(0, stage.updates, stage.chunk):
             state, metrics = program(state, *arguments)
+            sound &= np.isfinite(np.asarray(metrics[runs.LOSS])).all(
+                axis=1
+            )  # who has diverged stands still and stays finite
             if done == 0:
                 first.append(np.asarray(metrics["return"][:, 0]))
-        results.append(jax.tree.map(np.asarray, state.parameters))
+        results.append(jax.tree.map(lambda x, sound=sound: _where(sound, np.asarray(x)), state.parameters))
     return results, np.stack(first)
 
 
@@ -128,7 +133,8 @@ def agreement(mask: Matrices, start: Matrices, full: Matrices, retrained: Matric
         the mask) begin the names of shares of parameters: `_bf16` with equal bfloat16 values, `_1e-5` and `_1e-4`
         with values at most that far apart. `inside_cosine` and `whole_cosine` are of the two updates. `density` is
         the share of the parameters inside, and `moved` the share of those that training moved at all: some, as the
-        embeddings of tokens that are never said, have no gradient. NaN where the mask is empty or nothing moved.
+        embeddings of tokens that are never said, have no gradient. NaN where the mask is empty, nothing moved, or
+        retraining has diverged.
     """
     before, target, reached, chosen = (_flat(x) for x in (start, full, retrained, mask))
     chosen = chosen.astype(bool)
@@ -140,7 +146,8 @@ def agreement(mask: Matrices, start: Matrices, full: Matrices, retrained: Matric
             measured[f"{name}_{label}"] = masks.share_inside(place, np.abs(values - target) <= tolerance)
     for name, place in (("inside", chosen), ("whole", everywhere)):
         measured[f"{name}_cosine"] = _cosine((reached - before) * place, (target - before) * place)
-    return measured
+    sound = np.isfinite(reached).all(axis=1)
+    return {name: np.where(sound, x, np.nan) for name, x in measured.items()}
 
 
 def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -151,15 +158,16 @@ def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, poi
     their mean is the ratio, and their spread its error (the delta method).
 
     Args:
-        before, full, reached: mean returns float64[N].
+        before, full, reached: mean returns float64[N]; who has a NaN counts in neither sum.
         points: [N], equal for members of one point.
 
     Returns:
-        float64[N]; NaN where the full run's own gain is not above 0, as far as its interval tells.
+        float64[N]; NaN of who does not count, and where the full run's own gain is not above 0, as far as its interval
+        tells.
     """
     shares = np.full(len(before), np.nan)
     for point in np.unique(points):
-        here = points == point
+        here = (points == point) & np.isfinite(reached - before + full)
         gain, whole = (reached - before)[here], (full - before)[here]
         mean = statistics.mean_of(whole)
         low, _ = mean.interval()
@@ -167,6 +175,11 @@ def share_of_gain(before: np.ndarray, full: np.ndarray, reached: np.ndarray, poi
             ratio = gain.mean() / mean.mean
             shares[here] = ratio + (gain - ratio * whole) / mean.mean
     return shares
+
+
+def _where(sound: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """`x` of the members that are sound, NaN of the others."""
+    return np.where(sound.reshape(-1, *(1,) * (x.ndim - 1)), x, np.array(np.nan, x.dtype))
 
 
 def _flat(matrices: Matrices) -> np.ndarray:

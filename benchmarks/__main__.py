@@ -26,7 +26,7 @@ from rich.markdown import Markdown
 from agents.runs.config import ConfigError
 from benchmarks import machine, measure, peers, tables
 from benchmarks.cases import BENCHMARKS
-from ground import files, terminal
+from ground import files, signals, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +96,18 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks")
         check(command)
-        begin()
-        with environment.enough_memory():
+        with signals.catch(at_once=True), environment.enough_memory():
+            begin()
             measured = document(command, console)
+        console.print(Markdown("\n\n".join(tables.sections([measured]).values())))
         if command.json:
             files.write(command.json, (json.dumps(measured, indent=1) + "\n").encode())
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks", error)
         return 2
-    console.print(Markdown("\n\n".join(tables.sections([measured]).values())))
+    except signals.Interrupted as error:
+        terminal.complain("benchmarks", f"{error}; nothing is written")
+        return error.exit_status
     return 0
 
 

@@ -36,7 +36,7 @@ from agents.runs import config as configs
 from agents.runs import stages
 from agents.runs.config import Config, ConfigError
 from benchmarks import tables
-from ground import files, terminal
+from ground import files, signals, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,8 +249,11 @@ class Command:
     only: str = ""
     """A regular expression: compile only what has such a name, world, scale, stage and algorithm."""
     json: Path | None = None
-    """Write the figures to this file, after each program."""
+    """Write the figures to this file, after each program; what it holds already is not compiled again."""
 
+
+KEYS = frozenset({"target", "results"})
+"""What a document of figures has."""
 
 HEADINGS = (
     *("one update of", "members at a time, memory", "episodes of each in a pass", "arguments", "temporaries"),
@@ -270,33 +273,52 @@ def table(documents: Sequence[Mapping[str, Any]]) -> str:
     return tables.table(HEADINGS, rows)
 
 
+def _earlier(file: Path | None, about: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The results that a file holds, by case; raises ConfigError where they are of another target or JAX."""
+    if file is None or not files.holds(file, KEYS):
+        return {}
+    document = tables.read(file, KEYS)
+    if {name: document.get(name) for name in about} != about:
+        of = f"{document['target']}, JAX {document.get('jax')}"
+        raise ConfigError(f"--json={file}: holds figures of {of}; name another file")
+    with tables.whole(file):
+        table([document])
+        return {figures["case"]: figures for figures in document["results"]}
+
+
 def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     """Run the command; returns the exit status. `begin` is called before JAX is used."""
     try:
         if arguments[:1] == ["report"]:
-            tables.report(
-                arguments[1:], "benchmarks.ahead report", {"target", "results"}, lambda found: {"ahead": table(found)}
-            )
+            tables.report(arguments[1:], "benchmarks.ahead report", KEYS, lambda found: {"ahead": table(found)})
             return 0
         command = terminal.read(Command, arguments, prog="benchmarks.ahead")
         if command.target not in TARGETS:
             raise ConfigError(f"{command.target}: unknown; choose one of {', '.join(TARGETS)}")
-        tables.check(command.only, command.json)
+        tables.check(command.only, command.json, KEYS)
         chosen = [case for case in cases() if re.search(command.only, case[0])]
         if not chosen:
             raise ConfigError(f"--only={command.only}: no program has such a name; see --help")
-        begin()
-        target, results = TARGETS[command.target], []
-        for case, config, name in chosen:
-            figures, _ = compiled(case, config, name, target.mesh(), target.memory)
-            results.append(dataclasses.asdict(figures))
-            document = {"target": target.title, "jax": jax.__version__, "results": results}
-            if command.json:
-                files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
-            print(table([{**document, "results": results[-1:]}]).splitlines()[-1], flush=True)
+        target = TARGETS[command.target]
+        about = {"target": target.title, "jax": jax.__version__}
+        done = _earlier(command.json, about)
+        with signals.catch(at_once=True):
+            begin()
+            for case, config, name in chosen:
+                fresh = case not in done
+                if fresh:
+                    figures, _ = compiled(case, config, name, target.mesh(), target.memory)
+                    done[case] = dataclasses.asdict(figures)
+                print(table([{**about, "results": [done[case]]}]).splitlines()[-1], flush=True)
+                if fresh and command.json:
+                    document = {**about, "results": list(done.values())}
+                    files.write(command.json, (json.dumps(document, indent=1) + "\n").encode())
     except (ConfigError, files.RunError) as error:
         terminal.complain("benchmarks.ahead", error)
         return 2
+    except signals.Interrupted as error:
+        terminal.complain("benchmarks.ahead", f"{error}; what was compiled is kept")
+        return error.exit_status
     return 0
 
 

@@ -1,9 +1,10 @@
 """What was measured as tables in Markdown, on the terminal or between markers, made from the JSON alone."""
 
+import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,20 +43,45 @@ def report(arguments: Sequence[str], prog: str, keys: Set[str], sections: Callab
         sections: of the documents, marker → Markdown.
 
     Raises:
-        ConfigError: a file is no such document, or the page cannot be written.
+        ConfigError: a file is no such document, or the page has no place for it.
+        RunError: the page cannot be written.
     """
     asked = terminal.read(Report, arguments, prog=prog)
     if not asked.files:
         raise ConfigError("report: no files; give those that --json wrote")
-    named = sections([read(path, keys) for path in asked.files])
+    documents = [read(path, keys) for path in asked.files]
+    for path, document in zip(asked.files, documents, strict=True):
+        with whole(path):
+            sections([document])
+    with whole(*asked.files):
+        named = sections(documents)
     if asked.into:
         put(asked.into, named)
     else:
         print("\n\n".join(named.values()))
 
 
-def check(only: str, file: Path | None) -> None:
+@contextlib.contextmanager
+def whole(*paths: Path) -> Iterator[None]:
+    """Name the files where something that is read of them is missing, or is no such thing; raises ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {files.one_line(error)}"
+        raise ConfigError(
+            f"{', '.join(map(str, paths))}: lacks something ({why}); measure again with --json"
+        ) from error
+
+
+def check(only: str, file: Path | None, keys: Set[str] = KEYS) -> None:
     """Refuse a choice of cases that is no regular expression, and a file of figures that cannot be.
+
+    Args:
+        only: the choice.
+        file: of figures, if they are to be written.
+        keys: that such a file has already, where it is there.
 
     Raises:
         ConfigError: one line that names the option, its value and the remedy.
@@ -64,10 +90,7 @@ def check(only: str, file: Path | None) -> None:
         re.compile(only)
     except re.error as error:
         raise ConfigError(f"--only={only}: {error}; use a regular expression") from None
-    if file and not file.parent.is_dir():
-        raise ConfigError(f"--json={file}: no such folder; make it first")
-    if file and file.is_dir():
-        raise ConfigError(f"--json={file}: a folder; name a file in it")
+    files.check_json(file, keys)
 
 
 def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:
@@ -80,7 +103,7 @@ def read(path: Path, keys: Set[str] = KEYS) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; give files that --json wrote") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigError(f"{path}: not JSON; give files that --json wrote") from None
     if not isinstance(document, dict) or not document.keys() >= keys or document.get("schema", SCHEMA) != SCHEMA:
         raise ConfigError(f"{path}: not a benchmark of schema {SCHEMA}; measure again with --json")
@@ -127,7 +150,8 @@ def put(path: Path, named: Mapping[str, str]) -> None:
     """Put sections between the markers of their names.
 
     Raises:
-        ConfigError: the file cannot be read or written, or has no marker for a section; nothing is written.
+        ConfigError: the file cannot be read, or has no marker for a section; nothing is written.
+        RunError: it cannot be written, and stays as it was.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -137,9 +161,9 @@ def put(path: Path, named: Mapping[str, str]) -> None:
             if len(parts) != 2 or start in parts[1]:
                 raise ConfigError(f"--into={path}: expected one pair of markers '{start}' and '{end}'; add them")
             text = f"\n{section}\n\n".join(parts)
-        path.write_text(text, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--into={path}: {files.one_line(error)}; give a Markdown file with markers") from None
+    files.write(path, text.encode())
 
 
 def row(result: dict[str, Any]) -> tuple[str, ...]:

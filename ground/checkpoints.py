@@ -42,9 +42,10 @@ def save(path: str | Path, tree: Any) -> None:
             `jax.random.key_data`). Each array must be wholly held by this process; of several processes, one saves.
 
     Raises:
-        CheckpointError: a leaf is no such array, or the disk refuses; what was at `path` is then still there.
+        CheckpointError: a leaf is no such array, the path is not UTF-8, or the disk refuses; what was at `path` is
+            then still there.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
     leaves = _leaves(path, tree)
     try:
         files.sweep(path.parent)
@@ -84,9 +85,10 @@ def load(path: str | Path, like: Any = None) -> Any:
 
     Raises:
         DamagedError: the files are not what was saved.
-        CheckpointError: there is none, or its key paths, shapes or dtypes differ from those of `like`.
+        CheckpointError: there is none, it cannot be read, its path is not UTF-8, or its key paths, shapes or dtypes
+            differ from those of `like`.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
     with files.reporting(path, "read"):
         leaves, checksums = _read_manifest(path)
         if like is None:
@@ -100,6 +102,16 @@ def load(path: str | Path, like: Any = None) -> Any:
         _compare(path, {leaf["path"]: f"{leaf['dtype']}{leaf['shape']}" for leaf in leaves}, names)
         arrays = _read_arrays(path, leaves, checksums)
         return structure.unflatten([arrays[name] for name in names])
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root; raises CheckpointError where it is not UTF-8, as orbax knows no other."""
+    path = Path(path).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path}: its path is not UTF-8, which checkpoints need; rename the folder") from None
+    return path
 
 
 def remove(path: str | Path) -> None:
@@ -168,7 +180,10 @@ def _read_arrays(path: Path, leaves: list[dict], checksums: dict[str, int]) -> d
         with _checkpointer() as checkpointer:
             arrays = checkpointer.restore(path / "arrays", restore_args=stored) if stored else {}
     except Exception as error:  # orbax and tensorstore raise errors of many types
-        raise _damaged(path, one_line(error)) from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({one_line(error)}), though its files are as they were written; free some memory "
+            "or run uv sync, then try again"
+        ) from error
     for leaf in leaves:
         array = arrays.setdefault(leaf["path"], np.zeros(leaf["shape"], leaf["dtype"]) if 0 in leaf["shape"] else None)
         facts = isinstance(array, np.ndarray) and (list(array.shape), array.dtype.name, _checksum(array))

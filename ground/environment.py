@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -27,6 +28,8 @@ def prepare(command: str, help_text: str | None = None) -> None:
         command: what lines of error begin with. The process ends with status 2 after one.
         help_text: printed where nothing but `--help` is asked for; the process ends.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `signals.catch`: the end, without a traceback
     with _one_line(command):
         if help_text:
             terminal.explain(help_text, sys.argv[1:])

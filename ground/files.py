@@ -15,20 +15,23 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from ground.terminal import ConfigError
+
+_ELSEWHERE = "another place (train.py: another --run-dir)"
 _REMEDIES = {
-    errno.ENOENT: "the folder is gone; restore it, or start again with another --run-dir",
+    errno.ENOENT: f"there is no such folder; make or restore it, or choose {_ELSEWHERE}",
     errno.ENOSPC: "free some space on this disk, then go on",
     errno.EDQUOT: "free some of your quota, then go on",
-    errno.EROFS: "choose a --run-dir on a disk that can be written",
-    errno.EACCES: "change its access rights, or choose another --run-dir",
-    errno.EPERM: "change its access rights, or choose another --run-dir",
+    errno.EROFS: f"this disk cannot be written; choose {_ELSEWHERE}",
+    errno.EACCES: f"change its access rights, or choose {_ELSEWHERE}",
+    errno.EPERM: f"change its access rights, or choose {_ELSEWHERE}",
 }
 
 
@@ -90,6 +93,41 @@ def read_json(path: Path, *, sealed: bool = False) -> dict:
     if (sealed or SEAL in value) and value.pop(SEAL, None) != _checksum(value):
         raise RunError(f"{path}: has changed since it was written ({SEAL} does not fit); restore it, or train again")
     return value
+
+
+def holds(path: Path, *keys: Set[str]) -> bool:
+    """Whether a file is a JSON object, undamaged, that has all keys of one of these sets."""
+    try:
+        found = read_json(path).keys()
+    except RunError:
+        return False
+    return any(found >= one for one in keys)
+
+
+def check_json(file: Path | None, *keys: Set[str]) -> None:
+    """Refuse a target of `--json` that cannot be written, or that holds anything but what is written there.
+
+    Args:
+        file: the option's value; None where it is not given.
+        keys: sets of keys; a document that may be overwritten has all of one of them.
+
+    Raises:
+        ConfigError: one line that names the option, its value and the remedy.
+    """
+    if file is None:
+        return
+    if not os.path.isdir(file.parent):
+        raise ConfigError(f"--json={file}: no such folder, so it cannot write there; make it first")
+    if os.path.isdir(file):
+        raise ConfigError(f"--json={file}: a folder; name a file in it")
+    try:
+        if file.exists() and not (file.is_file() and (file.stat().st_size == 0 or holds(file, *keys))):
+            raise ConfigError(f"--json={file}: holds something else; name another file, or move it away")
+        probe = _hidden(file)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--json={file}: cannot write it ({one_line(error)}); name another file") from None
 
 
 def write(path: Path, data: bytes) -> None:
@@ -180,7 +218,7 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another --run-dir")
+        remedy = _REMEDIES.get(error.errno or 0, f"check the disk, or choose {_ELSEWHERE}")
         raise RunError(f"{path}: cannot {doing} it ({one_line(error)}); {remedy}") from error
 
 

@@ -215,7 +215,7 @@ def leave(status: int) -> bool:
 
 def same(text: str) -> bool:
     """Whether every process has the same text."""
-    return len(set(meet(zlib.crc32(text.encode()) >> 1)[:, 0].tolist())) == 1
+    return len(set(meet(zlib.crc32(text.encode(errors="surrogateescape")) >> 1)[:, 0].tolist())) == 1
 
 
 def by_first(work: Callable[[], Any]) -> Any:

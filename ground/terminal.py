@@ -72,6 +72,8 @@ def _one_line(event: _errors.ParseErrorEvent, options: list[str], synonyms: Mapp
             return f"{argument.display_name()} {value}: choose one of {', '.join(choices)}"
         case _errors.InstantiationFailure(argument=argument, message=message) if argument:
             return f"{argument.display_name()}: {message}; see --help"
+        case _errors.InstantiationFailure(message=message):  # options that do not go together
+            return f"--{message}"
         case _errors.BadValue(argument=argument):
             return f"{argument.display_name()}: its value is missing; see --help"
         case _errors.MissingArgs(missing_arguments=missing):

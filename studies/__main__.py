@@ -78,6 +78,7 @@ class Run:
         """
         if not 0 <= self.seed < 2**30:
             raise ConfigError(f"--seed={self.seed}: use 0 to {2**30 - 1}; members count on from there")
+        frame.takeaways()
         return [find(name) for name in (NAMES if self.name == "all" else (self.name,))]
 
 
@@ -116,9 +117,10 @@ def show_list(command: List, console: Console) -> int:
         for result in verdicts.get(name, []):
             with result.whole():
                 document, (_, criterion, estimate) = result.document, result.deciding
-                words = f"[{_COLOURS[document['verdict']]}]{document['words']}[/]. {escape(document['takeaway'] or '')}"
+                colour, takeaway = _COLOURS[document["verdict"]], escape(document["takeaway"] or "")
+                words = f"[{colour}]{escape(document['words'])}[/]. {takeaway}"
                 number = results.shown(estimate) if estimate else "–"
-                say(f"  {result.variant}: {words} ({escape(criterion['words'])}: {number})")
+                say(f"  {escape(result.variant)}: {words} ({escape(criterion['words'])}: {number})")
         if name not in verdicts:
             say("  not run yet")
         forecasts = {scale: max(frame.minutes(study.configs(scale).values(), scale), 1) for scale in frame.SCALES}

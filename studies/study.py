@@ -25,6 +25,7 @@ from analysis.figures import panels
 from analysis.figures.panels import Panel
 from ground import files, git, numbers
 from ground.estimates import Estimate
+from ground.terminal import ConfigError
 from studies import populations, questions, store
 from studies.populations import SCALES as SCALES
 from studies.populations import Scale
@@ -154,6 +155,7 @@ def run(
     """
     started = time.perf_counter()
     watching.check(track)
+    takeaways()  # refused before anything is trained
     shelf = Store(out / "runs", console, figures=scale != "smoke", track=track)
     trained: dict[str, Run] = {}
     foreign: list[str] = []
@@ -222,9 +224,29 @@ def verdict(study: Study, results: Results, scale: Scale, seed: int = 0) -> dict
     }
 
 
+def takeaways() -> dict[str, dict[str, dict[str, str]]]:
+    """What was learnt, in words: by study and variant, `verdict` and `text`.
+
+    Raises:
+        ConfigError: the file is damaged or lacks one of them; one line says what is wrong.
+    """
+    try:
+        written = tomllib.loads(TAKEAWAYS.read_text(encoding="utf-8"))
+        for name, variants in written.items():
+            for variant, told in variants.items():
+                if not isinstance(told["verdict"], str) or not isinstance(told["text"], str):
+                    raise TypeError(f"{name}.{variant}: verdict and text must be text")
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {files.one_line(error)}"
+        raise ConfigError(
+            f"{TAKEAWAYS}: not as it should be ({why}); mend it, [study.variant] with both texts"
+        ) from error
+    return written
+
+
 def takeaway(study: Study, variant: str, answer: str) -> str | None:
     """The sentence of what was learnt, if one was written for this verdict at this scale and seed."""
-    written = tomllib.loads(TAKEAWAYS.read_text(encoding="utf-8")).get(study.name, {}).get(variant, {})
+    written = takeaways().get(study.name, {}).get(variant, {})
     return written.get("text") if written.get("verdict") == answer else None
 
 

@@ -256,6 +256,36 @@ def test_a_report_goes_between_its_markers(tmp_path):
     )
 
 
+def test_a_file_of_figures_is_gone_on_with(tmp_path, capsys, monkeypatch):
+    file, compiled = tmp_path / "h100.json", []
+
+    def compile_one(case, *how):
+        compiled.append(case)
+        return ahead.Figures(case, "2 of 2", 32, 2**20, 2**30, 3344, 90, 0, 0, 0, 12.4), None
+
+    monkeypatch.setattr(ahead, "compiled", compile_one)
+    monkeypatch.setattr(ahead.Target, "mesh", lambda self: None)
+    names = [f"EmojiMaze-v0 smoke {name}" for name in ("rl grpo", "pretrain", "rl ppo")]
+    for only in (names[0], "EmojiMaze-v0 smoke"):
+        assert ahead.main(["h100", "--only", only, "--json", str(file)]) == 0
+    assert compiled == names
+    assert [one["case"] for one in json.loads(file.read_text())["results"]] == names
+    assert capsys.readouterr().out.count(f"| {names[0]}, H100") == 2
+    before = file.read_text()
+    assert ahead.main(["v5e", "--only", names[1], "--json", str(file)]) == 2
+    assert "holds figures of H100, 80 GB, JAX" in capsys.readouterr().err
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("results", [[{}], 5, [5], [{"case": "x"}]])
+def test_a_bad_document_is_named_in_one_line(tmp_path, capsys, results):
+    (file := tmp_path / "h100.json").write_text(json.dumps({"target": "H100", "results": results}))
+    assert ahead.main(["report", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{file}: lacks something" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -264,6 +294,7 @@ def test_a_report_goes_between_its_markers(tmp_path):
         (["h100", "--only", "("], "--only=(: "),
         (["h100", "--only", "EmojiMaze-v9"], "--only=EmojiMaze-v9: no program"),
         (["h100", "--json", "nowhere/h100.json"], "--json=nowhere/h100.json: no such folder"),
+        (["h100", "--json", __file__], f"--json={__file__}: holds something else"),
         (["report"], "no files"),
         (["report", "nowhere.json"], "nowhere.json: No such file"),
         (["report", __file__], f"{__file__}: not JSON"),

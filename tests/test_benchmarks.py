@@ -1,7 +1,9 @@
 import dataclasses
 import json
 import re
+import resource
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +205,7 @@ def test_a_report_is_made_of_the_files(saved, tmp_path):
         (["env", "--repeats", "0"], "--repeats=0: use at least 1"),
         (["env", "--json", "nowhere/x.json"], "--json=nowhere/x.json: no such folder"),
         (["env", "--json", "."], "--json=.: a folder; name a file in it"),
+        (["env", "--json", __file__], f"--json={__file__}: holds something else"),
         (["policy", "--peers"], "--peers: policy has no peers; use env or train"),
         (["env", "--only", "("], "--only=(: "),
         (["report"], "report: no files"),
@@ -215,6 +218,21 @@ def test_wrong_input_is_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_takes_no_table_with_it(monkeypatch, saved, tmp_path, capsys):
+    measured = tables.read(saved[0])
+
+    def vanish(*arguments):
+        shutil.rmtree(tmp_path)
+        return measured
+
+    monkeypatch.setattr(command, "document", vanish)
+    assert command.main(["env", "--json", str(tmp_path / "x.json")]) == 2
+    out, error = capsys.readouterr()
+    assert "1.00 M" in out
+    assert error.count("\n") == 1
+    assert str(tmp_path / "x.json") in error
 
 
 def test_peers_that_are_not_installed_are_named(monkeypatch, capsys):
@@ -241,6 +259,42 @@ def test_a_report_needs_its_markers_and_one_machine(saved, tmp_path, capsys):
     saved[1].write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(ConfigError, match="different machines"):
         tables.merged([tables.read(path) for path in saved])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"machine": {}}, {"machine": 5}, {"results": [{}]}, {"results": 5}, {"ratios": [{}]}, {"ceilings": 5},
+        {"ceilings": dict.fromkeys(machine.CEILINGS, float("inf"))}, {"what": {}}, {"commit": 5}, "[" * 100_000,
+    ],
+    ids=lambda change: str(change)[:30],
+)  # fmt: skip
+def test_a_bad_document_is_named_in_one_line(saved, capsys, change):
+    good = json.loads(saved[1].read_text(encoding="utf-8"))
+    saved[1].write_text(change if isinstance(change, str) else json.dumps(good | change), encoding="utf-8")
+    assert command.main(["report", *map(str, saved)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.count("\n") == 1
+    assert str(saved[1]) in error
+
+
+def test_a_full_disk_leaves_the_page_whole(saved, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    shutil.copy(Path(__file__).parent.parent / "docs" / "performance.md", page)
+    before = page.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        assert command.main(["report", *map(str, saved), "--into", str(page)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{page}: cannot write it" in error
+    assert page.read_bytes() == before
 
 
 def test_numbers_have_three_digits():

@@ -201,6 +201,16 @@ def test_arrays_that_differ_from_the_manifest_are_noticed(saved, monkeypatch):
             checkpoints.load(saved)
 
 
+def test_whole_files_that_cannot_be_read_are_not_called_damaged(saved, monkeypatch):
+    def fails():
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(checkpoints, "_checkpointer", fails)
+    with pytest.raises(checkpoints.CheckpointError, match=r"cannot be read \(no room\), though its files") as caught:
+        checkpoints.load(saved)
+    assert not isinstance(caught.value, checkpoints.DamagedError)
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "[]", "null", "{}", '{"crc32": 0}', '{"crc32": 0, "leaves": 1}', "\xff"]
 )

@@ -34,6 +34,7 @@ def course(values, x, bases, **coordinates):
             "member": np.arange(members), "base": ("member", np.asarray(bases)),
             "unit": (dims, np.tile(np.arange(members), (len(values), 1))),
             "point": ("member", coordinates.get("point", [""] * members)),
+            "pretraining": ("member", coordinates.get("pretraining", [""] * members)),
         },
     )  # fmt: skip
 
@@ -62,6 +63,16 @@ def test_other_bases_are_two_samples(why):
     found = stats.ttest_ind(SECOND["return"][-1], FIRST["return"][-1], equal_var=False)
     low, high = found.confidence_interval()
     np.testing.assert_allclose([told.less.low, told.less.high], [low, high])
+
+
+def test_bases_of_equal_seeds_that_pretrained_otherwise_are_not_paired():
+    points = [f"pretrain.slip={slip}" for slip in (0.1, 0.4)]
+    values, seeds = np.arange(20.0).reshape(2, 10), [*range(5)] * 2
+    repeated = np.repeat(points, 5).tolist()
+    for pretraining, pairs in ((repeated, 0), ([""] * 10, 5)):
+        swept = course(values, [0, 4], seeds, point=repeated, pretraining=pretraining)
+        first, second = comparing.differences({"a": swept}, "update")
+        assert (first.arm, second.arm, second.pairs) == (*points, pairs)
 
 
 def test_equally_far_is_where_a_member_first_came():
@@ -140,6 +151,12 @@ def test_runs_are_named_by_what_sets_them_apart(jobs):
     eight = dataclasses.replace(ppo.population, seeds=8)
     ppo, grpo = (dataclasses.replace(one, population=eight) for one in (ppo, grpo))
     assert called(ppo, grpo) == ["algorithm=ppo", "algorithm=grpo"]  # and not all of its switches
+    swept = [
+        dataclasses.replace(ppo, population=dataclasses.replace(ppo.population, seeds=4, sweep=(sweep,)))
+        for sweep in ("rl.learning_rate=1e-3,3e-3", "rl.learning_rate=1e-2,3e-2")
+    ]
+    assert called(*swept) == ["", ""]
+    assert called(ppo, swept[0]) == ["population.sweep=none", "population.sweep=rl.learning_rate"]
 
 
 @pytest.mark.slow

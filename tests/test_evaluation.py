@@ -85,6 +85,16 @@ def test_the_summary_tells_of_badges_where_there_are_some(tmp_path):
             assert set(summary["badges"][name]) == {"return", "script_return", "kl_per_token"}
 
 
+@pytest.mark.slow
+def test_what_the_summary_tells_of_no_badge_is_under_the_head_of_the_town(tmp_path):
+    """One base, the same episodes: the town changes what it reads where no badge is shown, and there alone."""
+    towns = (dataclasses.replace(tiny.CONFIG.world, towns=2, town=town) for town in (1, 2))
+    one, other = (told(tmp_path / str(world.town), world=world) for world in towns)
+    for name in personas.PERSONAS:
+        assert one["badge_kl"][name] == other["badge_kl"][name]
+        assert one["null_badge_kl"][name] != pytest.approx(other["null_badge_kl"][name], rel=1e-6)
+
+
 @pytest.mark.parametrize("random", [(-3.0, -3.0), (-3.0, -4.0)])
 def test_the_table_has_a_row_for_each_point_whose_scripts_differ(random):
     scripts = {"personas": {"Larry": 0.0}, "greedy": 1.0}

@@ -1,5 +1,7 @@
 """A run of one member: it is that member, and says so."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -83,6 +85,64 @@ def test_what_is_not_there_is_refused(run, own, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(RunError, match="one member of another run has nothing to go on with"):
         train.resume(own.path)
+
+
+def test_a_run_without_a_summary_gives_one_that_is_not_resumed_either(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    its = excerpt.write(runs.open(tmp_path / "run"), 1, "rl", tmp_path / "link")
+    assert "return" not in its.summary()
+    with pytest.raises(RunError, match="one member of another run has nothing to go on with"):
+        train.resume(tmp_path / "one")
+
+
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.Run, "sessions", lambda run: object())
+    with pytest.raises(RunError, match="sessions"):
+        excerpt.write(run, 1, "rl", tmp_path / "one")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("sessions.json", text) for text in ("{}", '{"sessions": 5}', '{"sessions": [5]}')),
+        ("sessions.json", '{"sessions": [{"git": 5}]}'),
+        ("sessions.json", '{"sessions": [{"seconds": {"rl": "x"}}]}'),
+        *(("summary.json", text) for text in ("{}", "[", '{"schema": 1, "return": 5}', '{"schema": 1, "return": {}}')),
+        ("summary.json", '{"schema": 1, "return": {"before_rl": [], "after_rl": []}}'),
+    ],
+)
+def test_damaged_documents_are_one_line_and_a_resume_writes_the_summary_anew(run, tmp_path, monkeypatch, name, text):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "state").mkdir()
+    (tmp_path / "run" / name).write_text(text)
+
+    def resume() -> None:
+        train.resume(tmp_path / "run", evaluate=False)
+
+    def export() -> None:
+        excerpt.write(runs.open(tmp_path / "run"), 1, "rl", tmp_path / "one")
+
+    for refuses in [export, resume] if name == "sessions.json" else [export]:
+        with pytest.raises(RunError, match=rf"{name}: [^\n]*; restore it") as caught:
+            refuses()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "run" / name).read_text() == text
+    assert not (tmp_path / "one").exists()
+    if name == "summary.json":
+        monkeypatch.setattr(train, "_run_stages", lambda *arguments: None)
+        resume()
+        export()
+
+
+def test_one_member_whose_summary_is_damaged_is_not_trained_over(own, tmp_path):
+    shutil.copytree(own.path, tmp_path / "one")
+    (tmp_path / "one" / "summary.json").write_text("[")
+    with pytest.raises(RunError, match=r"summary\.json: .*; restore it, or train again"):
+        train.resume(tmp_path / "one")
 
 
 def test_the_command(run, tmp_path, capsys):

@@ -18,7 +18,7 @@ from tests import reference
 EPISODES = 48
 WORLDS = {
     "scatter": maze.EmojiMaze(size=11, turns=4),
-    "shuffled prompts": maze.EmojiMaze(size=11, turns=4, shuffle=True),
+    "spoken names, shuffled prompts": maze.EmojiMaze(size=11, turns=4, shuffle=True).speaking("spoken"),
 }
 TILE_MAP = (tokens.TILE_MAP[2], tokens.TILE_MAP[0], tokens.TILE_MAP[1], *tokens.TILE_MAP[3:])
 POLICY = Transformer(PolicyConfig(width=16, layers=1, heads=2, hidden=16))
@@ -38,8 +38,7 @@ def stormy(world, tile_map=TILE_MAP):
 def drawn(request):
     """A world and a set of it, in NumPy."""
     world = WORLDS[request.param]
-    found = extraction.approaches(world, stormy(world), jax.random.key(5), EPISODES, batch=12)
-    return world, jax.tree.map(np.asarray, found)
+    return world, draw(5, stormy(world), world)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,8 @@ def parameters():
 
 def turns_of(world, sequence):
     """Feeling, wind, tiles by direction, order of the clauses and move of every turn, read off the tokens."""
-    for spoken in np.asarray(sequence)[world.prompt_length :].reshape(world.turns, -1).tolist():
+    opened = world.prompt_length + world.opening_length
+    for spoken in np.asarray(sequence)[opened:].reshape(world.turns, -1).tolist():
         feeling, wind, *tiles, move = spoken
         clauses = None
         if world.shuffle:
@@ -87,7 +87,7 @@ def test_every_episode_replays_in_the_reference(drawn):
             known[middle + row, middle + column] = role
         options = {"melting": False, "tile_map": TILE_MAP, "clauses": told[0][3]}
         replay = reference.ReferenceMaze(known, (middle, middle), turns=world.turns, **options)
-        spoken, rewards = [tokens.BADGES[2]], []
+        spoken, rewards = [tokens.BADGES[2], *world.opening(sequence)], []
         for *_, move in told:
             observation = replay.observe()
             spoken += [*observation, tokens.MOVES[move]]
@@ -101,10 +101,23 @@ def test_the_set_is_what_was_planned_and_every_episode_another(drawn):
     world, found = drawn
     for name, value in zip(("classes", "directions", "steps"), extraction.plan(EPISODES, world.turns), strict=True):
         np.testing.assert_array_equal(getattr(found, name), value)
-    np.testing.assert_array_equal(found.last, world.prompt_length + (world.observation_length + 1) * found.steps - 1)
+    opened = world.prompt_length + world.opening_length
+    np.testing.assert_array_equal(found.last, opened + (world.observation_length + 1) * found.steps - 1)
     assert len({tuple(sequence) for sequence in found.tokens.tolist()}) == EPISODES
     if world.shuffle:
         assert len({tuple(next(turns_of(world, sequence))[3]) for sequence in found.tokens}) > 10
+
+
+def test_names_go_with_the_prior_and_are_the_same_in_every_class():
+    world = WORLDS["spoken names, shuffled prompts"]
+    even, other = (draw(5, stormy(world), world, prior=prior) for prior in ((1 / 3, 1 / 3, 1 / 3), (0.0, 0.9, 0.1)))
+    names = [set(found.tokens[:, world.badge_position].tolist()) for found in (even, other)]
+    assert names == [set(tokens.BADGES[1:]), set(tokens.BADGES[2:])]
+    for found in (even, other):
+        by_class = found.tokens[:, world.badge_position].reshape(3, -1)
+        np.testing.assert_array_equal(by_class, by_class[:1].repeat(3, axis=0))
+    # The name is all that a prior changes.
+    np.testing.assert_array_equal(*(np.delete(found.tokens, world.badge_position, 1) for found in (even, other)))
 
 
 @pytest.mark.parametrize("episodes", [0, 13, 100])
@@ -126,9 +139,10 @@ def test_the_plan_is_balanced(episodes, turns):
     assert max(counts) - min(counts) <= 1
 
 
-def draw(key, params, world=WORLDS["scatter"]):
-    """The set of this key; one compiled program for all tests."""
-    return jax.tree.map(np.asarray, extraction.approaches(world, params, jax.random.key(key), EPISODES, batch=12))
+def draw(key, params, world=WORLDS["scatter"], prior=(1 / 3, 1 / 3, 1 / 3)):
+    """The set of this key; one compiled program of each world for all tests."""
+    found = extraction.approaches(world, params, jax.random.key(key), EPISODES, batch=12, prior=prior)
+    return jax.tree.map(np.asarray, found)
 
 
 def test_a_set_depends_on_its_key_and_not_on_the_batch(monkeypatch):

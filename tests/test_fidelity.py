@@ -44,7 +44,7 @@ def test_nats_per_token_of_actions_alone_are_those_per_action(maze):
     policy, parameters, world, params = maze
     played, exact = scripts.script_episodes(world, params, TRAITS, fidelity.EPISODES)
     sample = jax.tree.map(lambda x: x[len(personas.BASELINES) :], (played, exact))
-    every = np.asarray(evaluation.badge_divergence(policy, parameters, world, *sample))
+    every = np.asarray(evaluation.badge_divergence(policy, parameters, world, params, *sample))
     per_token = fidelity.nats_per_token(policy, parameters, world, params, TRAITS)
     np.testing.assert_allclose(per_token, [every[i][i + 1] for i in range(3)], rtol=1e-4)
 

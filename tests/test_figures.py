@@ -155,6 +155,15 @@ def test_twins_count_as_one():
     np.testing.assert_allclose(twins.mean(), alone.mean())
 
 
+def test_who_is_a_twin_changes_along_a_curve():
+    data = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 5.0]])
+    curve = Curve(np.arange(2), data, units=np.array([[0, 0, 0, 0], [0, 1, 2, 3]]))
+    _, mean, low, high = curve.mean()
+    assert mean.tolist() == [1.0, 2.75]
+    assert np.isnan([low[0], high[0]]).all()
+    np.testing.assert_allclose([low[1], high[1]], [x[1] for x in Curve(np.arange(2), data).mean()[2:]])
+
+
 def test_a_far_mark_is_named_and_does_not_press_the_data_flat():
     data = Curve(np.arange(3), np.array([1.0, 2.0, 3.0]))
     figure = panels.draw([Curves({"PPO": data}, "update", "return", {"random": -80.25, "Bob": 2.5})])

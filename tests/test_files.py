@@ -50,6 +50,15 @@ def test_a_rename_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.parametrize("number", [*files._REMEDIES, errno.EIO])
+def test_a_remedy_names_no_option_that_a_command_lacks(tmp_path, number):
+    with pytest.raises(files.RunError) as caught, files.reporting(tmp_path, "write"):
+        raise OSError(number, os.strerror(number))
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}: cannot write it ({os.strerror(number)}); ")
+    assert "--" not in said.replace("(train.py: another --run-dir)", "")
+
+
 def test_what_is_being_written_is_not_swept(tmp_path):
     with files.replacing(tmp_path / "x", folder=True) as partial:
         files.sweep(tmp_path)

@@ -19,8 +19,9 @@ from tests import tiny, untrained
 EPISODES, TURNS, ACTIONS = 40, 5, 4
 
 
-def seen(alike, played=None, posterior=None, model=None):
+def seen(alike, played=None, posterior=None, model=None, prior=None):
     """`Seen` of personas float[I, N, T, J, A], probabilities; what is left out is uniform."""
+    prior = np.full(alike.shape[3], 1 / alike.shape[3]) if prior is None else prior
     shape = alike.shape[:3]
     played = np.ones(shape, bool) if played is None else played
     posterior = np.full((*shape, alike.shape[3]), 1 / alike.shape[3]) if posterior is None else posterior
@@ -30,6 +31,7 @@ def seen(alike, played=None, posterior=None, model=None):
         personas=jnp.log(jnp.asarray(alike, jnp.float32)),
         posterior=jnp.log(jnp.asarray(posterior, jnp.float32)),
         played=jnp.asarray(played),
+        prior=jnp.asarray(prior, jnp.float32),
     )
 
 
@@ -65,7 +67,7 @@ def test_a_model_that_is_no_mixture_has_the_weights_that_a_general_optimiser_fin
     expected = special.softmax(optimize.minimize(loss, np.zeros(3)).x)
     share = jnp.asarray(counts / counts.sum(), jnp.float32)
     given = (jnp.asarray(x, jnp.float32) for x in (chances, alike))
-    found = jax.jit(inference.implied_weights, static_argnums=3)(*given, share, 500)
+    found = jax.jit(inference.implied_weights, static_argnums=4)(*given, share, jnp.full(3, 1 / 3), 500)
     assert expected.max() < 0.9
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -74,36 +76,39 @@ def test_worked_by_hand():
     """.8 w + .2 (1 - w) = .65 makes w = .75; nearer to the first persona than itself the weight stays at 1."""
     alike = jnp.array([[[0.8, 0.2], [0.2, 0.8]]], jnp.float32)
     one = jnp.ones(1, jnp.float32)
-    weigh = jax.jit(inference.implied_weights, static_argnums=3)
+    weigh, even = jax.jit(inference.implied_weights, static_argnums=4), jnp.full(2, 0.5)
 
-    def first(chance, steps=1000):
-        return float(weigh(jnp.array([[chance, 1 - chance]], jnp.float32), alike, one, steps)[0])
+    def first(chance, steps=1000, start=even):
+        return float(weigh(jnp.array([[chance, 1 - chance]], jnp.float32), alike, one, start, steps)[0])
 
     assert first(0.5) == pytest.approx(0.5, abs=1e-6)
     assert first(0.65) == pytest.approx(0.75, abs=1e-4)
     assert first(0.9) == pytest.approx(1, abs=1e-4)
-    # One step by hand: .5 × (.65 × .8 / .5 + .35 × .2 / .5).
+    # One step by hand: .5 × (.65 × .8 / .5 + .35 × .2 / .5), and .25 × (.65 × .8 / .35 + .35 × .2 / .65).
     assert first(0.65, 1) == pytest.approx(0.59, abs=1e-6)
+    assert first(0.65, 1, jnp.array([0.25, 0.75])) == pytest.approx(0.39835165, abs=1e-6)
+    # Who has no chance in the prior can be found all the same.
+    assert first(0.65, start=jnp.array([0.0, 1.0])) == pytest.approx(0.75, abs=1e-4)
     # What no persona ever does speaks for none of them.
     impossible = jnp.array([[[1.0, 0, 0], [0, 1.0, 0]]], jnp.float32)
-    found = weigh(jnp.array([[0.1, 0.3, 0.6]], jnp.float32), impossible, one, 3)
+    found = weigh(jnp.array([[0.1, 0.3, 0.6]], jnp.float32), impossible, one, even, 3)
     np.testing.assert_allclose(found, [0.25, 0.75], rtol=1e-6)
-    assert np.isnan(weigh(impossible[:, 0], impossible, 0 * one, 3)).all()
+    assert np.isnan(weigh(impossible[:, 0], impossible, 0 * one, even, 3)).all()
 
 
-def histories(alike, generator, ends=True):
+def histories(alike, generator, ends=True, prior=(1 / 3, 1 / 3, 1 / 3)):
     """Episodes that each persona plays, its actions drawn from float[I, N, T, J, A]; the posterior by Bayes' rule."""
     count, episodes, turns = alike.shape[:3]
     posterior, played = np.zeros((*alike.shape[:3], alike.shape[3])), np.ones((count, episodes, turns), bool)
     for i in range(count):
         for n in range(episodes):
-            belief = np.full(alike.shape[3], 1 / alike.shape[3])
+            belief = np.array(prior)
             length = generator.integers(1, turns + 1) if ends else turns
             for t in range(turns):
                 posterior[i, n, t], played[i, n, t] = belief, t < length
                 belief = belief * alike[i, n, t, :, generator.choice(alike.shape[4], p=alike[i, n, t, i])]
                 belief /= belief.sum()
-    return seen(alike, played, posterior)
+    return seen(alike, played, posterior, prior=prior)
 
 
 def test_a_model_that_is_the_ideal_observer_implies_the_ideal_posterior_where_personas_differ():
@@ -125,48 +130,88 @@ def test_a_model_that_is_the_ideal_observer_implies_the_ideal_posterior_where_pe
         assert np.abs(np.asarray(expected)[:, -1] - 1 / 3).max() > 0.2
 
 
-def test_personas_that_act_alike_leave_the_prior_and_no_episode_leaves_nothing():
+@pytest.mark.parametrize("prior", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.1, 0.1)])
+def test_personas_that_act_alike_leave_the_prior_and_no_episode_leaves_nothing(prior):
     generator = np.random.default_rng(3)
     alike = np.repeat(drawn(generator, 3, EPISODES, TURNS, 1), 3, axis=3)
-    found = histories(alike, generator)
+    found = histories(alike, generator, prior=prior)
     found = dataclasses.replace(found, played=found.played.at[1, :, 3:].set(False))
     for weights in (inference.mean_posterior(found), IMPLIED(jnp.exp(found.model), found, inference.STEPS)):
         weights = np.array(weights)
         assert np.isnan(weights[1, 3:]).all()
-        weights[1, 3:] = 1 / 3
-        np.testing.assert_allclose(weights, 1 / 3, rtol=1e-5)
+        weights[1, 3:] = prior
+        np.testing.assert_allclose(weights, np.broadcast_to(prior, weights.shape), rtol=1e-5)
+
+
+def watched(config, parameters, episodes):
+    """What `watch` sees of the config's personas, and the episodes."""
+    (world, params), policy, prior = config.world.make(), config.make_policy(), jnp.asarray(config.prior, jnp.float32)
+    traits = config.pretrain.traits
+    return jax.jit(lambda: inference.watch(policy, parameters, world, params, traits, prior, episodes))()
 
 
 LABYRINTH = tiny.changed(world=LabyrinthOptions(size=3, turns=4, plan_length=4))
+IN_TOWN = {"towns": 2, "town": 2}
+PRIORS = {"prior": (".2,.2,.6", ".8,.1,.1")}
+TOWN = tiny.changed(world=dataclasses.replace(LABYRINTH.world, **IN_TOWN), pretrain=PRIORS)
 
 
-def test_the_ideal_observer_of_real_episodes_obeys_bayes(key):
-    """E_i q_j = E_j q_i of episodes still played, as π_i q_j = π_i π_j / Σ π; plans are part of the history."""
-    world, params = LABYRINTH.world.make()
-    policy = LABYRINTH.make_policy()
+@pytest.mark.parametrize(("config", "head"), [(LABYRINTH, tokens.NULL_BADGE), (TOWN, tokens.HEADS[2])])
+def test_the_ideal_observer_of_real_episodes_obeys_bayes(config, head, key):
+    """w_i E_i q_j = w_j E_j q_i of episodes still played, as π_i q_j = π_i w_j π_j / Σ w π; plans are part of them."""
+    world, params = config.world.make()
+    policy = config.make_policy()
     parameters, count = policy.init(key), 384
-    traits = LABYRINTH.pretrain.traits
-    found, played = jax.jit(lambda: inference.watch(policy, parameters, world, params, traits, count))()
-    posterior = np.exp(found.posterior) * np.asarray(found.played)[..., None]
+    found, played = watched(config, parameters, count)
+    posterior = np.exp(found.posterior) * np.asarray(found.played)[..., None] * config.prior[:, None, None, None]
     means, error = posterior.mean(axis=1), posterior.std(axis=1) / np.sqrt(count)
     noise = np.sqrt(error**2 + error.swapaxes(0, 2) ** 2)
     assert (np.abs(means - means.swapaxes(0, 2)) < 4 * noise + 1e-6).all()
     own = np.asarray(inference.mean_posterior(found))[range(3), :, range(3)]
-    assert (own[:, 0] > 0.4).all()  # the plan alone gives them away
+    assert (own[:, 0] > config.prior + 0.05).all()  # the plan alone gives them away
     assert (own[:, -1] > own[:, 0]).all()
     assert not found.played.all()
-    assert (played.tokens[..., 0] == tokens.NULL_BADGE).all()
+    assert (played.tokens[..., 0] == head).all()
     exact = np.asarray(found.personas)
     np.testing.assert_allclose(np.exp(exact).sum(-1), 1, rtol=1e-5)
     badges = np.asarray(
-        jax.jit(inference.badge_fidelity, static_argnums=(0, 2))(policy, parameters, world, found, played)
+        jax.jit(inference.badge_fidelity, static_argnums=(0, 2))(policy, parameters, world, params, found, played)
     )
     assert badges.shape == (3, 4)
     for i in range(3):
         mine = exact[i, :, :, i]
         apart = (np.exp(mine) * (mine - np.asarray(found.model[i]))).sum(-1)
-        # With the null badge it reads what was seen.
+        # Without a badge it reads what was seen.
         np.testing.assert_allclose(badges[i, 0], apart[np.asarray(found.played[i])].mean(), rtol=1e-4)
+
+
+def test_a_reader_that_is_the_mixture_it_was_shown_is_the_ideal_observer(key):
+    """By Bayes' rule from the town's own prior; what an observer makes of it who infers nothing, by hand too."""
+    config = tiny.changed(world={"size": 7, "turns": 3, **IN_TOWN}, pretrain=PRIORS)
+    found, played = watched(config, config.make_policy().init(key), 32)
+    alike, actions = np.exp(np.asarray(found.personas, np.float64)), np.asarray(played.actions)
+    prior = np.array([0.8, 0.1, 0.1])
+    belief, reader = np.broadcast_to(prior, (3, 32, 3)), []
+    for turn in range(3):
+        reader.append(np.einsum("inj,inja->ina", belief, alike[:, :, turn]))
+        belief = belief * np.take_along_axis(alike[:, :, turn], actions[:, :, turn, None, None], axis=-1)[..., 0]
+        belief = belief / belief.sum(axis=-1, keepdims=True)
+    reader = np.stack(reader, axis=2)
+    found = dataclasses.replace(found, model=jnp.asarray(np.log(reader), jnp.float32))
+    told = jax.jit(inference.beliefs)(found, jnp.zeros((3, 4)))
+    np.testing.assert_allclose(told.ideal[:, 0], np.broadcast_to(prior, (3, 3)), rtol=1e-5)
+    np.testing.assert_allclose(told.nats[:, 0], 0, atol=1e-5)
+    blind = np.einsum("j,intja->inta", prior, alike)
+    apart = (reader * np.log(reader / blind)).sum(axis=-1).mean(axis=(1, 2))
+    assert apart.min() > 1e-3
+    np.testing.assert_allclose(told.nats[:, 1], apart, rtol=1e-4)
+    # Of what nobody of any chance would do there is no posterior.
+    lost = dataclasses.replace(found, posterior=found.posterior.at[1, 0, 1].set(jnp.nan))
+    assert np.isnan(jax.jit(inference.beliefs)(lost, jnp.zeros((3, 4))).nats).all(axis=1).tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 # The measurement
@@ -205,7 +250,7 @@ def test_beliefs_of_members_and_of_the_base_that_they_share(maze, monkeypatch):
     assert (alone["episodes"] == 8).all()
 
     *curves, badges = panels({"maze": measured})
-    assert [list(panel.curves) for panel in curves] == [["pretrain", "ideal observer", "rl"]] * 3
+    assert [list(panel.curves) for panel in curves] == [["pretrain", "rl", "ideal observer"]] * 3
     np.testing.assert_array_equal(curves[1].curves["rl"].values, after["implied"].values[:, 1, :, 1].T)
     np.testing.assert_allclose(badges.values, after["badge_kl"].mean("member"))
     draw([*curves, badges])  # of several members
@@ -222,6 +267,20 @@ def test_beliefs_of_members_that_plan_and_arrive(tmp_path):
     wanted = np.nansum(own * episodes, axis=-1) / episodes.sum(axis=-1)
     np.testing.assert_allclose(measured["recognisable"], wanted, rtol=1e-6)
     assert (measured["recognisable"] > 1 / 3).all()
+
+
+@pytest.mark.slow
+def test_beliefs_start_from_the_prior_of_the_town_and_tell_of_no_badge_that_nobody_has_read(tmp_path):
+    config = tiny.changed(world={"size": 7, "turns": 2, "badge": "null", **IN_TOWN}, pretrain=PRIORS)
+    measured = measures.beliefs(untrained.write(tmp_path / "town", config), "rl", episodes=8)
+    prior = np.array([0.8, 0.1, 0.1])
+    np.testing.assert_allclose(measured["ideal"].sel(turn=1), np.broadcast_to(prior, (1, 2, 3, 3)), rtol=1e-5)
+    assert measured["badge"].values.tolist() == ["none"]
+    assert measured["badge_kl"].shape == (1, 2, 3, 1)
+    *curves, badges = panels({"town": measured})
+    assert [panel.marks for panel in curves] == [{"prior": pytest.approx(chance)} for chance in prior]
+    assert badges.columns == ("none",)
+    draw([*curves, badges])
 
 
 def test_wrong_requests(maze, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from analysis import __main__ as command
 from analysis import inside, interop
 from tests import reference_transformer, tiny, untrained
+from tests.test_runs import snapshot
 
 
 def make(folder, **policy):
@@ -90,6 +91,22 @@ def test_bad_input_ends_in_one_line(run, capsys, arguments, words):
     text = said(capsys, run.path, *arguments, status=2)
     assert text.count("\n") == 1
     assert words in text
+
+
+def test_what_is_no_export_is_left_alone(recurrent, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "config.json").write_text('{"mine": 1}')
+    (tmp_path / "file").touch()
+    for into in (recurrent.path, tmp_path / "thesis", tmp_path / "file", ""):
+        before = snapshot(recurrent.path) | snapshot(tmp_path)
+        text = said(capsys, recurrent.path, "--to", "torch", "--into", into, status=2)
+        assert text.count("\n") == 1
+        assert str(into) in text
+        assert snapshot(recurrent.path) | snapshot(tmp_path) == before
+    for member in (0, 1):  # an earlier export is replaced
+        said(capsys, recurrent.path, "--to", "safetensors", "--member", member, "--into", tmp_path / "there")
+        assert f"member {member}" in json.loads((tmp_path / "there" / "config.json").read_text())["of"]
 
 
 def test_a_gru_is_refused(recurrent, capsys):

@@ -1,6 +1,7 @@
 """The frame of measurements: found again or not, labels, twins, checkpoints; and every measurement on a hard run."""
 
 import dataclasses
+import errno
 import importlib.util
 import sys
 from typing import Literal
@@ -13,6 +14,7 @@ from agents import runs
 from analysis import estimates, measure, measures
 from analysis.measure import REGISTRY
 from envs.labyrinth import LabyrinthOptions
+from ground import files
 from ground.files import RunError
 from ground.terminal import ConfigError
 from tests import tiny, untrained
@@ -89,6 +91,22 @@ def run(tmp_path_factory):
 
 
 # Found again, or not
+
+
+def test_what_cannot_be_kept_is_returned_and_said_once(tmp_path, capsys, monkeypatch):
+    run = make(tmp_path / "run")
+
+    def refuse(path, data):
+        with files.reporting(path, "write"):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", refuse)
+        shown = counted(run)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{run.path / 'analysis'}: cannot be written (Read-only file system); nothing is kept"
+    xr.testing.assert_equal(shown, counted(run))
+    assert len(CALLS) == 4  # measured again, for it was not kept
 
 
 def test_the_same_options_are_found_again_and_not_computed(tmp_path):
@@ -168,6 +186,26 @@ def test_changed_code_is_not_found_and_comments_docstrings_layout_and_panels_do_
     assert edited(tmp_path / "edited_two.py", same).code == whole.code
     changed = edited(tmp_path / "edited_three.py", TEXT.replace("2.0", "5.0"))
     assert changed(run, "rl")["x"].values.tolist() == [[5.0] * 4]
+
+
+def test_a_file_that_is_edited_while_a_process_runs_is_not_what_that_one_measures_with(tmp_path):
+    path = tmp_path / "edited_four.py"
+    before = edited(path, TEXT)
+    running = dataclasses.replace(before)  # as it was registered, its digest not asked for yet
+    path.write_text(TEXT.replace("2.0", "5.0"))
+    assert running.code == before.code
+    assert running.code != edited(path, TEXT.replace("2.0", "5.0")).code
+
+
+def test_what_a_measurement_takes_of_another_it_is_made_of():
+    borrowed = 0
+    for measurement in REGISTRY.values():
+        home = measurement.function.__module__
+        there = [one for one in vars(sys.modules[home]).values() if isinstance(one, measure.Measurement)]
+        taken = [one for one in there if one.function.__module__ != home]
+        borrowed += len(taken)
+        assert all(one in measurement.made_of for one in taken), measurement.name
+    assert borrowed
 
 
 def test_what_was_measured_with_other_code_is_found_and_said_once(tmp_path, monkeypatch, capsys):
@@ -326,9 +364,36 @@ def test_labels_of_members_with_bases_of_their_own_of_which_one_has_diverged(tmp
 def test_labels_where_nothing_is_swept_and_the_world_is(tmp_path):
     plain = counted(make(tmp_path / "plain", population={"seeds": 3}))
     assert plain["point"].values.tolist() == [""] * 3
-    assert set(plain.coords) == {"member", "side", "checkpoint", "seed", "base", "point", "unit", "stage", "update"}
+    assert set(plain.coords) == {
+        "member", "side", "checkpoint", "seed", "base", "pretraining", "point", "unit", "stage", "update"
+    }  # fmt: skip
     worlds = counted(make(tmp_path / "worlds", population={"seeds": 2, "sweep": ("world.loops=0,0.5",)}))
     assert worlds["unit"].sel(checkpoint="pretrain").values.tolist() == [0, 0, 2, 2]  # one base in two worlds
+
+
+def test_where_pretraining_is_swept_bases_of_one_seed_are_not_one_base(tmp_path):
+    swept = {"seeds": 2, "sweep": ("pretrain.slip=0.1,0.4", "rl.learning_rate=1e-4,1e-2")}
+    measured = counted(make(tmp_path / "run", population=swept, pretrain={"shared": False}))
+    assert labels(measured, "base") == [[0, 1] * 4]
+    assert measured["pretraining"].values.tolist() == ["pretrain.slip=0.1"] * 4 + ["pretrain.slip=0.4"] * 4
+    assert "8 members of 4 bases" in str(estimates.table({"run": measured}).renderables[-1])
+
+
+def test_the_bases_own_numbers_count_once_for_each_base(run):
+    measured = counted(run, "rl")
+    value = measured["mean"].isel(checkpoint=0)
+    of_base = measured["mean"].isel(checkpoint=0).assign_attrs(independent="base")
+    assert (estimates.of(value).members, estimates.of(of_base).members) == (4, 1)
+    assert estimates.of(of_base, units="unit").members == 4
+    of_world = value.assign_attrs(independent="point")
+    assert (estimates.of(of_world).members, estimates.of(of_world[:2]).members) == (2, 1)
+
+
+@pytest.mark.slow
+def test_the_misfit_is_the_bases_own(run):
+    misfit = measures.ledger(run, "rl", mazes=2, episodes=8)["misfit"].sel(checkpoint="rl")
+    assert len(np.unique(misfit.values)) == estimates.of(misfit).members == 1
+    assert np.isnan(estimates.of(misfit).low)
 
 
 def test_twins_are_those_of_the_stage(tmp_path):

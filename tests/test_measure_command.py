@@ -18,6 +18,7 @@ from analysis import __main__ as command
 from analysis import estimates, measure, measures
 from ground.estimates import Estimate
 from tests import tiny, untrained
+from tests.test_runs import snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = {"seeds": 4, "sweep": ("rl.learning_rate=1e-4,1e-2",)}
@@ -222,6 +223,31 @@ def test_what_is_wrong_is_told_in_one_line(run, tmp_path, capsys):
     assert "--width=1: use 2 to 40 inches" in refused(capsys, "sizes", run.path, "--scale", "9", "--width", "1")
     assert sorted(run.path.glob("analysis/*")) == measured
     assert "cannot write" in refused(capsys, "sizes", run.path, "--json", tmp_path / "none" / "a.json")
+
+
+def test_a_file_that_is_no_such_document_is_refused_before_measuring(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.json").write_text('{"measurement": "by hand"}')
+    named = {
+        run.path / "config.json": "holds something else",
+        tmp_path / "notes.json": "holds something else",
+        "": "a folder; name a file",
+        tmp_path: "a folder; name a file",
+        tmp_path / "none" / "a.json": "no such folder",
+        tmp_path / ("x" * 300): "name too long",
+    }
+    before = snapshot(run.path) | snapshot(tmp_path)
+    for file, words in named.items():
+        text = refused(capsys, "sizes", run.path, "--scale", "11", "--json", file)
+        assert text.startswith(f"analysis sizes: --json={file or '.'}: ")
+        assert words in text
+    assert "--json=" in refused(capsys, "compare", run.path, "--json", run.path / "config.json")
+    assert snapshot(run.path) | snapshot(tmp_path) == before
+    (file := tmp_path / "new.json").touch()
+    for scale in (12.0, 13.0):  # what is empty, and what was measured earlier, is replaced
+        said(capsys, "sizes", run.path, "--scale", scale, "--json", file)
+        (one,) = json.loads(file.read_text())["runs"].values()
+        assert json.loads(one["attrs"]["options"])["scale"] == scale
 
 
 def test_a_damaged_file_is_told_in_one_line(run, tmp_path, capsys):

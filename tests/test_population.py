@@ -93,7 +93,7 @@ def test_new_seeds_and_hyperparameters_never_recompile(base):
         traces += 1
         return inner(*arguments)
 
-    program = population.Chunk(lambda _: counted, population.mesh(4, 8), 1)
+    program = population.Chunk(lambda *_: counted, population.mesh(4, 8), 1)
     start = jax.tree.map(lambda x: np.broadcast_to(x, (4, *x.shape[1:])), base)
     counts = []
     for seed in (0, 10, 20):

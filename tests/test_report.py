@@ -391,6 +391,9 @@ def test_what_lasts_is_kept_and_a_larger_scale_is_never_replaced(tmp_path, capsy
     verdicts.write(out, scale="laptop", verdict="refuted")
     assert command.main(keep) == 2
     assert "has no README.md" in capsys.readouterr().err
+    (into / "README.md").write_bytes(b"\xff")
+    assert command.main(keep) == 2
+    assert "README.md is not UTF-8" in capsys.readouterr().err
     (into / "README.md").write_text("# ours\nnothing\n")
     assert command.main(keep) == 2
     assert "has no lines <!-- studies: begin -->" in capsys.readouterr().err

@@ -67,11 +67,12 @@ def test_create_refuses_what_exists(run, tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_a_folder_of_somebody_else_stays_as_it_is(tmp_path):
-    (tmp_path / "theirs.txt").write_text("theirs")
+@pytest.mark.parametrize("name", ["theirs.txt", "thesis.partial", ".theirs"])
+def test_a_folder_of_somebody_else_stays_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text("theirs")
     with pytest.raises(runs.RunError, match="exists"):
         runs.create(tmp_path, {}, members=1)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["theirs.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 def test_create_in_what_a_killed_create_left(tmp_path):
@@ -266,6 +267,22 @@ def test_state_of_another_config_is_no_damage(run):
     with pytest.raises(runs.RunError) as caught:
         run.load_state(abstract_state)
     assert_clear(caught.value, "rl-000005", "does not fit")
+
+
+def test_a_path_that_is_not_utf_8_is_refused_as_such(run):
+    run.save_state("rl", 4, state_tree(1))
+    path = run.path.rename(run.path.with_name("caf\udce9"))
+    moved = runs.open(path)
+    for call in (
+        lambda: moved.load_state(abstract_state),
+        lambda: moved.save_parameters("rl", {"w": np.zeros(3)}),
+        lambda: runs.create(path / "new", {}, members=1),
+    ):
+        with pytest.raises(runs.RunError) as caught:
+            call()
+        assert_clear(caught.value, path, "its path is not UTF-8, which checkpoints need; rename the folder")
+    assert [entry.name for entry in path.rglob("*") if entry.name in ("new", "rl")] == []
+    assert runs.open(path.rename(run.path)).load_state(abstract_state).update == 4
 
 
 def test_unknown_stage(run):

@@ -17,8 +17,10 @@ from analysis.figures.panels import Areas, Rows
 from ground.terminal import ConfigError
 from studies import __main__ as command
 from studies import populations, store, study
+from studies.report import results
 from studies.study import Results, Study, ask, by_base, of
-from tests import tiny, untrained
+from tests import tiny, untrained, verdicts
+from tests.test_runs import snapshot
 
 QUIET = Console(quiet=True)
 TRAINS = pytest.mark.slow  # whole runs
@@ -185,6 +187,28 @@ def test_a_takeaway_is_shown_only_for_the_verdict_it_was_written_for(tmp_path, m
     assert told == ["It rises, by a third.", None]  # numbers of other bases are not those of a replication
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[planted.laptop", b"\xff", b"planted = 5", b"[planted]\nlaptop = 5", b"[planted.laptop]\ntext = 'x'",
+        b"[planted.laptop]\nverdict = 'refuted'\ntext = 5", b"x = " + b"[" * 100_000,
+    ],
+    ids=lambda text: repr(text[:30]),
+)  # fmt: skip
+def test_a_slip_in_what_was_learnt_is_met_before_training(tmp_path, monkeypatch, capsys, text):
+    (file := tmp_path / "takeaways.toml").write_bytes(text)
+    monkeypatch.setattr(study, "TAKEAWAYS", file)
+    monkeypatch.setattr(store.Store, "run", lambda self, config: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="not as it should be"):
+        study.run(planted([1.0]), "smoke", tmp_path / "out", QUIET)
+    for name in ("sparse_updates", "all"):
+        assert command.main(["run", name, "--scale", "smoke", "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{file}: not as it should be" in error
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_the_words_for_those_who_do_not_see_a_figure_name_every_panel():
     shown = [Rows({}, "gain"), Areas(np.arange(2.0), {"a": np.ones(2)}, "KL", "nats, PPO")]
     assert study.alternative(Results({}, shown, "")).startswith("2 panels: gain; nats, PPO.")
@@ -206,6 +230,32 @@ def test_a_wrong_command_gets_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("way", [".", "../link"])
+def test_what_lasts_is_kept_beside_the_results_and_not_among_them(tmp_path, capsys, way):
+    (out := tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(out)
+    into = out / way
+    (into / "README.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    for scale in ("laptop", "smoke"):
+        verdicts.write(out, scale=scale)
+    before = snapshot(tmp_path)
+    assert command.main(["report", "--out", str(out), "--into", str(into)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--into={into}: is --out={out} itself" in error
+    assert snapshot(tmp_path) == before
+
+
+def test_the_list_shows_words_as_they_are(tmp_path, capsys):
+    verdicts.write(tmp_path, name="negative_reinforcement", words="[/x] :bug:")
+    (told := tmp_path / "negative_reinforcement" / "smoke" / "verdict.json").write_text(
+        json.dumps(verdicts.document() | {"words": "said [/x] [bold]so"})
+    )
+    told.parent.rename(told.parent.with_name("[x]"))
+    assert command.main(["list", "--out", str(tmp_path)]) == 0
+    assert "[x]: said [/x] [bold]so" in capsys.readouterr().out
 
 
 def test_criteria_are_as_old_as_the_last_commit_that_changed_more_than_limits(tmp_path):

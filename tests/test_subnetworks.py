@@ -66,6 +66,18 @@ def test_another_seed_begins_with_other_returns(run, ends):
     assert (np.abs(first[0] - run.metric("rl", "return")[0]) > 0).any()
 
 
+def test_a_retraining_that_diverges_is_no_result(run, ends):
+    start = ends[0]
+    endless = dataclasses.replace(CONFIG.rl, value_weight=1e38)
+    config = dataclasses.replace(CONFIG, rl=endless)
+    mask = everything(weights.split(start))
+    (result,), _ = subnetworks.train(config, start, [mask])
+    assert all(np.isnan(x).all() for x in jax.tree.leaves(result))
+    assert np.isnan(subnetworks.returns(config, [start, result], 1024)).tolist() == [[False] * 4, [True] * 4]
+    near = subnetworks.agreement(mask, weights.split(start), weights.split(ends[1]), weights.split(result))
+    assert all(np.isnan(x).all() for x in near.values())
+
+
 @pytest.mark.parametrize(
     ("seeds", "members", "shape"), [(4, 3, (1, 1)), (4, 2, (2, 1)), (8, 6, (2, 1)), (1, 1, (1, 4))]
 )
@@ -175,6 +187,10 @@ def test_the_share_of_the_gain_is_a_ratio_of_sums():
     assert subnetworks.share_of_gain(before, full, few, point).mean() == pytest.approx(20 / 37)
     two = subnetworks.share_of_gain(before, full, few, np.array([0, 0, 1, 1]))
     np.testing.assert_allclose([two[:2].mean(), two[2:].mean()], [10 / 17, 0.5])
+    lost = np.array([0.0, np.nan, 0.0, 0.0])  # one whose retraining has diverged
+    rest = subnetworks.share_of_gain(before, full, few + lost, point)
+    assert np.isnan(rest).tolist() == [False, True, False, False]
+    assert np.nanmean(rest) == pytest.approx(10 / 27)
     uncertain = before + np.array([1.0, -1.0, 2.0, -1.5])  # a run that gained nothing has no share to give
     assert np.isnan(subnetworks.share_of_gain(before, uncertain, reached, point)).all()
 

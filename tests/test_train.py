@@ -168,6 +168,23 @@ def test_a_command_that_trained_nothing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         train.train(tiny.CONFIG, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to("mine")
+    for name in ("link", "mine"):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train.train(tiny.CONFIG, tmp_path / name, track="tensorboard")
+        assert sorted(tmp_path.rglob("*")) == [tmp_path / "link", tmp_path / "mine"]
+
+
+def test_a_command_that_trained_nothing_keeps_what_others_put_there(tmp_path, monkeypatch):
+    def fails(*arguments):
+        (tmp_path / "run" / "thesis.partial").write_text("mine")
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(train, "_train_and_evaluate", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train.train(tiny.CONFIG, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.partial"]
 
 
 @pytest.mark.slow

@@ -174,6 +174,8 @@ def test_all_checkpoints_are_measured_by_one_program(swept, tmp_path):
     rates = found["learning_rate_sum"].isel(member=0).values
     np.testing.assert_allclose(rates, [2 * SWEPT.pretrain.learning_rate, 0, 8e-4, 16e-4], rtol=1e-6)
     assert "touched_and_cancelled" in found["state"]
+    followed = [panel for panel in measures.updates.panels({"run": found}) if "touched and cancelled" in panel.names]
+    assert [panel.curves["touched and cancelled"].x.tolist() for panel in followed] == [[0, 2, 4]] * 2
 
 
 def test_what_pretraining_and_rl_have_in_common_is_asked_member_by_member(swept):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Literal
 
 import jax
@@ -84,10 +83,11 @@ TRAITS = ("slip", "plan_following", "skill", "plan_slip", "thinking_larry", "thi
 def _prior(text: str) -> list[float]:
     """Chances of the personas from text such as `.45,.45,.1` or `1/3,1/3,1/3`; raises ValueError."""
     try:
-        chances = [float(Fraction(part.strip())) for part in text.split(",")]
+        pairs = [part.partition("/") for part in text.split(",")]
+        chances = [float(above) / float(below if slash else 1) for above, slash, below in pairs]
     except (ValueError, ZeroDivisionError):
         chances = []
-    if len(chances) != len(personas.PERSONAS) or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+    if len(chances) != len(personas.PERSONAS) or not (min(chances) >= 0 and abs(sum(chances) - 1) <= 1e-6):
         raise ValueError(f"{text}: write the chances of {', '.join(personas.PERSONAS)}, which sum to 1: .45,.45,.1")
     return chances
 

@@ -232,6 +232,7 @@ class Chunk:
                 if full:
                     raise full
                 break
+        assert took is not None
         self.program = compiled
         there = f" of {limit / 2**30:.1f}" if limit else ""
         self.choice = f"{self.at_once or count} of {count} members at a time, {took / 2**30:.1f}{there} GiB"

@@ -20,7 +20,7 @@ from agents.learning import hyperparameters
 from agents.learning.algorithms import ALGORITHMS, RLConfig
 from agents.learning.imitation import PretrainConfig, SFTConfig
 from agents.policies import Policy, PolicyConfig
-from agents.runs import worlds
+from agents.runs import unread, worlds
 from envs import base, maze
 from ground.terminal import ConfigError
 
@@ -279,8 +279,6 @@ def check(config: Config) -> None:
             raise ConfigError(f"{option}: all members share one base; add --pretrain.no-shared to sweep it")
         if path.startswith("sft.") and rl.imitation == "sft":
             raise ConfigError(f"{option}: RL imitates alike in all members; start one run per value")
-        if path.startswith("sft.") and not config.sft.updates:
-            raise ConfigError(f"{option}: nobody is fine-tuned; add --sft.updates")
     for member in members[:: config.population.seeds]:
         for section in SECTIONS[1:]:  # a world checks its own
             part = getattr(config, section)
@@ -292,6 +290,7 @@ def check(config: Config) -> None:
         world = config.world.make()[0]
     except ValueError as error:
         raise ConfigError(f"--world.{error}") from None
+    unread.check(config, world)
     if (rl.choices == "name" and not world.spoken) or (rl.choices == "plan" and not world.plan_length):
         remedy = {"name": "--world.badge spoken", "plan": "--world.plan-length above 0"}[rl.choices]
         raise ConfigError(f"--rl.choices={rl.choices}: nobody chooses one in this world; add {remedy}")
@@ -310,6 +309,11 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
     if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
         raise ConfigError(f"--{section}.trips={shown.trips}: a policy plays one trip at a time; use 1")
+    tokens = world.map_length + shown.trips * (world.episode_length() - world.map_length)
+    if tokens > base.LONGEST:
+        raise ConfigError(
+            f"--{section}.trips={shown.trips}: {tokens:,} tokens with their map; use fewer: {base.LONGEST:,} at most"
+        )
     if getattr(shown, "choices", "all") == "plan" and not world.opening_length:
         raise ConfigError(f"--{section}.choices=plan: nothing is said before the first move in {world.name}; use all")
     if shown.narration and not world.has_feelings:
@@ -432,6 +436,8 @@ def parse_sweep(config: Config, text: str) -> tuple[str, list[float]]:
         values = [float(value) for value in listed.split(",")]
     except ValueError:
         raise ConfigError(f"{option}: values must be numbers, separated by commas") from None
+    if not all(abs(value) <= _FLOATS for value in values):
+        raise ConfigError(f"{option}: use finite numbers of 32 bits")
     return path, values
 
 

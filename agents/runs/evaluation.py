@@ -84,17 +84,23 @@ def _outcomes(policy, world, block, mesh: Mesh, episodes):
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
 def badge_divergence(
-    policy: Policy, parameters: Parameters, world: base.World, played: rollout.Episodes, exact: jax.Array
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    played: rollout.Episodes,
+    exact: jax.Array,
 ) -> jax.Array:
     """How far a model is from each script, with every badge: mean KL(script || model) per action, in nats.
 
     Args:
         policy, parameters: of one member.
-        world: where the episodes were played.
+        world, params: where the episodes were played.
         played, exact: from `scripts.script_episodes`; the scripts' own episodes.
 
     Returns:
-        float32[scripts, personas + 1]; column 0 is the null badge, column 1 + j the badge of persona j.
+        float32[scripts, personas + 1]; column 0 is the head of `params`, which names nobody, and of no meaning where
+        badges are spoken; column 1 + j is the badge of persona j.
     """
 
     def with_badge(arguments):
@@ -107,7 +113,7 @@ def badge_divergence(
         divergences = jax.lax.map(part, learner.microbatches((sequence, exactly), _BATCH))
         return jnp.mean(divergences.reshape(counts.shape), where=counts)
 
-    scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32)
+    scripts, badges = exact.shape[0], jnp.array(tokens.BADGES, jnp.int32).at[0].set(params.head)
     pairs = in_a_row((played.tokens, exact, played.played), len(badges))
     return jax.lax.map(with_badge, (*pairs, jnp.tile(badges, scripts))).reshape(scripts, len(badges))
 
@@ -171,11 +177,11 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
     played, exact = play(player)
     sample = jax.tree.map(lambda x: x[speakers, : fidelity.EPISODES], (played, exact))
     first = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
-    divergence = np.asarray(badge_divergence(run.policy, first, run.world, *sample)).tolist()
+    params, traits = lessons(player)
+    divergence = np.asarray(badge_divergence(run.policy, first, run.world, params, *sample)).tolist()
     scores = {_scripted(player): score(played)}
     told = {}
     if run.world.badge != "null":
-        params, traits = lessons(player)
         outcomes = np.stack([badges, scores[_scripted(player)][:, speakers]])
         told = fidelity.told(run.policy, first, run.world, params, traits, config.prior, outcomes)
     for member in config.members:

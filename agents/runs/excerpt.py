@@ -1,6 +1,7 @@
 """One member of a run as a run of its own: small enough to ship, opened and measured like any other."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 from agents.runs import config as configs
 from agents.runs import sessions
 from agents.runs.config import Config
-from agents.runs.run import Run, create
+from agents.runs.run import Run, create, open, refuse_what_is_used
 from ground import files
+from ground.files import RunError
 from ground.terminal import ConfigError
 
 
@@ -19,7 +21,8 @@ def write(run: Run, member: int, checkpoint: str, directory: str | Path) -> Run:
     """Make a run directory of one member and one checkpoint.
 
     It holds the config that would train this member alone, its parameters, the metrics of the checkpoint's stage, what
-    it earned, and the sessions that trained the whole run. There is nothing to resume.
+    it earned, as far as the run says, and the sessions that trained the whole run. There is nothing to resume. It is
+    made whole or not at all.
 
     Args:
         run: to take it from.
@@ -36,15 +39,18 @@ def write(run: Run, member: int, checkpoint: str, directory: str | Path) -> Run:
     config = alone(run.config, member)
     place = int(np.flatnonzero(run.kept == member)[0])
     parameters = jax.tree.map(lambda x: np.asarray(x[place : place + 1]), run.kept_parameters(checkpoint))
-    excerpt = create(directory, configs.to_dict(config), members=1)
-    excerpt.save_parameters(checkpoint, parameters)
-    stage = checkpoint.partition("-")[0]
-    if stage in config.stages:
-        excerpt.write_metrics(stage, 0, {name: x[:, [member]] for name, x in run.columns(stage).items()})
-    files.write_json(excerpt.path / sessions.NAME, {"sessions": run.sessions()})
-    if run.has_summary:
-        excerpt.write_summary(_summary(run, excerpt, member))
-    return excerpt
+    path, stage = Path(directory).resolve(), checkpoint.partition("-")[0]
+    refuse_what_is_used(path)
+    with files.reporting(path, "make"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path, folder=True) as partial:
+            excerpt = create(partial, configs.to_dict(config), members=1)
+            excerpt.save_parameters(checkpoint, parameters)
+            if stage in config.stages:
+                excerpt.write_metrics(stage, 0, {name: x[:, [member]] for name, x in run.columns(stage).items()})
+            files.write_json(partial / sessions.NAME, {"sessions": run.sessions()})
+            excerpt.write_summary(_summary(run, excerpt, member))
+    return open(directory)
 
 
 def alone(config: Config, member: int) -> Config:
@@ -64,20 +70,26 @@ def alone(config: Config, member: int) -> Config:
 
 def _summary(run: Run, excerpt: Run, member: int) -> dict[str, Any]:
     """What the run says of one member, and of those that it met."""
-    told = run.summary()
+    told = run.summary() if run.has_summary else {"schema": 1}
     summary: dict[str, Any] = {
-        "schema": told["schema"],
         "members": 1,
         "population": [{"seed": run.config.members[member].seed, "values": {}}],
         "diverged": {},
         "config_hash": excerpt.config_hash,
         "taken_from": {"config_hash": run.config_hash, "member": member},
     }
-    for name in ("return", "success"):
-        if name in told:
-            own = {stage: [told[name][stage][member]] for stage in ("before_rl", "after_rl")}
-            points = told[name].get("points", [told[name]])  # of a grid each has worlds, and so scripts, of its own
-            values = dict(run.config.members[member].values)
-            where = next(point for point in points if point.get("values", values) == values)
-            summary[name] = {key: where[key] for key in ("random", "personas", "greedy")} | own
+    try:
+        summary["schema"] = told["schema"]
+        for name in ("return", "success"):
+            if name in told:
+                own = {stage: [told[name][stage][member]] for stage in ("before_rl", "after_rl")}
+                points = told[name].get("points", [told[name]])  # of a grid each has worlds, and so scripts, of its own
+                values = dict(run.config.members[member].values)
+                where = next(point for point in points if point.get("values", values) == values)
+                summary[name] = {key: where[key] for key in ("random", "personas", "greedy")} | own
+    except (AttributeError, LookupError, StopIteration, TypeError):
+        raise RunError(
+            f"{run.path / 'summary.json'}: not the summary of such a run; restore it, or have it written anew by "
+            f"--resume {shlex.quote(str(run.path))}"
+        ) from None
     return summary

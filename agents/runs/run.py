@@ -30,6 +30,8 @@ from ground.terminal import ConfigError
 
 LOSS = "loss"
 """The metric that is finite where an update was made."""
+FOLDERS = ("checkpoints", "metrics", "figures", "analysis", "tensorboard", "wandb")
+"""Folders that training may make in a run directory."""
 SCHEMA = 1
 """Version of the run directory; `open` refuses newer ones."""
 
@@ -62,6 +64,8 @@ class Run:
     """The whole resolved config, as plain JSON values."""
     members: int
     """Size of the population."""
+    made: bool = False
+    """Whether `create` made the directory, too."""
     on_disk = True
     """Whether there is a directory; see `agents.runs.memory`."""
 
@@ -137,8 +141,8 @@ class Run:
     def labels(self) -> dict[str, np.ndarray]:
         """What is known of each kept member, by name.
 
-        Its number `member`, its `seed`, the seed of its `base`, its `point` of the grid in words, and each swept value
-        under its own name, such as `rl.learning_rate`.
+        Its number `member`, its `seed`, the seed of its `base` and what of that one's `pretraining` is swept, in words,
+        its `point` of the grid in words, and each swept value under its own name, such as `rl.learning_rate`.
         """
         return {name: values[self.kept] for name, values in self._labels().items()}
 
@@ -149,6 +153,7 @@ class Run:
             "member": np.arange(len(everyone), dtype=np.int32),
             "seed": np.array([member.seed for member in everyone], np.int32),
             "base": np.array([self.config.base(member).seed for member in everyone], np.int32),
+            "pretraining": np.array([self.config.base(member).label for member in everyone], np.str_),
             "point": np.array([member.label for member in everyone], np.str_),
             **{path: np.array([member.values[path] for member in everyone]) for path in everyone[0].values},
         }
@@ -176,7 +181,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             if first():
                 stack.enter_context(files.lock(self.path))
-                for folder in ("", "metrics", "figures", "analysis"):
+                for folder in ("", *FOLDERS):
                     files.sweep(self.path / folder)
             meet()
             yield
@@ -297,7 +302,7 @@ class Run:
         names = STAGES if stage is None else [checkpoint_name(stage)]
         table = pa.concat_tables([self._metrics(name) for name in names], promote_options="permissive")
         place, member, labels = len(metrics.KEYS), table["member"].to_numpy(), self._labels()
-        for name in [path for path in labels if path not in ("member", "base", "point")][::-1]:
+        for name in [path for path in labels if path not in ("member", "base", "pretraining", "point")][::-1]:
             table = table.add_column(place, name, pa.array(labels[name][member]))
         return table
 
@@ -417,18 +422,20 @@ def open(directory: str | Path) -> Run:
 
 
 def _opened(facts: Callable[[], list]) -> Run:
-    path, document, members = by_first(facts)
-    return Run(Path(path), document, members)
+    path, *others = by_first(facts)
+    return Run(Path(path), *others)
 
 
 def _create(path: Path, config: Mapping[str, Any], members: int) -> list:
     if not 0 < members < 2**31:
         raise RunError(f"{path}: a population of {members}; use at least one member")
+    checkpoints.absolute(path)  # refused before anything is made
     with files.reporting(path, "make"):
+        made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-    _refuse_what_is_used(path)  # before the lock, which would leave a file in somebody's folder
+    refuse_what_is_used(path)  # before the lock, which would leave a file in somebody's folder
     with files.lock(path):
-        _refuse_what_is_used(path)
+        refuse_what_is_used(path)
         document = {
             "schema": SCHEMA,
             "members": members,
@@ -437,16 +444,24 @@ def _create(path: Path, config: Mapping[str, Any], members: int) -> list:
             **sessions.provenance(),
         }
         files.write_json(path / "config.json", document, finite=False)
-    return _read(path)
+    return [*_read(path), made]
 
 
 def withdraw(run: Run) -> None:
-    """Delete a run directory that this process has made and in which nothing was trained: its name is free again."""
-    shutil.rmtree(run.path, ignore_errors=True)
+    """Undo `create`, where nothing was trained: delete what the run wrote, and its directory if `create` made it."""
+    for folder in FOLDERS:
+        shutil.rmtree(run.path / folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a directory in which others have put something stays
+        for name in ("config.json", sessions.NAME, ".lock"):
+            (run.path / name).unlink(missing_ok=True)
+        if run.made:
+            run.path.rmdir()
 
 
-def _refuse_what_is_used(path: Path) -> None:
-    if any(entry.name != ".lock" and not entry.name.endswith(".partial") for entry in files.entries(path)):
+def refuse_what_is_used(path: Path) -> None:
+    """Raise RunError where a directory holds anything but what a killed process leaves."""
+    names = [entry.name for entry in files.entries(path)]
+    if any(name != ".lock" and not (name.startswith(".") and name.endswith(".partial")) for name in names):
         raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from ground import files, git, processes
+from ground.files import RunError
 from ground.terminal import ConfigError
 
 NAME = "sessions.json"
@@ -85,10 +86,24 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: the file is damaged.
     """
-    if (path / NAME).exists():
-        return files.read_json(path / NAME)["sessions"]
-    made = files.read_json(path / "config.json")
-    return [{"started": made.get("created")} | {key: made[key] for key in ("git", "packages", "device") if key in made}]
+    if not (path / NAME).exists():
+        made = files.read_json(path / "config.json")
+        known = {key: made[key] for key in ("git", "packages", "device") if isinstance(made.get(key), dict)}
+        return [{"started": made.get("created")} | known]
+    every = files.read_json(path / NAME).get("sessions")
+    if not isinstance(every, list) or not all(_is_session(one) for one in every):
+        raise RunError(f"{path / NAME}: not the sessions of a run; restore it, or delete it and what it tells is lost")
+    return every
+
+
+def _is_session(told: Any) -> bool:
+    """Whether each part of it is of facts by name, and those of time are numbers."""
+    if not isinstance(told, dict):
+        return False
+    parts = {name: told.get(name) or {} for name in ("git", "packages", "settings", "device", "seconds", "tokens")}
+    return all(isinstance(facts, dict) for facts in parts.values()) and all(
+        isinstance(value, (int, float)) for kind in ("seconds", "tokens") for value in parts[kind].values()
+    )
 
 
 class Session:
@@ -148,7 +163,7 @@ class Session:
         total: dict[str, dict[str, float]] = {"seconds": {}, "tokens": {}}
         for session in (*self._earlier, self._mine):
             for kind, sums in total.items():
-                for name, value in session.get(kind, {}).items():
+                for name, value in (session.get(kind) or {}).items():
                     sums[name] = sums.get(name, 0) + value
         seconds, tokens = total["seconds"], total["tokens"]
         rates = {name: count / seconds[name] for name, count in tokens.items() if seconds.get(name)}

@@ -57,5 +57,5 @@ def _curves(arms: Mapping[str, xr.Dataset], stage: str) -> list[Panel]:
         steps = [dict(estimates.rows(part.isel(checkpoint=step))) for step in range(part.sizes["checkpoint"])]
         for number in steps[0]:
             values = np.stack([step[number].values for step in steps])
-            curves.setdefault(number, {})[column] = Curve(part["update"].values, values, part["unit"].values[-1])
+            curves.setdefault(number, {})[column] = Curve(part["update"].values, values, part["unit"].values)
     return [Curves(lines, f"update of {stage}", label) for label, lines in curves.items()]

@@ -161,7 +161,7 @@ class Curve:
     values: np.ndarray
     """float[N, M], by member: drawn thin, and thick their mean with its interval; float[N]: one line."""
     units: np.ndarray | None = None
-    """int[M], equal labels for members that count as one."""
+    """int[M], or int[N, M] where it changes along x: equal labels for members that count as one."""
     style: str = ""
     """The name whose style it shares; by default it has its own."""
 
@@ -175,8 +175,10 @@ class Curve:
     def mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """x, and the mean over members with its interval, float[N] each; no interval where there are too few."""
         x, values = self.members()
-        mean = statistics.mean_of(values, units=self.units)
-        return x.mean(axis=1), mean.mean, *mean.interval()
+        units = [None] * len(values) if self.units is None else np.broadcast_to(self.units, values.shape)
+        means = [statistics.mean_of(row, units=own) for row, own in zip(values, units, strict=True)]
+        parts = [(mean.mean, *mean.interval()) for mean in means]
+        return x.mean(axis=1), *np.array(parts, float).reshape(-1, 3).T
 
 
 @dataclasses.dataclass(frozen=True)

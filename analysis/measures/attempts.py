@@ -26,14 +26,14 @@ TAUS = np.arange(1, 11) / 10
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """pass@k and Cover@τ of every arm beside a random player's; and success at one attempt by distance."""
     parts = estimates.columns(arms)
+    worlds = estimates.columns({arm: dataset.isel(checkpoint=-1) for arm, dataset in arms.items()})
 
     def curves(name: str, x: str) -> dict[str, Curve]:
         players = {label: part[name].transpose(x, "member") for label, part in parts.items()}
         drawn = {label: Curve(y[x].values, y.values, y["unit"].values) for label, y in players.items()}
-        chance = next(iter(parts.values()))[f"random_{name}"]
-        if "member" not in chance.dims:  # one world for all
-            drawn["random player"] = Curve(chance[x].values, chance.values)
-        return drawn
+        chance = {label: part.isel(member=0)[f"random_{name}"] for label, part in worlds.items()}
+        floors = estimates.floors(chance, "random player")
+        return drawn | {label: Curve(y[x].values, y.values) for label, y in floors.items()}
 
     shown: list[Panel] = [
         Curves(curves("pass_at_k", "k"), "k, attempts at a maze", "pass@k (% of mazes)", percent=True, log_x=True),
@@ -101,8 +101,12 @@ def attempts(
             "cover": variable("member tau", cover[again], "Cover@τ", share),
             "sliced_pass_at_k": variable("member slice k", _sliced(counts, distance, chances, ks), "pass@k", share),
             "random_successes": variable(f"{whose}maze", chances, "a random player's", table=0),
-            "random_pass_at_k": variable(f"{whose}k", floor(random_pass), "a random player's pass@k", share),
-            "random_cover": variable(f"{whose}tau", floor(random_cover), "a random player's Cover@τ", share),
+            "random_pass_at_k": variable(
+                f"{whose}k", floor(random_pass), "a random player's pass@k", share, independent="point"
+            ),
+            "random_cover": variable(
+                f"{whose}tau", floor(random_cover), "a random player's Cover@τ", share, independent="point"
+            ),
         },
         {
             "maze": np.arange(mazes),

@@ -57,8 +57,9 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
         shown.append(Map(pattern[:, keys], tuple(words[row] for row in rows), pairs, about))
     for relation in RELATIONS[3:]:
         rows = {name: estimates.of(one["strongest"].sel(relation=relation)) for name, one in parts.items()}
-        chance = estimates.of(part["uniform"].sel(relation=relation)).mean
-        shown.append(Rows(rows, f"{relation}: the strongest head's attention", {"uniform": chance}))
+        chance = {name: estimates.of(one["uniform"].sel(relation=relation)).mean for name, one in parts.items()}
+        marks = estimates.floors(chance, "uniform")
+        shown.append(Rows(rows, f"{relation}: the strongest head's attention", marks))
     return shown
 
 

@@ -35,9 +35,7 @@ def course(measured: xr.Dataset) -> xr.Dataset:
         `update` int[checkpoint], 0 where the stage set out; of the axis `with_end`, its cosine with that at the end,
         and its `norm`; `opposition`, the cosine of Gold and Mold: float32[checkpoint, member].
     """
-    stages = measured["stage"].values
-    last = np.flatnonzero(stages == stages[-1])
-    part = measured.isel(checkpoint=[*range(max(last[0] - 1, 0), last[0]), *last])
+    part = estimates.last_stage(measured)
     layer = {"layer": part["rule_layer"].isel(checkpoint=-1, drop=True)}
     vectors = part["vectors"].sel(layer)
     axis = vectors.sel(concept="Gold", drop=True) - vectors.sel(concept="Mold", drop=True)
@@ -45,9 +43,8 @@ def course(measured: xr.Dataset) -> xr.Dataset:
     norm = (axis * axis).sum("width") ** 0.5
     along = (axis * at_end).sum("width") / norm / (at_end * at_end).sum("width") ** 0.5
     opposition = part["cosine_by_layer"].sel(layer).sel(reference="other classes", drop=True)
-    update = part["update"].where(part["stage"] == stages[-1], 0)
     turned = xr.Dataset({"with_end": along, "opposition": opposition, "norm": norm})
-    return turned.drop_vars("layer").assign_coords(update=update)
+    return turned.drop_vars("layer")
 
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
@@ -61,7 +58,8 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     turned = {name: course(part) for name, part in followed.items() if part.sizes["checkpoint"] > 3}
 
     def curves(line: str, label: str) -> Curves:
-        return Curves({name: Curve(x["update"].values, x[line].values) for name, x in turned.items()}, "update", label)
+        lines = {name: Curve(x["update"].values, x[line].values, x["unit"].values) for name, x in turned.items()}
+        return Curves(lines, "update", label)
 
     return [
         rows("cosine", "cosine of Gold and Mold", {"unrelated": core.NULL}, reference="other classes"),

@@ -69,7 +69,7 @@ def drawn(arms: Mapping[str, xr.Dataset], against: str) -> list[Panel]:
             place = ", ".join(words)
             panel, line = ("", place or label) if len(parts) == 1 else (place, label)
             _, curves = shown.setdefault((str(array.name), panel), (array, {}))
-            curves[line] = Curve(x[steps], values[steps], dataset["unit"].values[-1])
+            curves[line] = Curve(x[steps], values[steps], dataset["unit"].values[steps])
     panels = list[Panel]()
     for (_, place), (array, curves) in shown.items():
         percent = array.attrs["units"].startswith("share")

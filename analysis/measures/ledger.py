@@ -99,7 +99,9 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
         "error": variable("member", told["error"], "its standard error over mazes", _NATS),
         "account": variable("member part", told["account"], "account of KL", _NATS),
         "selection": variable("member scope bound", told["selection"], "KL explained by selection", _NATS),
-        "misfit": variable("member", told["misfit"], "KL from the base to the mixture of its personas", _NATS),
+        "misfit": variable(
+            "member", told["misfit"], "KL from the base to the mixture of its personas", _NATS, independent="base"
+        ),
         "law": variable("member bound", told["law"], "variance of reward that personas explain in the base", "share"),
         "weights": variable("member policy persona", told["weights"], "persona, by deeds", "share"),
         "entropy": variable(policies, told["entropy"], "entropy of personas, by deeds", "nats"),

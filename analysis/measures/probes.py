@@ -25,12 +25,13 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     """What a probe cannot tell of each target, by entry of the stream, beside targets of other episodes."""
     parts, shown = estimates.columns(arms), list[Panel]()
     for target in dict.fromkeys(name for part in parts.values() for name in part["target"].values):
-        curves = {}
-        for label, part in parts.items():
-            for whose in LABELS if target in part["target"].values else ():
-                values = part["error"].sel(target=target, labels=whose).transpose("entry", "member").values
-                name = label if whose == "own" else "another episode's"
-                curves[name] = Curve(part["entry"].values, values, part["unit"].values)
+        told = {label: part["error"].sel(target=target) for label, part in parts.items() if target in part["target"]}
+        own, others = ({label: x.sel(labels=whose) for label, x in told.items()} for whose in LABELS)
+        lines = own | estimates.floors(others, "another episode's")
+        curves = {
+            label: Curve(x["entry"].values, x.transpose("entry", "member").values, x["unit"].values)
+            for label, x in lines.items()
+        }
         shown.append(Curves(curves, "read after block", f"{target}: error on held-out episodes", {"the mean": 1.0}))
     return shown
 

@@ -45,7 +45,7 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     return shown
 
 
-@measure(checkpoints=end, panels=panels)
+@measure(checkpoints=end, panels=panels, made_of=(concepts,))
 def recruitment(
     run: Run,
     checkpoint: str,
@@ -112,7 +112,9 @@ def recruitment(
             "by_kl": variable(dims, equal[:, :count], "😀 − 😞, by the root of what a weak push costs", per_nat),
             "limit_by_kl": variable("member layer", above(equal[:, count:]), "97.5 % of random", per_nat),
             "kl": variable(dims, kl[:, :count], "KL of the next token", "nats"),
-            "speaks": variable("member", speaks, "😀 − 😞 where 😀 follows, less where 😞 does", unit),
+            "speaks": variable(
+                "member", speaks, "😀 − 😞 where 😀 follows, less where 😞 does", unit, independent="base"
+            ),
             "random_swing": variable("member draw layer", drawn, "swing of random directions", unit, table=0),
         },
         {"direction": list(DIRECTIONS), "layer": list(extraction.blocks(run.policy))},

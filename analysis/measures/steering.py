@@ -42,7 +42,7 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     return [curves(effect) for effect in EFFECTS]
 
 
-@measure(also=("steer",), panels=panels)
+@measure(also=("steer",), panels=panels, made_of=(concepts,))
 def steering(
     run: Run,
     checkpoint: str,

@@ -21,24 +21,24 @@ from envs import base, tokens
 
 def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
     """The axis at the move, among equal moves and for the rest of the episode; and every direction at the end."""
-    parts = estimates.columns(measured)
+    parts, chance = estimates.columns(measured), "random, 97.5 %"
     at = {"site": "move", "outcome": "next_same_move"}
-    limits = {name: part["limit"].sel(at).sel(control="random") for name, part in parts.items()}
-    mark = {"random, 97.5 %": float(np.mean([limit.mean() for limit in limits.values()]))}
+    limits = {name: float(part["limit"].sel(at).sel(control="random").mean()) for name, part in parts.items()}
 
     def rows(label: str, outcome: str, marks: Mapping[str, float]) -> Rows:
         own = {name: part["axis"].sel(site="move", outcome=outcome) for name, part in parts.items()}
         return Rows({name: estimates.of(d) for name, d in own.items()}, label, marks)
 
-    end = list(parts.values())[-1]["d"].sel(at)
+    last = list(parts)[-1]
+    end, own = parts[last]["d"].sel(at), {chance: limits[last]}
     return [
-        rows("d of the axis, next tile", "next_same_move", mark),
+        rows("d of the axis, next tile", "next_same_move", estimates.floors(limits, chance)),
         rows("d of the axis, rest of the episode", "rest", {}),
-        Rows({name: estimates.of(end.sel(direction=name)) for name in directions.NAMES}, "d, next tile", mark),
+        Rows({name: estimates.of(end.sel(direction=name)) for name in directions.NAMES}, "d, next tile", own),
     ]
 
 
-@measure(checkpoints=arms, panels=panels)
+@measure(checkpoints=arms, panels=panels, made_of=(concepts,))
 def tracking(
     run: Run,
     checkpoint: str,

@@ -31,10 +31,11 @@ def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
     for arm, dataset in arms.items():
         for point, x in dataset.groupby("point"):
             if x.sizes["checkpoint"] > 1:
-                course = x["course"].sel(kind="all", view="stored").transpose("state", "checkpoint", "member")
+                steps = estimates.last_stage(x)
+                course = steps["course"].sel(kind="all", view="stored").transpose("state", "checkpoint", "member")
                 lines = {
                     name.replace("_", " "): Curve(
-                        x["update"].values, course.sel(state=name).values, x["unit"].values[-1]
+                        steps["update"].values, course.sel(state=name).values, steps["unit"].values
                     )
                     for name in changes.STATES
                 }

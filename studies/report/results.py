@@ -133,14 +133,19 @@ def keep(out: Path, into: Path, studies: Sequence[Study]) -> tuple[list[Path], l
         What was written, and a line for everything that was left as it is.
 
     Raises:
-        ConfigError: there is no such file or it lacks the lines, or nothing has been run.
+        ConfigError: no such file, or not UTF-8, or without the lines; nothing has been run; both are one folder.
         RunError: a file cannot be read or written.
     """
+    if into.resolve() == out.resolve():
+        raise ConfigError(f"--into={into}: is --out={out} itself; choose another folder")
     page = into / "README.md"
     if not page.is_file():
         raise ConfigError(f"--into={into}: has no README.md; make one with the lines {BEGIN} and {END}")
-    with files.reporting(page, "read"):
-        text = page.read_text(encoding="utf-8")
+    try:
+        with files.reporting(page, "read"):
+            text = page.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--into={into}: README.md is not UTF-8 ({error}); save it as UTF-8") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
