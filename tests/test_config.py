@@ -14,10 +14,7 @@ import train
 from agents.learning import hyperparameters
 from agents.learning.rl import RLConfig
 from agents.runs import config as configs
-from agents.runs import unread
 from agents.runs.config import Config, ConfigError
-from envs import rooms
-from envs.labyrinth import LabyrinthOptions
 from tests import tiny
 
 
@@ -87,10 +84,7 @@ BAD = [
     ({"pretrain": {"badge_probability": 2.0}}, r"--pretrain\.badge_probability=2: use a value from 0 to 1"),
     ({"evaluation_episodes": 100}, r"--evaluation_episodes=100: use 1024 or more"),
     ({"seed": 2**40}, r"--seed=\d+: use a 32-bit integer"),
-    (
-        {"population": {"sweep": ("sft.slip=0,0.3",)}},
-        r"--population\.sweep sft\.slip: nothing reads it.* --sft\.updates",
-    ),
+    ({"population": {"sweep": ("sft.slip=0,0.3",)}}, r"--population\.sweep sft\.slip: nobody is fine-tuned; add --sft"),
     (
         {"population": {"sweep": ("sft.slip=0,0.3",)}, "sft": {"updates": 10}, "rl": {"imitation": "sft"}},
         r"--population\.sweep sft\.slip: RL imitates alike in all members; start one run per value",
@@ -104,43 +98,6 @@ def test_configs_that_cannot_run_are_refused_in_one_line(change, message):
     with pytest.raises(ConfigError, match=message) as caught:
         configs.check(tiny.changed(**change))
     assert "\n" not in str(caught.value)
-
-
-ALONE = {"pretrain": {"shared": False}}
-ACTOR = {"advantage": "group_z", "group": 8, "value_weight": 0.0}
-UNREAD = [
-    ("rl.learning_rate=1,2", {"rl": {"updates": 0}}, {}),
-    ("rl.reference_weight=0.01,0.1", {}, {"rl": {"reference": "loss"}}),
-    ("rl.imitation_weight=0.1,0.2", {}, {"rl": {"imitation": "sft"}}),
-    ("rl.plan_budget=0.1,0.2", {}, {"world": rooms.RoomsOptions()}),
-    ("rl.trace_decay=0.1,0.2", {"rl": ACTOR}, {"rl": ACTOR | {"value_weight": 0.1}}),
-    ("rl.discount=0.1,0.2", {"rl": ACTOR}, {"rl": ACTOR | {"shuffle_rewards": True}}),
-    ("rl.reward_scale=0.1,0.2", {"rl": ACTOR | {"advantage": "outcome"}}, {"rl": ACTOR}),
-    ("world.style_reward=1,2", {"world": rooms.RoomsOptions()}, {"world": rooms.RoomsOptions(style="Bob")}),
-    ("world.mold_reward=1,2", {"world": rooms.RoomsOptions()}, {"world": rooms.RoomsOptions(mold_rooms=1)}),
-    ("world.gold_reward=1,2", {"world": LabyrinthOptions()}, {"world": LabyrinthOptions(exploits=1)}),
-    ("pretrain.skill=0.1,0.2", ALONE, ALONE | {"world": LabyrinthOptions()}),
-    ("pretrain.badge_probability=0.1,0.2", ALONE | {"world": rooms.RoomsOptions()}, ALONE),
-    ("sft.slip=0.1,0.2", {"sft": {"updates": 10, "source": "successes"}}, {"sft": {"updates": 10}}),
-    ("rl.clip_high=0.1,0.2", {"rl": {"updates": 0}}, {"rl": ACTOR}),
-]
-
-
-@pytest.mark.parametrize(("sweep", "change", "read"), UNREAD, ids=[sweep for sweep, _, _ in UNREAD])
-def test_a_number_is_swept_where_it_is_read_and_nowhere_else(sweep, change, read):
-    population = {"population": {"sweep": (sweep,)}}
-    with pytest.raises(ConfigError, match=f"sweep {sweep.partition('=')[0]}: nothing reads it"):
-        configs.check(tiny.changed(**population, **change))
-    configs.check(tiny.changed(**population, **read))
-
-
-def test_what_is_said_to_be_unread_are_fields():
-    named, known = set(), set()
-    for world in envs.WORLDS:
-        config = configs.start("smoke", world)
-        known |= set(configs.sweepable(config))
-        named |= {path for _, _, paths in unread.conditions(config, config.world.make()[0]) for path in paths}
-    assert named <= known
 
 
 @pytest.mark.parametrize(

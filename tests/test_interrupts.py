@@ -106,6 +106,7 @@ def test_benchmarks_end_in_one_line(capsys, monkeypatch, command, work):
 
 EARLY = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal; a background job of a shell ignores it
 from ground import environment, signals
 environment._import_jax = lambda: None
 environment.prepare("command")

@@ -20,7 +20,7 @@ from agents.learning import hyperparameters
 from agents.learning.algorithms import ALGORITHMS, RLConfig
 from agents.learning.imitation import PretrainConfig, SFTConfig
 from agents.policies import Policy, PolicyConfig
-from agents.runs import unread, worlds
+from agents.runs import worlds
 from envs import base, maze
 from ground.terminal import ConfigError
 
@@ -279,6 +279,8 @@ def check(config: Config) -> None:
             raise ConfigError(f"{option}: all members share one base; add --pretrain.no-shared to sweep it")
         if path.startswith("sft.") and rl.imitation == "sft":
             raise ConfigError(f"{option}: RL imitates alike in all members; start one run per value")
+        if path.startswith("sft.") and not config.sft.updates:
+            raise ConfigError(f"{option}: nobody is fine-tuned; add --sft.updates")
     for member in members[:: config.population.seeds]:
         for section in SECTIONS[1:]:  # a world checks its own
             part = getattr(config, section)
@@ -290,7 +292,6 @@ def check(config: Config) -> None:
         world = config.world.make()[0]
     except ValueError as error:
         raise ConfigError(f"--world.{error}") from None
-    unread.check(config, world)
     if (rl.choices == "name" and not world.spoken) or (rl.choices == "plan" and not world.plan_length):
         remedy = {"name": "--world.badge spoken", "plan": "--world.plan-length above 0"}[rl.choices]
         raise ConfigError(f"--rl.choices={rl.choices}: nobody chooses one in this world; add {remedy}")
