@@ -378,8 +378,8 @@ def _text(function: Callable[..., Any]) -> str:
     """The text of a function's file, or of the function alone in a notebook or a script; empty where it is unknown."""
     try:
         alone = function.__module__ == "__main__"
-        return inspect.getsource(function if alone else sys.modules.get(function.__module__))
-    except (OSError, TypeError):
+        return inspect.getsource(function if alone else sys.modules[function.__module__])
+    except (KeyError, OSError, TypeError):
         return ""
 
 

@@ -282,7 +282,9 @@ def test_a_path_that_is_not_utf_8_is_refused_as_such(run):
             call()
         assert_clear(caught.value, path, "its path is not UTF-8, which checkpoints need; rename the folder")
     assert [entry.name for entry in path.rglob("*") if entry.name in ("new", "rl")] == []
-    assert runs.open(path.rename(run.path)).load_state(abstract_state).update == 4
+    state = runs.open(path.rename(run.path)).load_state(abstract_state)
+    assert state
+    assert state.update == 4
 
 
 def test_unknown_stage(run):

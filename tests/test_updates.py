@@ -14,6 +14,7 @@ from agents.runs import config as configs
 from analysis import __main__ as command
 from analysis import changes, estimates, masks, measures, stretches
 from analysis.figures import panels
+from analysis.measures.updates import panels as drawn
 from envs import tokens
 from ground.files import RunError
 from tests import tiny
@@ -174,8 +175,10 @@ def test_all_checkpoints_are_measured_by_one_program(swept, tmp_path):
     rates = found["learning_rate_sum"].isel(member=0).values
     np.testing.assert_allclose(rates, [2 * SWEPT.pretrain.learning_rate, 0, 8e-4, 16e-4], rtol=1e-6)
     assert "touched_and_cancelled" in found["state"]
-    followed = [panel for panel in measures.updates.panels({"run": found}) if "touched and cancelled" in panel.names]
-    assert [panel.curves["touched and cancelled"].x.tolist() for panel in followed] == [[0, 2, 4]] * 2
+    name = "touched and cancelled"
+    shown = [panel for panel in drawn({"run": found}) if isinstance(panel, panels.Curves)]
+    followed = [panel.curves[name].x.tolist() for panel in shown if name in panel.curves]
+    assert followed == [[0, 2, 4]] * 2
 
 
 def test_what_pretraining_and_rl_have_in_common_is_asked_member_by_member(swept):

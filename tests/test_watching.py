@@ -80,7 +80,8 @@ def test_without_a_tool_nothing_is_imported(tmp_path):
 
 @pytest.mark.parametrize("tool", ["tensorboard", "wandb", "trackio"])
 def test_a_tool_that_is_not_installed_is_refused_before_a_run_is_made(tool, monkeypatch, tmp_path):
-    for name in [tool, *(name for name in sys.modules if name.startswith(f"{tool}."))]:  # a part may be imported already
+    parts = [name for name in sys.modules if name.startswith(f"{tool}.")]  # other tests may have imported some
+    for name in (tool, *parts):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=f"--track={tool}: .*; start it by uv run --(extra tracking|with trackio)"):
         watching.check(tool)

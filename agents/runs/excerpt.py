@@ -70,7 +70,7 @@ def alone(config: Config, member: int) -> Config:
 
 def _summary(run: Run, excerpt: Run, member: int) -> dict[str, Any]:
     """What the run says of one member, and of those that it met."""
-    told = run.summary() if run.has_summary else {"schema": 1}
+    told: dict[str, Any] = run.summary() if run.has_summary else {"schema": 1}
     summary: dict[str, Any] = {
         "members": 1,
         "population": [{"seed": run.config.members[member].seed, "values": {}}],

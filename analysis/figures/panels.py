@@ -178,7 +178,8 @@ class Curve:
         units = [None] * len(values) if self.units is None else np.broadcast_to(self.units, values.shape)
         means = [statistics.mean_of(row, units=own) for row, own in zip(values, units, strict=True)]
         parts = [(mean.mean, *mean.interval()) for mean in means]
-        return x.mean(axis=1), *np.array(parts, float).reshape(-1, 3).T
+        mean, low, high = np.array(parts, float).reshape(-1, 3).T
+        return x.mean(axis=1), mean, low, high
 
 
 @dataclasses.dataclass(frozen=True)
