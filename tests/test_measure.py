@@ -422,32 +422,8 @@ def test_of_several_checkpoints_twins_are_twins_at_each(tmp_path):
 
 # Every measurement
 
-SMALLEST = {
-    "attempts": {"samples": 3, "mazes": 4},
-    "attention": {"episodes": 4},
-    "attribution": {"episodes": 4},
-    "beliefs": {"episodes": 4},
-    "concepts": {"episodes": 120, "permutations": 3},
-    "course": {"episodes": 64, "samples": 3, "mazes": 4},
-    "divergence": {"episodes": 64},
-    "ledger": {"mazes": 4, "episodes": 8},
-    "lens": {"episodes": 4},
-    "patching": {"episodes": 4},
-    "probes": {"episodes": 8},
-    "recruitment": {"extraction_episodes": 120, "episodes": 4},
-    "returns": {"episodes": 64},
-    "thoughts": {"episodes": 8, "shuffled": True},
-    "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 4, "strengths": (-1.0, 0.0, 1.0)},
-    "subnetwork": {"draws": 1, "episodes": 1024},
-    "tracking": {"episodes": 120, "play_episodes": 16},
-}
-"""Options that make a measurement quick; a new one adds its own. The course asks for what its parts have compiled."""
 TOGETHER = {"overlaps", "subnetwork"}
 """Members are compared with each other, or draw in a row."""
-MAZE = {"concepts", "recruitment", "steering", "tracking"}
-"""Those of EmojiMaze-v0 alone."""
-THINKING = {"thoughts"}
-"""Those of worlds with plans alone."""
 
 
 @pytest.mark.slow
@@ -455,14 +431,14 @@ THINKING = {"thoughts"}
     "name", [pytest.param(name, marks=pytest.mark.long if name == "course" else ()) for name in measures.__all__]
 )
 def test_every_measurement_numbers_members_as_the_run_does(name, tmp_path):
-    world = {"world": tiny.CONFIG.world} if name in MAZE else {}
-    world |= {"world": dataclasses.replace(LABYRINTH, plan_length=4)} if name in THINKING else {}
+    world = {"world": dataclasses.replace(tiny.CONFIG.world, badge="spoken")} if name in tiny.MAZE else {}
+    world |= {"world": dataclasses.replace(LABYRINTH, plan_length=4)} if name in tiny.THINKING else {}
     hard = make(tmp_path / "hard", lost=[1], **world)  # a sweep of which a member has diverged
     measurement = getattr(measures, name)
     assert REGISTRY[measurement.name] is measurement
     assert measurement.summary.endswith(".")
     assert all(option.help for option in measurement.options.values())
-    measured = measurement(hard, **SMALLEST.get(name, {}))
+    measured = measurement(hard, **tiny.SMALLEST.get(name, {}))
     assert labels(measured, "member", "seed") == [[0, 2, 3], [0, 0, 1]]
     assert measured["rl.learning_rate"].values.tolist() == [1e-4, 1e-2, 1e-2]
     for _, array in estimates.rows(measured.isel(checkpoint=-1) if measurement.followed else measured):
@@ -470,7 +446,7 @@ def test_every_measurement_numbers_members_as_the_run_does(name, tmp_path):
     if measurement.followed:
         assert measured["checkpoint"].values.tolist() == list(measurement.default(hard))
     # Nobody's numbers depend on who else is there; as many members share its programs.
-    other = measurement(make(tmp_path / "other", lost=[3], **world), **SMALLEST.get(name, {}))
+    other = measurement(make(tmp_path / "other", lost=[3], **world), **tiny.SMALLEST.get(name, {}))
     both = [dataset.sel(member=[0, 2]) for dataset in (measured, other)]
     if name not in TOGETHER:
         alone = [part.drop_vars(["unit", "agreement", "axis_cosine"], errors="ignore") for part in both]

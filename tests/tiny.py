@@ -44,6 +44,33 @@ JOBS = {
 }
 """For two processes: a member split over both; a member each; all on one, as 3 members of 9 episodes do not divide."""
 
+SMALLEST = {
+    "attempts": {"samples": 3, "mazes": 4},
+    "attention": {"episodes": 4},
+    "attribution": {"episodes": 4},
+    "beliefs": {"episodes": 4},
+    "concepts": {"episodes": 120, "permutations": 3},
+    "course": {"episodes": 64, "samples": 3, "mazes": 4},
+    "divergence": {"episodes": 64},
+    "ledger": {"mazes": 4, "episodes": 8},
+    "lens": {"episodes": 4},
+    "patching": {"episodes": 4},
+    "probes": {"episodes": 8},
+    "recruitment": {"extraction_episodes": 120, "episodes": 4},
+    "returns": {"episodes": 64},
+    "thoughts": {"episodes": 8, "shuffled": True},
+    "steering": {"extraction_episodes": 120, "episodes": 2, "play_episodes": 4, "strengths": (-1.0, 0.0, 1.0)},
+    "subnetwork": {"draws": 1, "episodes": 1024},
+    "tracking": {"episodes": 120, "play_episodes": 16},
+}
+"""Options that make a measurement quick; a new one adds its own. The course asks for what its parts have compiled."""
+MAZE = {"concepts", "recruitment", "steering", "tracking"}
+"""Those of EmojiMaze-v0 alone."""
+THINKING = {"thoughts"}
+"""Those of worlds with plans alone."""
+INSIDE = {"attention", "attribution", "lens"}
+"""Those of transformers alone."""
+
 
 def arguments(config: Config) -> list[str]:
     """The options of `train.py` that make a config."""
