@@ -98,13 +98,13 @@ def floors(of_arms: Mapping[str, _Floor], name: str) -> dict[str, _Floor]:
         its label before the name.
     """
 
-    def numbers(floor: Any) -> list[np.ndarray]:
-        return [np.asarray(x) for x in (floor, *(floor[name] for name in getattr(floor, "dims", ())))]
+    def with_axes(floor: Any) -> list[np.ndarray]:
+        return [np.asarray(x) for x in (floor, *(floor[axis] for axis in getattr(floor, "dims", ())))]
 
     def same(one: np.ndarray, other: np.ndarray) -> bool:
         return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)
 
-    first, *others = map(numbers, of_arms.values())
+    first, *others = map(with_axes, of_arms.values())
     if all(len(other) == len(first) and all(map(same, first, other)) for other in others):
         return {name: next(iter(of_arms.values()))}
     return {f"{label}, {name}": floor for label, floor in of_arms.items()}

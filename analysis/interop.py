@@ -89,8 +89,7 @@ def export(
     folder = into or run.path / "exports" / f"{to}-{checkpoint}-{member}"
     if to == "run":
         return [excerpt.write(run, member, checkpoint, folder).path]
-    used = [entry for entry in files.entries(folder) if not entry.name.endswith(".partial")]
-    if used and not files.holds(folder / "config.json", {"of", "policy"}):
+    if files.others(folder) and not files.holds(folder / "config.json", {"of", "policy"}):
         raise ConfigError(f"--into={folder}: holds something else than an export; name an empty folder, or a new one")
     place = int(np.flatnonzero(run.kept == member)[0])
     parameters = jax.tree.map(lambda x: np.asarray(x[place], np.float32), run.kept_parameters(checkpoint))

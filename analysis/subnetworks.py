@@ -7,7 +7,7 @@ parameters, and the parameters of the smallest magnitude.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +81,14 @@ def train(config: Config, start: Parameters, trained: Sequence[Matrices]) -> tup
         mask = jax.tree.map(jnp.asarray, weights.join(one, like=start))
         # Copies, because the program is given its state for good and the start is needed again.
         state = program.place(jax.tree.map(jnp.copy, dataclasses.replace(stage.initial(start), mask=mask)))
-        sound: Any = True
+        losses = list[np.ndarray]()
         for done in range(0, stage.updates, stage.chunk):
             state, metrics = program(state, *arguments)
-            sound &= np.isfinite(np.asarray(metrics[runs.LOSS])).all(
-                axis=1
-            )  # who has diverged stands still and stays finite
+            losses.append(np.asarray(metrics[runs.LOSS]))
             if done == 0:
                 first.append(np.asarray(metrics["return"][:, 0]))
+        # Who has diverged stands still and stays finite.
+        sound = np.all(np.isfinite(np.concatenate(losses, axis=1)), axis=1)
         results.append(jax.tree.map(lambda x, sound=sound: _where(sound, np.asarray(x)), state.parameters))
     return results, np.stack(first)
 

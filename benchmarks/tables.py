@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,18 +61,9 @@ def report(arguments: Sequence[str], prog: str, keys: Set[str], sections: Callab
         print("\n\n".join(named.values()))
 
 
-@contextlib.contextmanager
-def whole(*paths: Path) -> Iterator[None]:
+def whole(*paths: Path) -> contextlib.AbstractContextManager[None]:
     """Name the files where something that is read of them is missing, or is no such thing; raises ConfigError."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        why = f"{type(error).__name__}: {files.one_line(error)}"
-        raise ConfigError(
-            f"{', '.join(map(str, paths))}: lacks something ({why}); measure again with --json"
-        ) from error
+    return files.shaped(f"{', '.join(map(str, paths))}: lacks something", "measure again with --json", ConfigError)
 
 
 def check(only: str, file: Path | None, keys: Set[str] = KEYS) -> None:

@@ -24,6 +24,10 @@ import numpy as np
 
 from ground.terminal import ConfigError
 
+_MISSHAPEN = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, StopIteration, TypeError, ValueError
+)  # fmt: skip
+"""What code raises that reads a document which is not as it should be."""
 _ELSEWHERE = "another place (train.py: another --run-dir)"
 _REMEDIES = {
     errno.ENOENT: f"there is no such folder; make or restore it, or choose {_ELSEWHERE}",
@@ -186,6 +190,11 @@ def sweep(folder: Path) -> None:
                 os.close(held)
 
 
+def others(folder: Path) -> list[Path]:
+    """Its entries, but for what killed processes have left half-written; raises RunError where it cannot be read."""
+    return [one for one in entries(folder) if not (one.name.startswith(".") and one.name.endswith(".partial"))]
+
+
 def _hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
@@ -210,6 +219,26 @@ def one_line(error: BaseException) -> str:
     """The gist of an error as a single line of at most 200 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200] or type(error).__name__
+
+
+@contextlib.contextmanager
+def shaped(
+    complaint: str, remedy: str, kind: type[Exception] = RunError, also: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Raise one error of one line where what is read of a document is missing, or is no such thing.
+
+    Args:
+        complaint: what the line begins with: the file, and what is wrong with it.
+        remedy: what it ends with.
+        kind: of the error; one that is of it already is let through.
+        also: further errors that what reads the document raises then.
+    """
+    try:
+        yield
+    except kind:
+        raise
+    except (*_MISSHAPEN, *also) as error:
+        raise kind(f"{complaint} ({type(error).__name__}: {one_line(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -230,17 +230,13 @@ def takeaways() -> dict[str, dict[str, dict[str, str]]]:
     Raises:
         ConfigError: the file is damaged or lacks one of them; one line says what is wrong.
     """
-    try:
+    complaint, remedy = f"{TAKEAWAYS}: not as it should be", "mend it, [study.variant] with both texts"
+    with files.shaped(complaint, remedy, ConfigError, also=(OSError,)):
         written = tomllib.loads(TAKEAWAYS.read_text(encoding="utf-8"))
         for name, variants in written.items():
             for variant, told in variants.items():
                 if not isinstance(told["verdict"], str) or not isinstance(told["text"], str):
                     raise TypeError(f"{name}.{variant}: verdict and text must be text")
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        why = f"{type(error).__name__}: {files.one_line(error)}"
-        raise ConfigError(
-            f"{TAKEAWAYS}: not as it should be ({why}); mend it, [study.variant] with both texts"
-        ) from error
     return written
 
 

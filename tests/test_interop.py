@@ -98,7 +98,9 @@ def test_what_is_no_export_is_left_alone(recurrent, tmp_path, capsys, monkeypatc
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "config.json").write_text('{"mine": 1}')
     (tmp_path / "file").touch()
-    for into in (recurrent.path, tmp_path / "thesis", tmp_path / "file", ""):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "thesis.partial").touch()
+    for into in (recurrent.path, tmp_path / "thesis", tmp_path / "unfinished", tmp_path / "file", ""):
         before = snapshot(recurrent.path) | snapshot(tmp_path)
         text = said(capsys, recurrent.path, "--to", "torch", "--into", into, status=2)
         assert text.count("\n") == 1

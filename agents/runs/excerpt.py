@@ -13,7 +13,6 @@ from agents.runs import sessions
 from agents.runs.config import Config
 from agents.runs.run import Run, create, open, refuse_what_is_used
 from ground import files
-from ground.files import RunError
 from ground.terminal import ConfigError
 
 
@@ -78,7 +77,8 @@ def _summary(run: Run, excerpt: Run, member: int) -> dict[str, Any]:
         "config_hash": excerpt.config_hash,
         "taken_from": {"config_hash": run.config_hash, "member": member},
     }
-    try:
+    remedy = f"restore it, or have it written anew by --resume {shlex.quote(str(run.path))}"
+    with files.shaped(f"{run.path / 'summary.json'}: not the summary of such a run", remedy):
         summary["schema"] = told["schema"]
         for name in ("return", "success"):
             if name in told:
@@ -87,9 +87,4 @@ def _summary(run: Run, excerpt: Run, member: int) -> dict[str, Any]:
                 values = dict(run.config.members[member].values)
                 where = next(point for point in points if point.get("values", values) == values)
                 summary[name] = {key: where[key] for key in ("random", "personas", "greedy")} | own
-    except (AttributeError, LookupError, StopIteration, TypeError):
-        raise RunError(
-            f"{run.path / 'summary.json'}: not the summary of such a run; restore it, or have it written anew by "
-            f"--resume {shlex.quote(str(run.path))}"
-        ) from None
     return summary

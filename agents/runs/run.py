@@ -460,8 +460,7 @@ def withdraw(run: Run) -> None:
 
 def refuse_what_is_used(path: Path) -> None:
     """Raise RunError where a directory holds anything but what a killed process leaves."""
-    names = [entry.name for entry in files.entries(path)]
-    if any(name != ".lock" and not (name.startswith(".") and name.endswith(".partial")) for name in names):
+    if any(entry.name != ".lock" for entry in files.others(path)):
         raise RunError(f"{path}: exists; choose another --run-dir, or --resume it")
 
 

@@ -175,10 +175,11 @@ class Curve:
     def mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """x, and the mean over members with its interval, float[N] each; no interval where there are too few."""
         x, values = self.members()
-        units = [None] * len(values) if self.units is None else np.broadcast_to(self.units, values.shape)
-        means = [statistics.mean_of(row, units=own) for row, own in zip(values, units, strict=True)]
-        parts = [(mean.mean, *mean.interval()) for mean in means]
-        mean, low, high = np.array(parts, float).reshape(-1, 3).T
+        if self.units is None or self.units.ndim == 1:
+            means = [statistics.mean_of(values, units=self.units)]
+        else:
+            means = [statistics.mean_of(row[None], units=own) for row, own in zip(values, self.units, strict=True)]
+        mean, low, high = np.concatenate([np.stack([part.mean, *part.interval()]) for part in means], axis=1)
         return x.mean(axis=1), mean, low, high
 
 

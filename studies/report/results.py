@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +66,14 @@ class Result:
             return None
         return not criteria["dirty"] and _utc(criteria["date"]) < min(map(_utc, created))
 
-    @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def whole(self) -> contextlib.AbstractContextManager[None]:
         """Name the verdict where something that is read of it is missing, or is no such thing.
 
         Raises:
             RunError: in one line.
         """
-        try:
-            yield
-        except (jinja2.TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"{self.folder / VERDICT}: lacks something ({error}); run the study again, or move it away"
-            ) from error
+        complaint, remedy = f"{self.folder / VERDICT}: lacks something", "run the study again, or move it away"
+        return files.shaped(complaint, remedy, also=(jinja2.TemplateError,))
 
     def inside(self, name: object) -> Path | None:
         """A file of its folder; None where there is none of that name, or it lies elsewhere."""
