@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import jax
 import pytest
@@ -111,10 +112,21 @@ def test_programs_are_compiled_quickly_unless_told_otherwise():
     [
         ("cpu", "--xla_other=1", f"--xla_other=1 --{environment.LEVEL}=2"),
         ("cpu", f"--{environment.LEVEL}=3", f"--{environment.LEVEL}=3"),
-        ("cuda,cpu", "", ""),
+        ("cuda,cpu", "", f"--{environment.TRITON}=false"),
+        ("gpu", "--xla_other=1", f"--xla_other=1 --{environment.TRITON}=false"),
+        ("cuda", f"--{environment.TRITON}=true", f"--{environment.TRITON}=true"),
         ("tpu", "--xla_other=1", "--xla_other=1"),
     ],
 )
-def test_only_programs_of_a_cpu_are_and_flags_that_are_there_stay(monkeypatch, platforms, flags, quick):
+def test_each_device_by_its_own_flag_and_flags_that_are_there_stay(monkeypatch, platforms, flags, quick):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     assert environment._quick(flags) == quick
+
+
+@pytest.mark.parametrize(("plugin", "name"), [("xla_cuda13", environment.TRITON), (None, environment.LEVEL)])
+def test_what_is_installed_decides_where_nobody_has(monkeypatch, plugin, name):
+    plugins = [metadata.EntryPoint(plugin, "x", "jax_plugins")] if plugin else []
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(environment.importlib.metadata, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    assert environment._quick("").startswith(f"--{name}=")
