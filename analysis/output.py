@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from analysis.figures import panels
-from analysis.figures.panels import Panel
+from analysis.figures.panels import Curves, Panel
 from ground import files
 from ground.terminal import ConfigError
 
@@ -56,7 +56,9 @@ class Output:
             files.write_json(self.json, {"schema": 1, **document()})
             written.append(self.json)
         if self.figures and (drawn := list(shown())):
-            meaning = "Mean and 95 % interval over members, and the members; no interval below 4 independent ones."
+            crowded = any(isinstance(panel, Curves) and panel.crowded for panel in drawn)
+            who = "whom the CSV lists" if crowded else "and the members"
+            meaning = f"Mean and 95 % interval over members, {who}; no interval below 4 independent ones."
             words = {"title": title, "meaning": meaning, "footer": footer, "plain": self.plain}
             written += panels.save(panels.draw(drawn, self.width, **words), stem(), drawn, **words)
         return written

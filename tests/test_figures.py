@@ -302,6 +302,26 @@ def test_the_table_beside_a_figure_holds_every_number(tmp_path):
     assert ("KL", "alien", "1", "", "0.25", "", "", "") in table
 
 
+@pytest.mark.parametrize("arms", [6, 7])
+def test_members_of_many_arms_are_in_the_table_alone(arms):
+    outlier = np.array([[0.0] * 4, [1.0, 1.0, 1.0, 9.0]])
+    curves = {f"arm {number}": Curve(outlier, outlier) for number in range(arms)}
+    panel = Curves(curves, "updates", "return")
+    (axes,) = panels.draw([panel]).axes
+    thin = [line for line in axes.lines if line.get_linewidth() < 1]
+    assert len(thin) == (4 * arms if arms == 6 else 0)
+    assert (axes.get_xlim()[1] > 9) == (arms == 6)  # where the member is; the mean ends at 3
+    assert sum(row.member is not None for row in panel.table()) == 8 * arms
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(0.99998, 1.0, 1.0), (0.001, 0.004, 0.3), (0.4, 0.6, 20.0)])
+def test_shares_that_hardly_differ_are_drawn_as_equal(low, high, shown):
+    panel = Curves({"a": Curve(np.arange(2), np.array([low, high]))}, "updates", "success", percent=True)
+    (axes,) = panels.draw([panel]).axes
+    ends = axes.get_ylim()
+    assert np.isclose((ends[1] - ends[0]) / 1.12, shown, rtol=0.01)
+
+
 def test_a_figure_of_nothing_is_refused():
     for wrong, width in (([], 5.5), ([rows(1)], 0.5), ([rows(1)], np.nan)):
         with pytest.raises(ValueError, match="draw"):

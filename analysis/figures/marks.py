@@ -52,6 +52,7 @@ def fit(
     log: bool = False,
     pad: float = 0.06,
     least: float = 0.4,
+    flat: float = 0.0,
 ) -> None:
     """End an axis (`x` or `y`) where the data do, or as far out as marks reach without pressing the data flat.
 
@@ -63,6 +64,7 @@ def fit(
         log: whether the axis is logarithmic, and has no marks.
         pad: room beyond either end, as a share of the axis.
         least: share of the axis that the data keep.
+        flat: share of the data's size below which differences are none; the axis is at least so long.
     """
     data = data[np.isfinite(data) & ((data > 0) | (not log))]
     near = (np.log10 if log else np.asarray)(data if len(data) else np.ones(1))
@@ -72,6 +74,8 @@ def fit(
         wider = min(low, value), max(high, value)
         if span >= least * (wider[1] - wider[0]) or not span:
             low, high = wider
+    short = flat * max(abs(low), abs(high)) - (high - low)
+    low, high = low - max(short, 0) / 2, high + max(short, 0) / 2
     room = pad * (high - low) if high > low else 0.5 if log else 0.1 * abs(low) or 0.5
     ends = np.array([low - room, high + room])
     getattr(axes, f"set_{side}lim")(10**ends if log else ends)

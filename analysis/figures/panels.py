@@ -24,6 +24,8 @@ _NAMES = 0.36
 """Most that names left of the axes take of a column."""
 _BESIDE = 0.8
 """Width of the labels right of the axes, inches."""
+_FEW = 6
+"""Lines of a panel whose members are drawn."""
 
 
 class Row(NamedTuple):
@@ -110,7 +112,8 @@ class Rows(Panel):
         scale = 100.0 if self.percent else 1.0
         data = [scale * np.array([e.mean, e.low, e.high, *e.values], float) for e in self.estimates.values()]
         lines = marks.of(self.marks, self.percent)
-        marks.fit(axes, "x", np.concatenate(data) if data else np.zeros(0), lines, pad=0.12, least=0.15)
+        values = np.concatenate(data) if data else np.zeros(0)
+        marks.fit(axes, "x", values, lines, pad=0.12, least=0.15, flat=0.01 if self.percent else 0.0)
         marks.draw(axes, "x", lines)
         for place, name in enumerate(self.estimates):
             colour, marker, _ = styles[name]
@@ -200,6 +203,11 @@ class Curves(Panel):
     """Dots of members instead of lines, for scatter plots."""
 
     @property
+    def crowded(self) -> bool:
+        """Whether so many lines are here that members would hide them; those are in the table alone."""
+        return len(self.curves) > _FEW and not self.points
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(curve.style or name for name, curve in self.curves.items())
 
@@ -220,34 +228,36 @@ class Curves(Panel):
         return max(float(np.clip(0.6 * width, 1.4, 2.6)), sum(map(style.tall, words)))
 
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
-        scale, everything = 100.0 if self.percent else 1.0, [np.zeros(0)]
+        scale, everything, across = 100.0 if self.percent else 1.0, [np.zeros(0)], [np.zeros(0)]
         count = sum(curve.members()[1].shape[1] for curve in self.curves.values())
         axes.set_xscale("log" if self.log_x else "linear")
         for name, curve in self.curves.items():
             colour, marker, dash = styles[curve.style or name]
             each, values = curve.members()
             values = scale * values
-            everything.append(values.ravel())
+            if not self.crowded:
+                everything.append(values.ravel())
+                across.append(each.ravel())
             if self.points:
                 axes.plot(each, values, marker, color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
                 continue
             x, *means = curve.mean()
             mean, low, high = (scale * part for part in means)
-            everything += [low, high]
+            everything += [mean, low, high]
+            across.append(x)
             if len(x) == 1:
                 axes.plot(x[[0, 0]], [low[0], high[0]], color=colour, linewidth=2.2, alpha=0.55, zorder=5)
                 axes.plot(x, mean, marker, color=colour, markersize=5, zorder=6)
                 continue
-            if values.shape[1] > 1:
+            if values.shape[1] > 1 and not self.crowded:
                 axes.plot(each, values, color=colour, linewidth=0.5, alpha=min(0.45, 0.12 + 2 / count), zorder=2)
-            axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0, zorder=3)
+            axes.fill_between(x, low, high, color=colour, alpha=0.1 if self.crowded else 0.25, linewidth=0, zorder=3)
             often = max(1, len(x) // 6)
             axes.plot(x, mean, color=colour, linestyle=dash, linewidth=1.5, marker=marker, markersize=3.5,
                       markevery=often, zorder=4)  # fmt: skip
         lines = marks.of(self.marks, self.percent)
-        across = [curve.members()[0].ravel() for curve in self.curves.values()]
-        marks.fit(axes, "x", np.concatenate([np.zeros(0), *across]), log=self.log_x, pad=0.03)
-        marks.fit(axes, "y", np.concatenate(everything), lines)
+        marks.fit(axes, "x", np.concatenate(across), log=self.log_x, pad=0.03)
+        marks.fit(axes, "y", np.concatenate(everything), lines, flat=0.01 if self.percent else 0.0)
         marks.draw(axes, "y", lines)
         marks.beside(axes, lines, _BESIDE, height)
         axes.grid(axis="both" if self.points else "y")
