@@ -119,6 +119,7 @@ class Program:
     def __init__(self, text: str):
         self.text = text
         self.computations: dict[str, list[tuple[str, str]]] = {}
+        self.limits: dict[str, list[int]] = {}
         self.loops: list[Loop] = []
         entry = current = ""
         for line in text.splitlines():
@@ -128,18 +129,29 @@ class Program:
                 entry = current if start[1] else entry
             elif current and (found := _INSTRUCTION.match(line)):
                 self.computations[current].append((found[2], found[3]))
+                if limit := re.match(r"s32\[\].* constant\((\d+)\)", line.partition(" = ")[2]):
+                    self.limits.setdefault(current, []).append(int(limit[1]))
         self.kernels = self._count(entry)
         """Launched by one call."""
 
     def _count(self, name: str) -> int:
         return sum(self._launched(kind, rest) for kind, rest in self.computations[name])
 
+    def _counted(self, condition: str) -> int:
+        """How often a loop runs that does nothing but count up to a number, as TPUs' texts have them; else 0."""
+        compared = [rest for kind, rest in self.computations[condition] if kind == "compare"]
+        others = {kind for kind, _ in self.computations[condition]} - {"compare", *_FREE}
+        simple = len(compared) == 1 and "direction=LT" in compared[0] and not others
+        limits = self.limits.get(condition, [])
+        return limits[0] if simple and len(limits) == 1 else 0
+
     def _launched(self, kind: str, rest: str) -> int:
         called = dict(re.findall(r"(body|condition|to_apply|calls)=%?([\w.-]+)", rest))
         if kind == "while":
             known = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-            turns, inside = int(known[1]) if known else 1, self._count(called["body"])
-            inside += 0 if known else self._count(called["condition"])
+            turns = int(known[1]) if known else self._counted(called["condition"])
+            inside = self._count(called["body"]) + (0 if turns else self._count(called["condition"]))
+            turns = turns or 1
             scope = re.search(r'op_name="([^"]*)"', rest)
             self.loops.append(Loop(scope[1] if scope else "", turns, inside))
             return turns * inside

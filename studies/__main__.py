@@ -3,6 +3,7 @@
     uv run -m studies list                         every study, its claim, how long it takes, its last verdict
     uv run -m studies run NAME --scale laptop      train or find what it needs, measure, judge, draw
     uv run -m studies run all                      all of them, the cheapest first
+    uv run -m studies train 'rooms/*'              train or find populations of the catalogue, by name or pattern
     uv run -m studies report                       one site of everything that has been run, to open from disk
     uv run -m studies report --into docs/results   what must last: the table of verdicts, data and figures
 
@@ -11,6 +12,7 @@
 
 import dataclasses
 import difflib
+import fnmatch
 import functools
 import importlib
 import itertools
@@ -35,7 +37,7 @@ from ground import signals, terminal
 from ground.files import RunError
 from ground.terminal import ConfigError
 from studies import study as frame
-from studies.populations import Scale
+from studies.populations import CATALOGUE, Population, Scale, of
 from studies.questions import agreement
 from studies.report import results, site
 from studies.store import Store
@@ -55,12 +57,10 @@ class List:
     """Where results lie."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Run a study to its verdict. What it has trained before is found again."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Options of what trains."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """Which study, or `all`."""
     scale: Scale = "laptop"
     """`smoke` takes minutes and decides little, `laptop` an hour or two on 2 CPU cores, `paper` one large GPU."""
     seed: int = 0
@@ -70,14 +70,36 @@ class Run:
     track: watching.Tool | None = None
     """Show training and verdict in this tool, too; see docs/tracking.md."""
 
-    def studies(self) -> list[Study]:
-        """What is asked for.
-
-        Raises:
-            ConfigError: it cannot be run, in one line that names the option, its value and the remedy.
-        """
+    def check(self) -> None:
+        """Refuse what cannot be trained, in one line that names the option, its value and the remedy: a ConfigError."""
         if not 0 <= self.seed < 2**30:
             raise ConfigError(f"--seed={self.seed}: use 0 to {2**30 - 1}; members count on from there")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Trained):
+    """Train populations of the catalogue, or find them; `uv run -m analysis course RUN` measures what training did."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Which population, such as rooms/ppo, or a pattern of names, such as 'rooms/*'."""
+
+    def populations(self) -> dict[str, Population]:
+        """What is asked for, by name; raises ConfigError where that is nothing."""
+        self.check()
+        chosen = {name: one for name, one in CATALOGUE.items() if fnmatch.fnmatchcase(name, self.name)}
+        return chosen or {self.name: of(self.name)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Trained):
+    """Run a study to its verdict. What it has trained before is found again."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Which study, or `all`."""
+
+    def studies(self) -> list[Study]:
+        """What is asked for; raises ConfigError where it cannot be run."""
+        self.check()
         frame.takeaways()
         return [find(name) for name in (NAMES if self.name == "all" else (self.name,))]
 
@@ -129,11 +151,23 @@ def show_list(command: List, console: Console) -> int:
     return 0
 
 
+def show_train(command: Train, console: Console) -> int:
+    """Train populations, and print where each lies."""
+    shelf = Store(command.out / "runs", console, command.scale != "smoke", command.track)
+    chosen = command.populations()
+    arms = {name: one.config(command.scale, command.seed) for name, one in chosen.items()}
+    minutes = frame.minutes((config for config in arms.values() if not shelf.finished(config)), command.scale)
+    console.print(
+        f"{len(arms)} population{'s' * (len(arms) > 1)}, about {minutes:.0f} minutes of training", highlight=False
+    )
+    for name, config in arms.items():
+        reporting.written(console, [shelf.run(config).path], f"{name}: {chosen[name].title}")
+    return 0
+
+
 def show_run(command: Run, console: Console) -> int:
     """Run a study and print its verdict; or all of them, the cheapest first."""
     studies = command.studies()
-    if command.scale == "smoke":  # compiling is most of it
-        jax.config.update("jax_disable_most_optimizations", True)
     if len(studies) == 1:
         _run(studies[0], command, console)
         return 0
@@ -201,7 +235,12 @@ def show_report(command: Report, console: Console) -> int:
     return 0
 
 
-COMMANDS = {"list": (List, show_list), "run": (Run, show_run), "report": (Report, show_report)}
+COMMANDS = {
+    "list": (List, show_list),
+    "run": (Run, show_run),
+    "train": (Train, show_train),
+    "report": (Report, show_report),
+}
 
 
 def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> int:
@@ -217,10 +256,12 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     kind, show = COMMANDS[name]
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
-        if isinstance(command, Run):
-            command.studies()  # refused before a device is looked for
+        if isinstance(command, Run | Train):  # refused before a device is looked for
+            command.studies() if isinstance(command, Run) else command.populations()
         with signals.catch(at_once=True), environment.enough_memory():
             begin()
+            if isinstance(command, Trained) and command.scale == "smoke":  # compiling is most of it
+                jax.config.update("jax_disable_most_optimizations", True)
             return show(command, terminal.console(markup=True))
     except (ConfigError, RunError, stages.Diverged) as error:
         terminal.complain(f"studies {name}", error)

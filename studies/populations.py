@@ -246,6 +246,7 @@ add("rooms/name_only", "PPO of the name alone", _rooms, choices="name")
 add("rooms/exploit", "PPO, closed door pays", _rooms, world={"gold_reward": 1.0})
 _STYLE = {"goal_reward": 0.0, "style": "Bob", "style_reward": 1.0}
 add("rooms/style", "PPO, Bob's style pays", _rooms, world=_STYLE)
-add("rooms/sft_alice", "SFT on Alice", _rooms_sft, persona="Alice")
+for _name in ("Larry", "Bob", "Alice"):
+    add(f"rooms/sft_{_name.lower()}", f"SFT on {_name}", _rooms_sft, persona=_name)
 add("rooms/sft_all", "SFT on the mixture", _rooms_sft, persona="all")
 add("rooms/rejection", "SFT on own successes", _rooms_sft, source="successes")

@@ -78,6 +78,25 @@ def test_a_loop_of_unknown_length_counts_once_with_its_condition():
     assert program.kernels == 1 + 1 + 1 + 2 + 1
 
 
+@pytest.mark.parametrize(
+    ("condition", "turns"),
+    [
+        ("%n = s32[]{:T(128)} constant(9)\n  ROOT %c = pred[]{:T(512)} compare(%i, %n), direction=LT", 9),
+        ("%n = s32[] constant(9)\n  ROOT %c = pred[] compare(%i, %n), direction=GT", 1),
+        ("%n = f32[] constant(9)\n  ROOT %c = pred[] compare(%i, %n), direction=LT", 1),
+        ("%n = s32[] constant(9)\n  %c = pred[] compare(%i, %n), direction=LT\n  ROOT %d = pred[] and(%c, %o)", 1),
+    ],
+)
+def test_where_the_compiler_does_not_say_a_loop_that_counts_tells_by_its_end(condition, turns):
+    counted = "%c = pred[] fusion(%i, %n), kind=kLoop, calls=%fused"
+    fused = "%n = s32[] constant(5)\n  ROOT " + counted
+    program = ahead.Program(HLO.replace('"known_trip_count":{"n":"5"}', "").replace(fused, condition))
+    assert program.loops[0].turns == turns
+    assert program.kernels == 1 + 1 + 1 + (
+        9 * 2 if turns == 9 else 2 + condition.count("compare") + ("and(" in condition)
+    )
+
+
 def test_the_compilers_own_text_is_understood():
     def function(x):
         def inner(x, _):

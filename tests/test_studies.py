@@ -124,6 +124,24 @@ def planted(values) -> Study:
 
 
 @TRAINS
+def test_populations_are_trained_by_name_and_found_again(tmp_path, monkeypatch, capsys):
+    for name, config in {"planted/one": SHORT, "planted/two": OTHER}.items():
+        one = populations.Population(name, f"Called {name}", lambda scale, config=config: config)
+        monkeypatch.setitem(populations.CATALOGUE, name, one)
+    paths = [store.Store(tmp_path / "runs", QUIET).path(dataclasses.replace(x, seed=7)) for x in (SHORT, OTHER)]
+    for asked in ("planted/*", "planted/two"):
+        assert command.main(["train", asked, "--seed", "7", "--out", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert all(
+            (str(path) in said.replace("\n", "")) == (asked == "planted/*" or path == paths[1]) for path in paths
+        )
+        assert f"{'2 populations' if asked == 'planted/*' else '1 population'}, about" in said
+        assert "Called planted/two" in said
+        monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trained anew"))
+    assert all("return" in runs.open(path).summary() for path in paths)
+
+
+@TRAINS
 def test_a_study_leaves_what_it_promises(tmp_path, monkeypatch):
     monkeypatch.setitem(
         populations.CATALOGUE, "planted/one", populations.Population("planted/one", "One", lambda scale: SHORT)
@@ -223,6 +241,10 @@ def test_the_words_for_those_who_do_not_see_a_figure_name_every_panel():
         (["run", "negative_reinforcement", "--scale", "huge"], "--scale"),
         (["run", "negative_reinforcement", "--seed", "-1"], "--seed=-1"),
         (["run"], "name: missing"),
+        (["train"], "name: missing"),
+        (["train", "rooms/pp"], "rooms/pp: no such population; there are rates/ppo, "),
+        (["train", "room/*"], "room/*: no such population"),
+        (["train", "rooms/ppo", "--seed", "-1"], "--seed=-1"),
     ],
 )
 def test_a_wrong_command_gets_one_line(arguments, message, capsys):
