@@ -362,6 +362,9 @@ def parse(arguments: Sequence[str]) -> Command:
     given = [name for a in arguments if (name := a.partition("=")[0]).startswith("--") and name != "--track"]
     if command.resume and len(given) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
+    unread = [name for name in given if name.startswith("--sft.") and name != "--sft.updates"]
+    if unread and not command.config.sft.updates and command.config.rl.imitation != "sft":
+        raise ConfigError(f"{unread[0]}: nobody is fine-tuned; add --sft.updates")
     return command
 
 

@@ -12,9 +12,11 @@ import pytest
 import envs
 import train
 from agents.learning import hyperparameters
+from agents.learning.imitation import PretrainConfig
 from agents.learning.rl import RLConfig
 from agents.runs import config as configs
 from agents.runs.config import Config, ConfigError
+from envs import rooms
 from tests import tiny
 
 
@@ -129,12 +131,28 @@ def test_documents_that_are_no_config_are_refused(change, message):
         (["--scale", "huge"], "--scale huge: unknown; choose one of smoke, laptop, paper"),
         (["--seed"], "--seed: its value is missing"),
         (["--resume", "runs/x", "--seed", "1"], "takes the run's own config"),
+        (["--sft.persona", "Larry"], r"--sft\.persona: nobody is fine-tuned; add --sft\.updates"),
+        (["--sft.updates=0", "--sft.learning_rate=1e-4"], r"--sft\.learning_rate: nobody is fine-tuned"),
     ],
 )
 def test_command_lines_that_make_no_sense_are_refused_in_one_line(arguments, message):
     with pytest.raises(ConfigError, match=message) as caught:
         train.parse(arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("also", [["--sft.updates", "8"], ["--rl.imitation", "sft"]])
+def test_what_shall_be_imitated_is_read_where_somebody_imitates(also):
+    assert train.parse(["--scale", "smoke", "--sft.persona", "Larry", *also]).config.sft.persona == "Larry"
+
+
+@pytest.mark.parametrize(("persona", "priors"), [("all", [[1, 0, 0], [0, 0.5, 0.5]]), ("Bob", [[0, 1, 0]] * 2)])
+def test_a_base_that_was_shown_one_persona_holds_no_other(persona, priors):
+    config = Config(
+        world=rooms.RoomsOptions(towns=2, town=2), pretrain=PretrainConfig(persona=persona, prior=("1,0,0", "0,.5,.5"))
+    )
+    assert config.pretrain.priors(2).tolist() == priors
+    assert config.prior.tolist() == priors[1]
 
 
 def test_options_change_the_scale_they_name():

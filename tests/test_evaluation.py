@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from agents import runs
 from agents.runs import config as configs
 from agents.runs import evaluation, reporting, scripts
 from envs import personas, tokens
-from tests import tiny
+from tests import tiny, untrained
 
 
 def told(tmp_path, **population) -> dict:
@@ -154,3 +155,14 @@ def test_a_notebook_shows_each_point_of_a_grid_and_no_interval_of_a_single_polic
         ("after RL, rl.learning_rate=0.0001", "2.0 [1.5, 2.5]"),
         ("after RL, rl.learning_rate=0.5", "–"),
     ]
+
+
+@pytest.mark.parametrize(
+    "told", [{"return": 5}, {"return": {"random": 1.0}}, {"return": {"random": "x", "personas": 3}}]
+)
+def test_a_notebook_shows_what_is_wrong_with_a_summary(tmp_path, told):
+    run = untrained.write(tmp_path / "run", tiny.CONFIG)
+    (run.path / "summary.json").write_text(json.dumps(told))
+    shown = run._repr_html_()
+    assert "summary.json: not the summary of a run" in shown
+    assert shown.startswith(f"<p><code>Run {run.path}")

@@ -73,7 +73,8 @@ class Demonstrations:
         texts = self.prior or (",".join(["1/3"] * len(personas.PERSONAS)),)
         if len(texts) not in (1, places):
             raise ValueError(f"{len(texts)} priors: give one, or one for each of {places} towns")
-        return np.array([_prior(text) for text in texts] * (places // len(texts)))
+        chances = np.array([_prior(text) for text in texts] * (places // len(texts)))
+        return chances if self.persona == "all" else chances * 0 + (np.array(personas.PERSONAS) == self.persona)
 
 
 TRAITS = ("slip", "plan_following", "skill", "plan_slip", "thinking_larry", "thinking_bob", "thinking_alice")
