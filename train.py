@@ -34,7 +34,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -362,10 +362,21 @@ def parse(arguments: Sequence[str]) -> Command:
     given = [name for a in arguments if (name := a.partition("=")[0]).startswith("--") and name != "--track"]
     if command.resume and len(given) > 1:
         raise ConfigError(f"--resume {command.resume}: takes the run's own config; give no other option")
-    unread = [name for name in given if name.startswith("--sft.") and name != "--sft.updates"]
-    if unread and not command.config.sft.updates and command.config.rl.imitation != "sft":
-        raise ConfigError(f"{unread[0]}: nobody is fine-tuned; add --sft.updates")
+    _check_read(command.config, given)
     return command
+
+
+def _check_read(config: Config, given: Iterable[str]) -> None:
+    """Refuse options that nothing reads, as the others stand; raises ConfigError."""
+    reference, imitation = config.rl.reference != "none", config.rl.imitation == "sft"
+    for prefixes, is_read, remedy in (
+        (("--sft.",), config.sft.updates or imitation, "nobody is fine-tuned; add --sft.updates"),
+        (("--rl.reference-",), reference, "there is no reference; add --rl.reference loss"),
+        (("--rl.imitation-", "--rl.final-imitation-"), imitation, "RL imitates nobody; add --rl.imitation sft"),
+    ):
+        for name in given:
+            if name.replace("_", "-").startswith(prefixes) and name != "--sft.updates" and not is_read:
+                raise ConfigError(f"{name}: {remedy}")
 
 
 def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> int:

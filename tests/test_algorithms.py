@@ -381,3 +381,33 @@ def test_what_stale_episodes_are_clipped_against(importance, key):
     plain = np.asarray(batch.targets - values)  # of GAE, the targets are advantages plus values
     expected = weight * plain if importance == "decoupled" else plain
     np.testing.assert_allclose(batch.advantages, expected, atol=1e-4)
+
+
+def test_the_divergence_of_those_who_learn_is_told_whoever_played(key):
+    config = dataclasses.replace(tiny.CONFIG.rl, staleness=1, reference="loss", episodes=512)
+    policy, (world, params) = tiny.CONFIG.make_policy(), tiny.CONFIG.world.make()
+    old, other = (policy.init(k) for k in jax.random.split(key))
+    old, other = (jax.tree.map(lambda x: 2 * x, parameters) for parameters in (old, other))
+    now = jax.tree.map(lambda a, b: a + 0.05 * (b - a), old, other)
+
+    @jax.jit
+    def told(plays):
+        of = {"behaviour": plays, "reference": old}
+        return rl.collect(policy, world, config, params, now, key, 64, learner.Shards(), **of)[1]["episode_kl"]
+
+    fresh, stale = float(told(now)), float(told(old))
+    assert fresh > 0.1
+    np.testing.assert_allclose(stale, fresh, rtol=0.5)
+
+
+@pytest.mark.parametrize("kind", ["episode", "to_go"])
+def test_who_is_paid_for_others_is_paid_no_less_for_playing_less(kind, key):
+    config = dataclasses.replace(
+        tiny.CONFIG.rl, advantage=kind, normalise="none", shuffle_rewards=True, discount=0.5, reward_scale=1.0
+    )
+    policy, (world, params) = tiny.CONFIG.make_policy(), tiny.CONFIG.world.make()
+    batch, told = jax.jit(lambda p: rl.collect(policy, world, config, params, p, key, 8, learner.Shards()))(
+        policy.init(key)
+    )
+    equal = np.allclose(np.asarray(batch.advantages)[:, 0].mean(), told["return"], atol=1e-4)
+    assert equal == (kind == "episode")

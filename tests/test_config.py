@@ -91,6 +91,13 @@ BAD = [
         {"population": {"sweep": ("sft.slip=0,0.3",)}, "sft": {"updates": 10}, "rl": {"imitation": "sft"}},
         r"--population\.sweep sft\.slip: RL imitates alike in all members; start one run per value",
     ),
+    ({"rl": {"clip_dual": 0.5}}, r"--rl\.clip_dual=0\.5: such a bound undoes the objective itself; use 0 for none, or"),
+    ({"population": {"sweep": ("rl.clip_dual=3,1",)}}, r"rl\.clip_dual=1: such a bound undoes"),
+    (
+        {"rl": {"advantage": "outcome", "reference": "reward"}},
+        r"--rl\.reference=reward: an outcome is what .*; use loss",
+    ),
+    ({"world": {"towns": 2}}, r"--world\.town=0: say in which of the towns members play, 1 to 2"),
     ({"sft": {"choices": "plan"}}, r"--sft\.choices=plan: nothing is said before the first move in EmojiMaze-v0; use"),
 ]
 
@@ -132,6 +139,8 @@ def test_documents_that_are_no_config_are_refused(change, message):
         (["--seed"], "--seed: its value is missing"),
         (["--resume", "runs/x", "--seed", "1"], "takes the run's own config"),
         (["--sft.persona", "Larry"], r"--sft\.persona: nobody is fine-tuned; add --sft\.updates"),
+        (["--rl.reference-weight", "0.5"], r"--rl\.reference-weight: there is no reference; add --rl\.reference loss"),
+        (["--rl.imitation_focus"], r"--rl\.imitation_focus: RL imitates nobody; add --rl\.imitation sft"),
         (["--sft.updates=0", "--sft.learning_rate=1e-4"], r"--sft\.learning_rate: nobody is fine-tuned"),
     ],
 )
@@ -153,6 +162,8 @@ def test_a_base_that_was_shown_one_persona_holds_no_other(persona, priors):
     )
     assert config.pretrain.priors(2).tolist() == priors
     assert config.prior.tolist() == priors[1]
+    nowhere = dataclasses.replace(config, world=rooms.RoomsOptions(towns=2))
+    assert nowhere.prior.tolist() == np.mean(priors, axis=0).tolist()
 
 
 def test_options_change_the_scale_they_name():

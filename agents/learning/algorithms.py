@@ -112,7 +112,7 @@ class RLConfig:
     reward_scale: float = 0.05
     """Rewards are multiplied by this for the value head; one Gold tile becomes 1."""
     entropy_weight: float = 0.0
-    """Weight of the entropy of the four actions."""
+    """Weight of the entropy of each decision: the four actions, and a name or a plan where they are chosen."""
     equalized_entropy_weight: float = 0.01
     """Weight of the entropy within each kind of tile (arXiv 2605.30232, appendix J.3)."""
     temperature: float = 1.0

@@ -262,7 +262,8 @@ def collect(
     if config.shuffle_rewards:
         others = strangers(shuffle_key, config.episodes, config.group)
         pay, rewards = pay[others], rewards[others]
-        rewards = jax.vmap(objectives.pay_later, in_axes=(0, 0, None))(rewards, episodes.played, config.discount)
+        discount = config.discount if config.advantage in ("gae", "to_go") else 1.0  # the others sum
+        rewards = jax.vmap(objectives.pay_later, in_axes=(0, 0, None))(rewards, episodes.played, discount)
     divergence = jnp.where(episodes.decided, taken - expected, 0.0)
     if config.reference == "reward":
         # Charged at the next turn, for a plan at the first: what a turn's reward is, its decisions have caused.
@@ -297,7 +298,11 @@ def collect(
         "played_ratio_error": objectives.mean(apart, episodes.played),
     }
     if reference is not None:
-        metrics["episode_kl"] = divergence.sum(axis=1).mean()
+        of_episode = divergence.sum(axis=1)
+        metrics["episode_kl"] = of_episode.mean()
+        if behaviour is not None:
+            likelier = jax.nn.softmax(jnp.sum(taken - played, axis=1, where=episodes.decided))
+            metrics["episode_kl"] = jnp.sum(likelier * of_episode)
     if behaviour is not None:
         first, second = (jnp.sum(x, where=episodes.decided) for x in (weight, jnp.square(weight)))
         count = episodes.decided.sum(dtype=jnp.float32)

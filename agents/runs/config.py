@@ -111,8 +111,9 @@ class Config:
 
     @property
     def prior(self) -> np.ndarray:
-        """Chances of the personas in the town where members play, float64[3]."""
-        return self.pretrain.priors(self.world.towns)[max(self.world.town - 1, 0)]
+        """Chances of the personas in the town where members play, or in all of them together, float64[3]."""
+        chances = self.pretrain.priors(self.world.towns)
+        return chances[self.world.town - 1] if self.world.town else chances.mean(axis=0)
 
     def make_policy(self) -> Policy:
         """The policy, which knows the words of the world."""
@@ -266,6 +267,10 @@ def check(config: Config) -> None:
             raise ConfigError(f"--sft.source={config.sft.source}: RL imitates personas alone; leave it out")
     if rl.reference == "none" and rl.reference_reset:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
+    if rl.reference == "reward" and rl.advantage == "outcome":
+        raise ConfigError("--rl.reference=reward: an outcome is what the world pays, whatever is charged; use loss")
+    if config.world.towns and not config.world.town and (config.sft.updates or rl.updates):
+        raise ConfigError(f"--world.town=0: say in which of the towns members play, 1 to {config.world.towns}")
     if config.evaluation_episodes % 256:
         raise ConfigError(f"--evaluation_episodes={config.evaluation_episodes}: use a multiple of 256")
     last = 2**31 - config.population.seeds
@@ -393,6 +398,8 @@ def check_range(path: str, value: float) -> None:
         raise ConfigError(f"{option}: use a value from 0 to 1")
     if value < low:
         raise ConfigError(f"{option}: use {low:g} or more")
+    if path == "rl.clip_dual" and 0 < value <= 1:
+        raise ConfigError(f"{option}: such a bound undoes the objective itself; use 0 for none, or more than 1")
     if value > high:
         raise ConfigError(f"{option}: use {high:,} at most" if whole else f"{option}: use {high:g} at most")
     if 0 < value < np.finfo(np.float32).tiny:
