@@ -70,7 +70,7 @@ class Difference:
     equally_far: Estimate
     """The same at `at`; of nothing for the first."""
     at: float
-    """The furthest that every member of both has come, in units of the horizontal axis."""
+    """The furthest that every member of both has come, in updates, tokens or nats."""
     pairs: int
     """Bases that both have; 0 where they are not the same ones, and the difference is that of two samples."""
 
@@ -286,5 +286,5 @@ def run(command: Command, console: Console) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = numbers.told_apart(value) if isinstance(value, float) else str(value)
     return re.sub(r"\s+", " ", text)

@@ -22,6 +22,12 @@ def shown(mean: float, low: float = math.nan, high: float = math.nan, *, percent
     return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
+def told_apart(value: float) -> str:
+    """A setting in as few digits as give it back, six where those do: 0.001, but 0.0010000001."""
+    short = f"{value:g}"
+    return short if float(short) == value or value != value else repr(float(value))
+
+
 def digits_after_the_point(size: float, significant: int) -> int:
     """How many digits show a number of this size with so many significant ones; none above that many before."""
     if not (math.isfinite(size) and size > 0):

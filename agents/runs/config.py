@@ -22,6 +22,7 @@ from agents.learning.imitation import PretrainConfig, SFTConfig
 from agents.policies import Policy, PolicyConfig
 from agents.runs import worlds
 from envs import base, maze
+from ground import numbers
 from ground.terminal import ConfigError
 
 SECTIONS = ("world", "pretrain", "sft", "rl")
@@ -64,7 +65,7 @@ class Member:
     @property
     def label(self) -> str:
         """Its point of the grid for people to read, such as `rl.learning_rate=0.001`; empty where nothing is swept."""
-        return ", ".join(f"{path}={value:g}" for path, value in self.values.items())
+        return ", ".join(f"{path}={numbers.told_apart(value)}" for path, value in self.values.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -344,6 +344,13 @@ class Map(Panel):
     """What the colours show, with the unit."""
     diverging: bool = False
     """Whether 0 is the middle."""
+    percent: bool = False
+    """Show shares as percentages."""
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Its numbers as they are drawn."""
+        return (100.0 if self.percent else 1.0) * np.asarray(self.values, float)
 
     @property
     def words(self) -> str:
@@ -358,7 +365,7 @@ class Map(Panel):
         return max([0.2, *(style.tall(name) + 0.04 for name in lines)]) * max(len(lines), 1)
 
     def draw(self, axes: Axes, styles: Mapping[str, Style], width: float, height: float) -> None:
-        values = np.asarray(self.values, float)
+        values = self.shown
         finite = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
         low, high = float(finite.min()), float(finite.max())
         reach = max(-low, high) or 1.0
@@ -382,7 +389,7 @@ class Map(Panel):
         turned = any(text.count("\n") > name.count("\n") + name.count(" ") for name, text in names.items())
         style.name_ticks(axes, "x", self.columns, 1.0 if turned else cell - 0.05, start=0.5)
         axes.tick_params(axis="x", labelrotation=90 if turned else 0)
-        values = np.asarray(self.values, float)
+        values = self.shown
         digits = numbers.digits_after_the_point(float(np.nanmax(np.abs(values), initial=0)), 2)
         words = [[numbers.number(x, digits) if np.isfinite(x) else "–" for x in row] for row in values.tolist()]
         if max((style.wide(word) for row in words for word in row), default=0) > cell - 0.04:

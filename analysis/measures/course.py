@@ -60,9 +60,12 @@ def drawn(arms: Mapping[str, xr.Dataset], against: str) -> list[Panel]:
     shown: dict[tuple[str, str], tuple[xr.DataArray, dict[str, Curve]]] = {}
     for label, dataset in parts.items():
         x = factor * dataset[axis].transpose("checkpoint", "member").values
+        within = np.ones(len(x), bool)
+        if "updates" in dataset:  # other stages have a place by KL, and are no part of this one
+            within = np.isfinite(dataset["updates"].transpose("checkpoint", "member").values).all(axis=1)
         for words, array in estimates.places(dataset.drop_vars(axis), FOLLOWED):
             values = array.transpose("checkpoint", "member").values
-            steps = np.flatnonzero(np.isfinite(x).all(axis=1) & np.isfinite(values).any(axis=1))
+            steps = np.flatnonzero(within & np.isfinite(x).all(axis=1) & np.isfinite(values).any(axis=1))
             if not len(steps):
                 continue
             steps = steps[np.argsort(x[steps].mean(axis=1), kind="stable")]

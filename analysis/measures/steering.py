@@ -36,7 +36,8 @@ def panels(measured: Mapping[str, xr.Dataset]) -> Sequence[Panel]:
             part = dataset["steered"].sel(emoji="own", effect=effect)
             for name in ("axis", "path", "random"):
                 values = part.sel(direction=name).transpose("strength", "member").values
-                lines[f"{column}, {name}" if len(parts) > 1 else name] = Curve(part["strength"].values, values)
+                line = Curve(part["strength"].values, values, dataset["unit"].values)
+                lines[f"{column}, {name}" if len(parts) > 1 else name] = line
         return Curves(lines, "strength, half-distances from Mold to Gold", effect.replace("_", " "))
 
     return [curves(effect) for effect in EFFECTS]

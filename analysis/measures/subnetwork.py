@@ -149,5 +149,7 @@ def _refuse_no_choice(chosen: Matrices, rows: np.ndarray, definition: Definition
 
 def _devices(run: Run) -> str:
     """Whether the retraining can repeat the run: bits are those of the devices."""
+    if not run.on_disk:
+        return "as in the run"
     then, now = (x.get("device") for x in (files.read_json(run.path / "config.json"), runs.provenance()))
     return "as in the run" if then == now else f"{now}, the run's were {then}"

@@ -50,8 +50,9 @@ def where(values: xr.DataArray, name: str) -> Map:
     rows, columns = ([*dict.fromkeys(map(part, names))] for part in (_row, weights.role))
     grid = np.full((len(rows), len(columns)), np.nan)
     for matrix, value in zip(names, values.mean("member").values, strict=True):
-        grid[rows.index(_row(matrix)), columns.index(weights.role(matrix))] = 100 * value
-    return Map(grid, tuple(rows), tuple(columns), f"{name}: parameters that {MEANINGS['changed_bf16']} (%)")
+        grid[rows.index(_row(matrix)), columns.index(weights.role(matrix))] = value
+    label = f"{name}: parameters that {MEANINGS['changed_bf16']} (%)"
+    return Map(grid, tuple(rows), tuple(columns), label, percent=True)
 
 
 @measure(checkpoints=end, panels=panels)
