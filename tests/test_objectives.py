@@ -44,6 +44,32 @@ def test_gae_equals_a_loop(seed, slots, turns):
     np.testing.assert_allclose(targets, expected + values, atol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(0, 12))
+def test_gae_builds_upon_no_value_that_nobody_learns(seed, turns):
+    """As if what an untaught decision is paid were paid for the one before it, and it were not there."""
+    rng = np.random.default_rng(seed)
+    rewards, values = rng.normal(size=12).astype(np.float32), rng.normal(size=17).astype(np.float32)
+    written, played = np.arange(5) < rng.integers(0, 6), np.arange(12) < turns
+    taught = rng.random(17) < 0.4
+    decay, one = np.float32(rng.uniform(0, 1)), np.float32(1)
+    found, _ = objectives.gae(rewards, values, written, played, one, decay, taught)
+    chosen, paid = np.concatenate([written, played]), np.concatenate([np.zeros(5), rewards])
+    learns = np.flatnonzero(chosen & taught)
+    between = np.array([paid[i:j][chosen[i:j]].sum() for i, j in itertools.pairwise([*learns, 17])], np.float32)
+    alone = np.ones(len(learns), bool)
+    expected, _ = objectives.gae(between, values[learns], np.zeros(0, bool), alone, one, decay)
+    np.testing.assert_allclose(np.asarray(found)[learns], expected, atol=1e-5)
+
+
+def test_a_lone_decision_is_credited_with_all_that_follows_it():
+    rewards, values, first = jnp.array([1.0, 2.0, 4.0]), jnp.array([0.5, 7.0, -9.0, 3.0]), np.arange(4) == 0
+    one, three = np.ones(1, bool), np.ones(3, bool)
+    found, targets = objectives.gae(rewards, values, one, three, jnp.float32(0.5), jnp.float32(0.9), first)
+    assert found[0] == 1 + 0.5 * 2 + 0.25 * 4 - 0.5
+    assert targets[0] == 3
+
+
 def test_gae_equals_rlax():
     rng = np.random.default_rng(5)
     rewards, values = rng.normal(size=10).astype(np.float32), rng.normal(size=11).astype(np.float32)

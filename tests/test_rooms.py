@@ -356,9 +356,12 @@ def test_rl_learns_from_the_decisions_that_it_is_told_to(choices, key):
     world, params = config.world.make()
     policy = config.make_policy()
     rl_config = dataclasses.replace(config.rl, episodes=8, choices=choices)
-    batch, _ = jax.jit(
+    batch, metrics = jax.jit(
         lambda: rl.collect(policy, world, rl_config, params, policy.init(key), key, 8, learner.Shards())
     )()
+    if choices == "name":  # it is credited with the return, whatever values nobody learns
+        np.testing.assert_allclose(batch.targets[:, 0].mean(), metrics["return"], atol=1e-5)
+        assert rl_config.discount == rl_config.reward_scale == 1
     kinds = np.repeat(["name", "plan", "actions"], [1, world.plan_length, world.turns])
     learning = np.asarray([column.any() for column in np.asarray(batch.decided).T])
     assert learning[(kinds == choices) | (choices == "all")].any()

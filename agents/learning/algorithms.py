@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agents.learning import objectives, rollout
 from agents.learning.hyperparameters import stage_config
@@ -68,7 +69,8 @@ class RLConfig:
     the authors of arXiv 2506.01347 do."""
     choices: Literal["all", "name", "plan", "actions"] = "all"
     """Which decisions learn: all, or for controls the name that is spoken, the plan, or the actions alone. What was not
-    trained moves only as far as it shares parameters with what was."""
+    trained moves only as far as it shares parameters with what was, and no advantage is built upon the value before it,
+    which nobody learns."""
     ratio: Literal["decision", "episode"] = "decision"
     """Whose probability ratio is clipped: each decision's, or that of its whole episode, the product over its
     decisions (arXiv 2402.14740 as TRL has it); with --rl.average episode each episode then counts once."""
@@ -177,7 +179,12 @@ def shares(config: RLConfig, decided: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def advantages(
-    config: RLConfig, episodes: rollout.Episodes, pay: jax.Array, rewards: jax.Array, values: jax.Array
+    config: RLConfig,
+    episodes: rollout.Episodes,
+    pay: jax.Array,
+    rewards: jax.Array,
+    values: jax.Array,
+    taught: np.ndarray | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What a batch of episodes teaches.
 
@@ -188,14 +195,17 @@ def advantages(
             the same.
         rewards: float32[B, T], as they are to be credited: scaled, and with what else is charged.
         values: float32[B, K + T], before each decision.
+        taught: bool[K + T], the decisions that may count, see `RLConfig.choices`; all by default.
 
     Returns:
         Which decisions count bool[B, K + T], their advantages and value targets, float32 of that shape.
     """
     decided, played, slots = episodes.decided, episodes.played, episodes.written.shape[1]
-    traced, targets = jax.vmap(objectives.gae, in_axes=(0, 0, 0, 0, None, None))(
-        rewards, values, episodes.written, played, config.discount, config.trace_decay
+    traced, targets = jax.vmap(objectives.gae, in_axes=(0, 0, 0, 0, None, None, None))(
+        rewards, values, episodes.written, played, config.discount, config.trace_decay, taught
     )
+    if taught is not None:
+        decided &= taught[None]
     returns, earned, kind = rewards.sum(axis=1), pay.sum(axis=1), config.advantage
     if kind == "gae":
         advantage = traced

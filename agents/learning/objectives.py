@@ -12,7 +12,13 @@ from envs import tokens
 
 
 def gae(
-    rewards: jax.Array, values: jax.Array, written: jax.Array, played: jax.Array, discount: Scalar, trace_decay: Scalar
+    rewards: jax.Array,
+    values: jax.Array,
+    written: jax.Array,
+    played: jax.Array,
+    discount: Scalar,
+    trace_decay: Scalar,
+    taught: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over the decisions of one whole episode.
 
@@ -26,6 +32,8 @@ def gae(
         played: bool[T].
         discount: float32[], gamma.
         trace_decay: float32[], lambda.
+        taught: bool[K + T], the decisions that learn; all by default. Nobody learns the value before another one, so it
+            is not built upon: what follows counts as it came, and the trace does not decay there.
 
     Returns:
         Advantages float32[K + T], 0 where nothing was chosen, and value targets float32[K + T].
@@ -41,9 +49,20 @@ def gae(
         carry = (jnp.where(chosen, new, advantage), jnp.where(chosen, value, following))
         return carry, jnp.where(chosen, new, 0.0)
 
+    def past_others(carry, decision):
+        *decision, learns = decision
+        _, _, chosen, _ = decision
+        (advantage, following), new = backwards(carry, decision)
+        came = new + decision[1]  # the return from here on
+        passed = chosen & ~learns
+        return (jnp.where(passed, 0.0, advantage), jnp.where(passed, came, following)), new
+
     chosen = jnp.concatenate([written, played])
-    start = (jnp.float32(0), jnp.float32(0))
-    _, advantages = jax.lax.scan(backwards, start, (pays, values, chosen, discounts), reverse=True)
+    start, decisions = (jnp.float32(0), jnp.float32(0)), (pays, values, chosen, discounts)
+    if taught is None:
+        _, advantages = jax.lax.scan(backwards, start, decisions, reverse=True)
+    else:
+        _, advantages = jax.lax.scan(past_others, start, (*decisions, taught), reverse=True)
     return advantages, advantages + values
 
 

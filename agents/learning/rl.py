@@ -268,9 +268,11 @@ def collect(
         # Charged at the next turn, for a plan at the first: what a turn's reward is, its decisions have caused.
         charge = divergence[:, world.opening_length :].at[:, 0].add(divergence[:, : world.opening_length].sum(axis=1))
         rewards = rewards - config.reward_scale * config.reference_weight * charge
-    decided, advantages, targets = algorithms.advantages(config, episodes, pay, rewards, values)
-    taught = [config.choices in ("all", kind) for kind in CHOICES]
-    decided &= np.repeat(taught, (world.spoken, world.plan_length, world.turns))[None]
+    taught = None
+    if config.choices != "all":
+        kinds = np.repeat(CHOICES, (world.spoken, world.plan_length, world.turns))
+        taught = kinds == config.choices
+    decided, advantages, targets = algorithms.advantages(config, episodes, pay, rewards, values, taught)
     weight = jnp.exp(taken - played)
     if config.importance == "decoupled":
         advantages = weight * advantages  # a factor above 0 of both sides of the clip's minimum
@@ -284,7 +286,8 @@ def collect(
         advantages=advantages,
         targets=targets,
     )
-    unexplained, variance = (objectives.variance(x, episodes.decided) for x in (targets - values, targets))
+    learnt = episodes.decided if taught is None else episodes.decided & taught[None]
+    unexplained, variance = (objectives.variance(x, learnt) for x in (targets - values, targets))
     apart = jnp.abs(jnp.exp(drawn - played[:, world.opening_length :]) - 1)
     metrics = {
         "return": episodes.returns.mean(),
