@@ -160,6 +160,9 @@ def test_steering_by_nothing_is_nothing(run):
     panels = REGISTRY["steering"].panels
     assert panels is not None
     assert [list(panel.curves) for panel in panels({"x": read})] == [["axis", "path", "random"]] * 4
+    units = read["unit"].isel(checkpoint=-1).values.tolist()
+    drawn = [curve for panel in panels({"x": read}) for curve in panel.curves.values()]
+    assert all(curve.units.tolist() == units for curve in drawn)  # members of one base are no interval
     swept = read.assign_coords(point=("member", ["a", "a", "b"]))
     names = [f"{point}, {name}" for point in ("a", "b") for name in ("axis", "path", "random")]
     assert [list(panel.curves) for panel in panels({"x": swept})] == [names] * 4

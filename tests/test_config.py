@@ -166,6 +166,13 @@ def test_a_base_that_was_shown_one_persona_holds_no_other(persona, priors):
     assert nowhere.prior.tolist() == np.mean(priors, axis=0).tolist()
 
 
+def test_members_of_settings_that_differ_in_the_seventh_digit_are_apart():
+    sweep = ("rl.learning_rate=0.0010000001,0.0010000003,0.002",)
+    config = tiny.changed(population={"seeds": 1, "sweep": sweep})
+    assert len({member.label for member in config.members}) == 3
+    assert config.members[2].label == "rl.learning_rate=0.002"
+
+
 def test_options_change_the_scale_they_name():
     command = train.parse(
         ["--scale", "smoke", "--rl.learning-rate", "0.5", "--population.sweep", "rl.clip_low=0.1,0.2"]

@@ -141,6 +141,14 @@ def test_small_multiples_against_updates_tokens_and_kl(run, course, against, tmp
 
 
 @pytest.mark.slow
+def test_other_stages_are_no_part_of_it(run):
+    every = measures.course(run, ["init", *CHECKPOINTS], against="kl", **SMALL)
+    assert np.isfinite(every["kl"]).all()
+    lengths = {len(curve.x) for panel in small_multiples({"run": every}) for curve in panel.curves.values()}
+    assert max(lengths) == len(CHECKPOINTS)
+
+
+@pytest.mark.slow
 def test_one_arm_has_a_line_for_each_place(run, course):
     alone = course.isel(member=slice(0, 2))
     shown = {panel.y: list(panel.curves) for panel in small_multiples({"run": alone})}

@@ -322,6 +322,13 @@ def test_shares_that_hardly_differ_are_drawn_as_equal(low, high, shown):
     assert np.isclose((ends[1] - ends[0]) / 1.12, shown, rtol=0.01)
 
 
+def test_a_map_of_shares_shows_percentages_and_keeps_shares():
+    panel = Map(np.array([[0.125, np.nan]]), ("row",), ("a", "b"), "changed (%)", percent=True)
+    (axes, _) = panels.draw([panel]).axes
+    assert {text.get_text() for text in axes.texts} == {"12", "–"}
+    assert next(row.value for row in panel.table()) == 0.125
+
+
 def test_a_figure_of_nothing_is_refused():
     for wrong, width in (([], 5.5), ([rows(1)], 0.5), ([rows(1)], np.nan)):
         with pytest.raises(ValueError, match="draw"):

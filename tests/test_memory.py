@@ -74,6 +74,10 @@ def test_it_can_be_measured(held, written):
     np.testing.assert_array_equal(one["seed"], other["seed"])
 
 
+def test_it_is_retrained_where_it_was_trained(held):
+    assert measures.subnetwork(held, draws=1, episodes=1024).attrs["devices"] == "as in the run"
+
+
 def test_it_has_no_files(held, tmp_path):
     for call in (held.figure, held.analysis):
         with pytest.raises(RunError, match=r"kept in memory and has no files; give train.train a run_dir"):

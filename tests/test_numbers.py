@@ -25,3 +25,11 @@ def test_digits_follow_the_interval():
     assert numbers.shown(-0.0004, -0.01, 0.2) == "0.00 [−0.01, 0.20]"
     assert numbers.shown(0.5, percent=True) == "50.0"
     assert numbers.shown(float("nan")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.001, "0.001"), (3e-05, "3e-05"), (0.0010000001, "0.0010000001"), (1e6 + 1, "1000001.0")]
+)
+def test_settings_that_differ_are_written_differently(value, words):
+    assert numbers.told_apart(value) == words
+    assert float(words) == value
