@@ -213,6 +213,7 @@ def _less(one: xr.DataArray, other: xr.DataArray, same_bases: bool) -> tuple[Est
     with np.errstate(invalid="ignore", divide="ignore"):  # Welch and Satterthwaite
         error = np.hypot(a.error, b.error)
         degrees = error**4 / (a.error**4 / a.degrees + b.error**4 / b.degrees)
+    degrees = np.where(error == 0, np.minimum(a.degrees, b.degrees), degrees)  # any: the interval has no width
     difference = statistics.Mean(a.mean - b.mean, error, degrees, 0.0 * error, np.minimum(a.units, b.units))
     low, high = difference.interval()
     return Estimate(float(difference.mean), float(low), float(high), int(difference.units)), 0

@@ -65,6 +65,14 @@ def test_other_bases_are_two_samples(why):
     np.testing.assert_allclose([told.less.low, told.less.high], [low, high])
 
 
+def test_two_samples_that_agree_among_themselves_leave_an_interval_of_no_width():
+    first, other = (course([[0.0] * 8, [end] * 8], [0, 4], range(start, start + 8)) for end, start in ((0, 0), (1, 8)))
+    told = comparing.differences({"a": first, "b": other}, "update")[1]
+    assert (told.pairs, told.less.mean, told.less.low, told.less.high, told.less.members) == (0, 1, 1, 1, 8)
+    three = other.isel(member=range(3))  # too few for one
+    assert np.isnan(comparing.differences({"a": first, "b": three}, "update")[1].less.low)
+
+
 def test_bases_of_equal_seeds_that_pretrained_otherwise_are_not_paired():
     points = [f"pretrain.slip={slip}" for slip in (0.1, 0.4)]
     values, seeds = np.arange(20.0).reshape(2, 10), [*range(5)] * 2
