@@ -8,7 +8,7 @@ Nothing is measured here that `course` does not measure; what it has measured is
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,7 +134,7 @@ def named(opened: Sequence[Run]) -> list[str]:
 
 
 def joined(names: Sequence[str], opened: Sequence[Run], datasets: Sequence[xr.Dataset]) -> dict[str, xr.Dataset]:
-    """Runs of one name as one population.
+    """Runs of one name as one population, in which those that are twins at a checkpoint are so across runs, too.
 
     Raises:
         RunError: two of them have a member in common.
@@ -152,11 +152,13 @@ def joined(names: Sequence[str], opened: Sequence[Run], datasets: Sequence[xr.Da
                     )
                 seeds[who] = run.path
         parts: list[xr.Dataset] = []
-        members = units = 0
-        for dataset in (datasets[place] for place in mine):
-            moved = {"member": dataset["member"] + members, "unit": dataset["unit"] + units}
+        members, known = 0, dict[Hashable, int]()
+        for run, dataset in ((opened[place], datasets[place]) for place in mine):
+            everyone = [measure.who(run, str(step)) for step in dataset["checkpoint"].values]
+            unit = [[known.setdefault(one, len(known)) for one in of_step] for of_step in everyone]
+            moved = {"member": dataset["member"] + members, "unit": (("checkpoint", "member"), unit)}
             parts.append(dataset.assign_coords(moved))
-            members, units = (int(parts[-1][label].max()) + 1 for label in ("member", "unit"))
+            members = int(parts[-1]["member"].max()) + 1
         arms[name or "all"] = xr.concat(
             parts, "member", data_vars="minimal", coords="minimal", compat="override", join="inner",
             combine_attrs="override",
@@ -213,6 +215,7 @@ def _less(one: xr.DataArray, other: xr.DataArray, same_bases: bool) -> tuple[Est
     with np.errstate(invalid="ignore", divide="ignore"):  # Welch and Satterthwaite
         error = np.hypot(a.error, b.error)
         degrees = error**4 / (a.error**4 / a.degrees + b.error**4 / b.degrees)
+    degrees = np.where(error == 0, np.minimum(a.degrees, b.degrees), degrees)  # any: the interval has no width
     difference = statistics.Mean(a.mean - b.mean, error, degrees, 0.0 * error, np.minimum(a.units, b.units))
     low, high = difference.interval()
     return Estimate(float(difference.mean), float(low), float(high), int(difference.units)), 0

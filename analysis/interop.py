@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -184,11 +183,13 @@ def hooked_weights(policy: Policy, parameters: Parameters) -> dict[str, np.ndarr
 def _played(
     policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, episodes: int
 ) -> dict[str, jax.Array]:
-    """Episodes of the member, and what it makes of them at every position."""
+    """Episodes of the member, and what it makes of them at every position where all is float32."""
     key = seeds.held_out("inside")
     said = rollout.policy_episodes(policy, parameters, world, params, key, episodes).tokens
-    logits, values = policy.heads(parameters, policy.forward(parameters, said).hidden)
-    return {"tokens": said, "logits": logits.astype(jnp.float32), "values": values.astype(jnp.float32)}
+    reader = dataclasses.replace(policy.config, compute_dtype="float32", matrix_precision="float32")
+    reader = dataclasses.replace(policy, config=reader)
+    logits, values = reader.heads(parameters, reader.forward(parameters, said).hidden)
+    return {"tokens": said, "logits": logits, "values": values}
 
 
 def _safetensors(arrays: dict[str, np.ndarray]) -> bytes:

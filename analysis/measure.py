@@ -25,7 +25,7 @@ import json
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from agents import runs
 from agents.learning import population
 from agents.policies import Policy
 from agents.runs import Run
+from agents.runs.config import Config
 from envs import base
 from ground import arrays, files
 from ground.files import RunError
@@ -251,12 +252,24 @@ def twins(run: Run, checkpoint: str | None) -> np.ndarray:
         run: whose members.
         checkpoint: when; None for the end.
     """
+    config = _untrained(run, checkpoint)
+    return (config.starts[run.kept] if config else run.kept).astype(np.int32)
+
+
+def who(run: Run, checkpoint: str) -> list[Hashable]:
+    """Who each kept member is at a checkpoint: equal for exact twins, also across runs that differ by seeds alone."""
+    config = _untrained(run, checkpoint)
+    return [config.before(member) if config else member for member in run.population]
+
+
+def _untrained(run: Run, checkpoint: str | None) -> Config | None:
+    """A config whose members before RL are those of a checkpoint; None where RL has trained them."""
     config, stage = run.config, (checkpoint or "rl").partition("-")[0]
     if stage == "rl" and config.rl.updates:
-        return run.kept.astype(np.int32)
+        return None
     if stage in ("init", "pretrain"):
-        config = dataclasses.replace(config, sft=dataclasses.replace(config.sft, updates=0))
-    return config.starts[run.kept].astype(np.int32)
+        return dataclasses.replace(config, sft=dataclasses.replace(config.sft, updates=0))
+    return config
 
 
 def once(run: Run, *checkpoints: str) -> tuple[np.ndarray, np.ndarray]:

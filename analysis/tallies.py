@@ -123,7 +123,7 @@ def _density(mask: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def of_members(pairs: np.ndarray, points: np.ndarray) -> np.ndarray:
+def of_members(pairs: np.ndarray, points: np.ndarray, units: np.ndarray | None = None) -> np.ndarray:
     """What each member stands for in the mean over all pairs of different members of one point of the grid.
 
     Pairs that share a member are not independent, so their spread says too little of how their mean varies: the
@@ -134,19 +134,22 @@ def of_members(pairs: np.ndarray, points: np.ndarray) -> np.ndarray:
     Args:
         pairs: float64[..., M, M]; NaN in a pair makes its whole point NaN.
         points: [M], equal for members of one point.
+        units: int[M], equal for exact twins, which count as one and are not compared. By default there are none.
 
     Returns:
         float64[..., M]; a member alone has NaN.
     """
     result = np.full(pairs.shape[:-1], np.nan)
+    units = np.arange(len(points)) if units is None else units
     for point in np.unique(points):
-        (group,) = np.nonzero(points == point)
-        count = len(group)
+        (everyone,) = np.nonzero(points == point)
+        _, first, again = np.unique(units[everyone], return_index=True, return_inverse=True)
+        group, count = everyone[first], len(first)
         if count < 2:
             continue
         different = ~np.eye(count, dtype=bool)
         own = np.where(different, pairs[..., group[:, None], group], 0.0).sum(axis=-1) / (count - 1)
         mean = own.mean(axis=-1, keepdims=True)
         spread = 2 * (count - 1) / (count - 2) if count > 2 else 0.0
-        result[..., group] = mean + spread * (own - mean)
+        result[..., everyone] = (mean + spread * (own - mean))[..., again]
     return result

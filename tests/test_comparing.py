@@ -11,7 +11,7 @@ from scipy import stats
 from agents import runs
 from agents.runs import config as configs
 from analysis import __main__ as command
-from analysis import comparing, measures, transitions
+from analysis import comparing, estimates, measure, measures, transitions
 from ground.files import RunError
 from ground.terminal import ConfigError
 from tests import tiny, untrained
@@ -63,6 +63,14 @@ def test_other_bases_are_two_samples(why):
     found = stats.ttest_ind(SECOND["return"][-1], FIRST["return"][-1], equal_var=False)
     low, high = found.confidence_interval()
     np.testing.assert_allclose([told.less.low, told.less.high], [low, high])
+
+
+def test_two_samples_that_agree_among_themselves_leave_an_interval_of_no_width():
+    first, other = (course([[0.0] * 8, [end] * 8], [0, 4], range(start, start + 8)) for end, start in ((0, 0), (1, 8)))
+    told = comparing.differences({"a": first, "b": other}, "update")[1]
+    assert (told.pairs, told.less.mean, told.less.low, told.less.high, told.less.members) == (0, 1, 1, 1, 8)
+    three = other.isel(member=range(3))  # too few for one
+    assert np.isnan(comparing.differences({"a": first, "b": three}, "update")[1].less.low)
 
 
 def test_bases_of_equal_seeds_that_pretrained_otherwise_are_not_paired():
@@ -174,6 +182,40 @@ def test_jobs_of_other_seeds_are_one_population(jobs):
     ends = [np.concatenate([x["norm"].values[-1] for x in mine]) for mine in (datasets[:2], datasets[2:])]
     assert told.less.mean == pytest.approx((ends[1] - ends[0]).mean())
     assert len(told.less.values) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "before"),
+    [
+        ({}, [0, 0, 0, 0]),
+        ({"pretrain": {"shared": False}}, [0, 1, 2, 3]),
+        ({"sft": {"updates": 10}}, [0, 1, 2, 3]),
+        ({"population": {"sweep": ("world.wind_probability=0.1,0.2",)}}, [0, 1, 0, 1, 0, 1, 0, 1]),
+    ],
+    ids=["a shared base", "bases of their own", "tuned", "two worlds"],
+)
+def test_a_base_that_jobs_share_counts_once(changes, before, tmp_path):
+    def make(name, seeds, **other):
+        config = tiny.changed(**changes | {"population": {"seeds": seeds, **changes.get("population", {})}}, **other)
+        return runs.create(tmp_path / name, configs.to_dict(config), members=len(config.members))
+
+    opened, whole = [make(f"job-{seed}", 1, seed=seed) for seed in range(4)], make("whole", 4)
+    each = opened[0].members
+    steps = ["sft" if "sft" in changes else "pretrain", "rl-000002", "rl"]
+    datasets = []
+    for run in opened:
+        units = np.array([measure.twins(run, step) for step in steps])
+        part = course([[-18.8] * each, [1.0 + run.config.seed] * each, [0.0] * each], [0, 2, 4], range(each))
+        datasets.append(part.assign_coords(checkpoint=steps, unit=(("checkpoint", "member"), units)))
+    (joined,) = comparing.joined(comparing.named(opened), opened, datasets).values()
+    place = np.arange(4 * each).reshape(each, 4).T.ravel()  # a run has its members point by point
+    for step in steps:
+        expected = np.array(before if step == steps[0] else range(4 * each))
+        for found in (joined["unit"].sel(checkpoint=step).values, measure.twins(whole, step)[place]):
+            np.testing.assert_array_equal(found[:, None] == found, expected[:, None] == expected)
+    told = estimates.of(joined["return"].sel(checkpoint=steps[0]))
+    assert (told.mean, told.members) == (-18.8, len(set(before)))
+    assert np.isnan(told.low) == (len(set(before)) < 4)
 
 
 def test_the_same_seed_twice_is_refused(jobs):

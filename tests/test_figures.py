@@ -173,6 +173,12 @@ def test_a_far_mark_is_named_and_does_not_press_the_data_flat():
     assert {"↓ random −80.2", "Bob 2.5"} <= shown
 
 
+def test_a_tiny_mark_keeps_its_power_of_ten():
+    data = Curve(np.arange(2), np.array([1e-10, 5e-10]))
+    figure = panels.draw([Curves({"PPO": data}, "update", "share", {"chance": 3.2e-10})])
+    assert "chance 3.20e−10" in {text.replace("\n", " ") for text, *_ in words(figure)}
+
+
 def test_every_arm_has_one_style_and_no_two_the_same():
     titles = {name: algorithm.title for name, algorithm in algorithms.ALGORITHMS.items()}
     for key, title in titles.items():  # a new algorithm may do without a style of its own

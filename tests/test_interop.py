@@ -64,6 +64,17 @@ def test_the_folder_holds_the_policy_and_what_it_says(run, tmp_path):
     assert np.std(told["values"]) > 0.3
 
 
+def test_what_computes_in_bfloat16_is_written_as_it_is_in_float32(tmp_path):
+    from safetensors.numpy import load_file
+
+    low = make(tmp_path / "run", compute_dtype="bfloat16", matrix_precision="device")
+    written = interop.export(low, member=1, episodes=5)
+    told, config = load_file(written[2]), low.policy.config
+    found = reference_transformer.forward(load_file(written[1]), config.layers, config.lookback, told["tokens"])
+    for name in ("logits", "values"):
+        np.testing.assert_allclose(found[name], told[name], rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("family", ["transformer", "gru"])
 def test_weights_under_our_own_names(family, run, recurrent, tmp_path, capsys):
     from safetensors.numpy import load_file

@@ -144,6 +144,15 @@ def test_a_members_part_in_the_mean_over_pairs_is_the_jackknifes_pseudo_value(ge
     np.testing.assert_allclose(found.mean(axis=1), whole)
 
 
+def test_twins_are_not_compared(generator):
+    values = generator.random((2, 5, 5))
+    values = values + np.swapaxes(values, 1, 2)
+    again = [0, 0, 1, 2, 3, 4, 1]
+    found = tallies.of_members(values[:, again][:, :, again], np.zeros(7), np.array([9, 9, 4, 5, 6, 7, 4]))
+    np.testing.assert_allclose(found, tallies.of_members(values, np.zeros(5))[:, again])
+    assert np.isnan(tallies.of_members(values, np.zeros(5), np.zeros(5))).all()
+
+
 def test_members_are_compared_at_their_point_of_the_grid_alone(generator):
     values = np.array([[9.0, 1.0, 2.0, 7.0], [1.0, 9.0, 3.0, 7.0], [2.0, 3.0, 9.0, 7.0], [7.0, 7.0, 7.0, 9.0]])
     found = tallies.of_members(values, np.array(["a", "a", "a", "b"]))

@@ -17,7 +17,7 @@ from analysis.figures import panels
 from analysis.measures.updates import panels as drawn
 from envs import tokens
 from ground.files import RunError
-from tests import tiny
+from tests import tiny, untrained
 
 BF16 = jnp.bfloat16.dtype
 NORMS = ("attention_norm", "mlp_norm")
@@ -145,6 +145,18 @@ def test_overlaps_are_those_of_the_masks_of_one_point(swept):
         assert found["seen"][point].mean() > found["within_matrix"][point].mean() + 0.1
         excess = estimates.of(found["excess"][point])
         assert 0 < excess.low < excess.mean == pytest.approx((found["seen"] - found["weight_matched"])[point].mean())
+
+
+@pytest.mark.parametrize(("shared", "orders"), [(True, "same"), (True, "permuted"), (False, "same")])
+def test_one_base_is_not_compared_with_itself(shared, orders, tmp_path):
+    pretrain = {"shared": shared, "tile_maps": "balanced"}
+    config = tiny.changed(pretrain=pretrain, population={"seeds": 8, "tile_maps": orders})
+    found = measures.overlaps(untrained.write(tmp_path / "run", config), ["pretrain", "rl"], since="init")
+    found = found.sel(kind="all", mask="farthest_10_percent")
+    for name in ("seen", "excess", "shares"):
+        assert np.isfinite(found[name].sel(checkpoint="rl")).all()
+        assert (np.isnan(found[name].sel(checkpoint="pretrain")) == shared).all()
+    assert (found["pairs"].sel(checkpoint="pretrain") == 1).all() == shared
 
 
 def test_a_stretch_walks_through_the_checkpoints_between(swept, updates):

@@ -185,14 +185,14 @@ class Config:
     @property
     def starts(self) -> np.ndarray:
         """int[M], for each member the first that was its twin before RL: the same parameters in the same world."""
-
-        def start(member: Member) -> tuple:
-            tuned = member if self.sft.updates else None
-            world = tuple(item for item in member.values.items() if item[0].startswith("world."))
-            return (self.base(member), self._tile_order(member), world, tuned)
-
         first: dict[tuple, int] = {}
-        return np.array([first.setdefault(start(member), index) for index, member in enumerate(self.members)])
+        return np.array([first.setdefault(self.before(member), index) for index, member in enumerate(self.members)])
+
+    def before(self, member: Member) -> tuple:
+        """What a member was before RL: equal for twins, also in another run that pretrains alike."""
+        tuned = member if self.sft.updates else None
+        world = tuple(item for item in member.values.items() if item[0].startswith("world."))
+        return (self.base(member), self._tile_order(member), world, tuned)
 
 
 SCALES: dict[str, Config] = {

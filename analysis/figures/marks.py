@@ -41,7 +41,7 @@ def of(values: Mapping[str, float], percent: bool) -> list[Mark]:
 
 
 def _short(number: str) -> str:
-    return number.rstrip("0").rstrip(".") if "." in number else number
+    return number.rstrip("0").rstrip(".") if "." in number and "e" not in number else number
 
 
 def fit(

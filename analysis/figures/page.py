@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 COLUMNS = ("panel", "name", "x", "member", "value", "mean", "low", "high")
 """Of the CSV beside a figure. A row with a member is that member's value; one with a mean is the mean over members with
 its 95 % interval, empty where there are too few; one with a value alone is a mark, a share of areas or a cell of a map,
-whose column is `x`. Shares stay shares where the panel shows them as percentages."""
+whose column is `x`. Shares stay shares where the panel shows them as percentages.
+
+`member` is a place within what `name` shows, and not the member's number in its run: from 0 through those that are
+shown, in the order of their numbers; of joined runs run by run; of bases in the order of their seeds. So with member 1
+of 5 diverged, 0 to 3 are members 0, 2, 3 and 4, and each point of a grid begins at 0."""
 
 _NARROWEST = 2.7
 """Panels stand side by side where each has so many inches."""

@@ -11,7 +11,7 @@ from agents.runs import Run
 from analysis import estimates, masks, stretches, tallies
 from analysis.estimates import of
 from analysis.figures.panels import Panel, Rows
-from analysis.measure import end, measure, variable
+from analysis.measure import end, measure, once, variable
 from analysis.stretches import Stretch
 from ground.terminal import ConfigError
 
@@ -53,17 +53,19 @@ def overlaps(run: Run, checkpoint: str, *, since: str = "", against: str = "") -
         `seen` and each of `tallies.CHANCES` float64[mask, kind, member], Jaccard indices; `excess`, the index seen less
         that of the finest chance; `shares` float64[compared, share, mask, kind, member], |A ∩ B| over |A| and over |B|.
         A member's value is the mean over those that it is compared with; among members of one run it is its
-        part in the mean over all pairs, `tallies.of_members`. `pairs` float64[mask, kind, member, other] has the
-        index seen of every pair. Where a mask is empty they are NaN.
+        part in the mean over all pairs of different networks, `tallies.of_members`; NaN where there is but one, such as
+        a shared base. `pairs` float64[mask, kind, member, other] has the index seen of every pair. Where a mask is
+        empty they are NaN.
     """
     first = stretches.read(run, checkpoint, since)
     second, alike = _other(first, against)
     mine = masks.compared(first.before, first.after, seed=0)
     theirs = masks.compared(second.before, second.after, seed=1) if against else mine
+    networks = _networks(run, first.since, first.checkpoint)
 
     def of_members(values: np.ndarray) -> np.ndarray:
         if not against:
-            return tallies.of_members(values, np.array([member.label for member in run.population]))
+            return tallies.of_members(values, np.array([member.label for member in run.population]), networks)
         return np.diagonal(values, axis1=-2, axis2=-1) if alike else values.mean(axis=-1)
 
     tables = []
@@ -87,6 +89,13 @@ def overlaps(run: Run, checkpoint: str, *, since: str = "", against: str = "") -
     labels = {"mask": list(masks.MASKS), "kind": list(first.kinds), "other": second.run.kept}
     labels |= {"compared": list(COMPARED), "share": list(tallies.OVERLAPS)[:-1]}
     return xr.Dataset(variables, labels, first.about)
+
+
+def _networks(run: Run, *checkpoints: str) -> np.ndarray:
+    """Equal labels for kept members that have the same parameters at each checkpoint, in whatever worlds; int[K]."""
+    if all(name.partition("-")[0] in ("init", "pretrain") for name in checkpoints):
+        return run.config.base_of[run.kept]
+    return once(run, *checkpoints)[1]
 
 
 def _between(against: str) -> tuple[str, str] | None:

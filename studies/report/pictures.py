@@ -60,4 +60,4 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough * 0.999)
     digits = max(-math.floor(math.log10(step) + 1e-9), 0)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [(index * step, numbers.number(index * step, digits)) for index in range(first, last + 1)]
+    return [(index * step, numbers.signed(index * step, f",.{digits}f")) for index in range(first, last + 1)]
