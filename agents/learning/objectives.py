@@ -6,6 +6,7 @@ has ended early) has `played` False and takes no part in any sum.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agents.learning.hyperparameters import Scalar
 from envs import tokens
@@ -18,7 +19,7 @@ def gae(
     played: jax.Array,
     discount: Scalar,
     trace_decay: Scalar,
-    taught: jax.Array | None = None,
+    taught: jax.Array | np.ndarray | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over the decisions of one whole episode.
 
