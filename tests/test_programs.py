@@ -53,6 +53,7 @@ def kept(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_found_again_and_no_bit_depends_on_it(tmp_path):
     cold, warm = command(tmp_path)[0], command(tmp_path)[0]
     off = command(tmp_path / "other", JAX_ENABLE_COMPILATION_CACHE="false")[0]

@@ -65,6 +65,7 @@ def test_a_swing_is_that_of_pushes_made_by_hand(run, layer):
     np.testing.assert_allclose(measured["limit"], limits)
 
 
+@pytest.mark.slow
 def test_fewer_random_directions_change_nothing_else(run):
     many, one = (measures.recruitment(run, "rl", **OPTIONS, draws=draws).isel(checkpoint=0) for draws in (128, 1))
     assert (many.sizes["draw"], one.sizes["draw"]) == (128, 1)

@@ -83,6 +83,7 @@ def test_keys_of_measurements_stay_what_they_are():
     assert bits(turn_key) == {(978163761, 208836081)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("retraced")
 @pytest.mark.parametrize("stage", ["pretrain", "rl"])
 def test_training_never_draws_a_maze_of_the_evaluation(monkeypatch, stage):
