@@ -371,7 +371,7 @@ def _check_read(config: Config, given: Iterable[str]) -> None:
     reference, imitation = config.rl.reference != "none", config.rl.imitation == "sft"
     for prefixes, is_read, remedy in (
         (("--sft.",), config.sft.updates or imitation, "nobody is fine-tuned; add --sft.updates"),
-        (("--rl.reference-",), reference, "there is no reference; add --rl.reference loss"),
+        (("--rl.reference-weight",), reference, "there is no reference; add --rl.reference loss"),
         (("--rl.imitation-", "--rl.final-imitation-"), imitation, "RL imitates nobody; add --rl.imitation sft"),
     ):
         for name in given:

@@ -129,6 +129,7 @@ def test_its_matrices_have_names_in_the_order_of_the_forward_pass(family):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_pretraining_takes_it_far_below_what_counting_tokens_gives():
     config = tiny.changed(
         policy={"family": "gru", "width": 32, "hidden": 64},

@@ -111,6 +111,7 @@ def mixed(mu: float, final: float, **rl) -> configs.Config:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("retraced")
+@pytest.mark.long
 def test_lessons_are_drawn_by_no_key_of_an_order(monkeypatch):
     """A fold of a key is one of its splits."""
     drawn = {"orders": set(), "lessons": set()}
@@ -137,6 +138,7 @@ def test_lessons_are_drawn_by_no_key_of_an_order(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mu_goes_from_rl_alone_to_imitation_alone():
     def trained(config):
         state, metrics = tiny.train_stage(config, "rl")

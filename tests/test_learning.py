@@ -73,6 +73,7 @@ def test_shuffled_rewards_teach_nothing_like_the_true_ones(run, directory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_smoke_scale_learns(tmp_path):
     returns = train.train(SCALES["smoke"], tmp_path / "run").summary()["return"]
     assert min(returns["after_rl"]) > returns["before_rl"][0] + 5

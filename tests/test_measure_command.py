@@ -273,6 +273,7 @@ def blocks(section):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_measurement_is_added_as_the_documentation_tells(run, tmp_path):
     body, (code, use) = blocks("Add a measurement")
     for room in ("ground", "envs", "agents"):

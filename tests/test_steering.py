@@ -104,6 +104,7 @@ def test_a_removed_direction_is_gone_after_every_block(parameters, seen):
     np.testing.assert_array_equal(stream[:, :, 0], untouched[:, :, 0])
 
 
+@pytest.mark.long
 def test_a_population_is_steered_like_its_members():
     members = 2
     population = jax.jit(jax.vmap(POLICY.init))(jax.random.split(jax.random.key(6), members))
