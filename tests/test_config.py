@@ -11,6 +11,7 @@ import pytest
 
 import envs
 import train
+from agents import runs
 from agents.learning import hyperparameters
 from agents.learning.imitation import PretrainConfig
 from agents.learning.rl import RLConfig
@@ -91,8 +92,8 @@ BAD = [
         {"population": {"sweep": ("sft.slip=0,0.3",)}, "sft": {"updates": 10}, "rl": {"imitation": "sft"}},
         r"--population\.sweep sft\.slip: RL imitates alike in all members; start one run per value",
     ),
-    ({"rl": {"clip_dual": 0.5}}, r"--rl\.clip_dual=0\.5: such a bound undoes the objective itself; use 0 for none, or"),
-    ({"population": {"sweep": ("rl.clip_dual=3,1",)}}, r"rl\.clip_dual=1: such a bound undoes"),
+    ({"rl": {"clip_dual": 0.5}}, r"--rl\.clip_dual=0\.5: undoes the objective itself; use 0 for none, or"),
+    ({"population": {"sweep": ("rl.clip_dual=3,1",)}}, r"--rl\.clip_dual=1: undoes"),
     (
         {"rl": {"advantage": "outcome", "reference": "reward"}},
         r"--rl\.reference=reward: an outcome is what .*; use loss",
@@ -164,6 +165,19 @@ def test_a_base_that_was_shown_one_persona_holds_no_other(persona, priors):
     assert config.prior.tolist() == priors[1]
     nowhere = dataclasses.replace(config, world=rooms.RoomsOptions(towns=2))
     assert nowhere.prior.tolist() == np.mean(priors, axis=0).tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"world": {"towns": 2}}, {"rl": {"clip_dual": 0.5}}, {"rl": {"advantage": "outcome", "reference": "reward"}}],
+)
+def test_a_run_that_is_there_is_opened_though_none_like_it_would_begin(tmp_path, change):
+    changed = {name: dataclasses.replace(getattr(tiny.CONFIG, name), **fields) for name, fields in change.items()}
+    config = tiny.changed(**changed)
+    with pytest.raises(ConfigError):
+        configs.check(config)
+    run = runs.create(tmp_path / "run", configs.to_dict(config), members=len(config.members))
+    assert runs.open(run.path).config == config
 
 
 def test_members_of_settings_that_differ_in_the_seventh_digit_are_apart():

@@ -20,7 +20,7 @@ from agents.learning import hyperparameters
 from agents.learning.algorithms import ALGORITHMS, RLConfig
 from agents.learning.imitation import PretrainConfig, SFTConfig
 from agents.policies import Policy, PolicyConfig
-from agents.runs import worlds
+from agents.runs import sense, worlds
 from envs import base, maze
 from ground import numbers
 from ground.terminal import ConfigError
@@ -240,8 +240,12 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
     return config
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, stored: bool = False) -> None:
     """Refuse a configuration that cannot run.
+
+    Args:
+        config: of a run.
+        stored: whether the run is there already. One that ran, and only does not do what it says, is let through.
 
     Raises:
         ConfigError: one line that names the option, its value and the remedy.
@@ -268,10 +272,6 @@ def check(config: Config) -> None:
             raise ConfigError(f"--sft.source={config.sft.source}: RL imitates personas alone; leave it out")
     if rl.reference == "none" and rl.reference_reset:
         raise ConfigError(f"--rl.reference-reset={rl.reference_reset}: there is no reference; add --rl.reference loss")
-    if rl.reference == "reward" and rl.advantage == "outcome":
-        raise ConfigError("--rl.reference=reward: an outcome is what the world pays, whatever is charged; use loss")
-    if config.world.towns and not config.world.town and (config.sft.updates or rl.updates):
-        raise ConfigError(f"--world.town=0: say in which of the towns members play, 1 to {config.world.towns}")
     if config.evaluation_episodes % 256:
         raise ConfigError(f"--evaluation_episodes={config.evaluation_episodes}: use a multiple of 256")
     last = 2**31 - config.population.seeds
@@ -303,6 +303,8 @@ def check(config: Config) -> None:
         raise ConfigError(f"--rl.choices={rl.choices}: nobody chooses one in this world; add {remedy}")
     for section in ("pretrain", "sft"):
         _check_demonstrations(config, world, section)
+    if not stored:
+        sense.check(config)
 
 
 def _check_demonstrations(config: Config, world: base.World, section: str) -> None:
@@ -399,8 +401,6 @@ def check_range(path: str, value: float) -> None:
         raise ConfigError(f"{option}: use a value from 0 to 1")
     if value < low:
         raise ConfigError(f"{option}: use {low:g} or more")
-    if path == "rl.clip_dual" and 0 < value <= 1:
-        raise ConfigError(f"{option}: such a bound undoes the objective itself; use 0 for none, or more than 1")
     if value > high:
         raise ConfigError(f"{option}: use {high:,} at most" if whole else f"{option}: use {high:g} at most")
     if 0 < value < np.finfo(np.float32).tiny:

@@ -86,7 +86,7 @@ class Run:
         where = self.path / "config.json"
         try:
             config = configs.from_dict(self.document)
-            configs.check(config)
+            configs.check(config, stored=True)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         if len(config.members) != self.members:
