@@ -85,9 +85,12 @@ class Train(Trained):
 
     def populations(self) -> dict[str, Population]:
         """What is asked for, by name; raises ConfigError where that is nothing."""
-        self.check()
         chosen = {name: one for name, one in CATALOGUE.items() if fnmatch.fnmatchcase(name, self.name)}
         return chosen or {self.name: of(self.name)}
+
+    def check(self) -> None:
+        super().check()
+        self.populations()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,10 +101,13 @@ class Run(Trained):
     """Which study, or `all`."""
 
     def studies(self) -> list[Study]:
-        """What is asked for; raises ConfigError where it cannot be run."""
-        self.check()
-        frame.takeaways()
+        """What is asked for; raises ConfigError where there is no such study."""
         return [find(name) for name in (NAMES if self.name == "all" else (self.name,))]
+
+    def check(self) -> None:
+        super().check()
+        frame.takeaways()
+        self.studies()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +262,8 @@ def main(arguments: Sequence[str], begin: Callable[[], None] = lambda: None) -> 
     kind, show = COMMANDS[name]
     try:
         command = terminal.read(kind, arguments[1:], prog=f"studies {name}")
-        if isinstance(command, Run | Train):  # refused before a device is looked for
-            command.studies() if isinstance(command, Run) else command.populations()
+        if isinstance(command, Trained):
+            command.check()  # refused before a device is looked for
         with signals.catch(at_once=True), environment.enough_memory():
             begin()
             if isinstance(command, Trained) and command.scale == "smoke":  # compiling is most of it

@@ -74,7 +74,9 @@ class Demonstrations:
         if len(texts) not in (1, places):
             raise ValueError(f"{len(texts)} priors: give one, or one for each of {places} towns")
         chances = np.array([_prior(text) for text in texts] * (places // len(texts)))
-        return chances if self.persona == "all" else chances * 0 + (np.array(personas.PERSONAS) == self.persona)
+        if self.persona != "all":
+            chances[:] = np.array(personas.PERSONAS) == self.persona
+        return chances
 
 
 TRAITS = ("slip", "plan_following", "skill", "plan_slip", "thinking_larry", "thinking_bob", "thinking_alice")

@@ -51,19 +51,15 @@ def gae(
         return carry, jnp.where(chosen, new, 0.0)
 
     def past_others(carry, decision):
-        *decision, learns = decision
-        _, _, chosen, _ = decision
-        (advantage, following), new = backwards(carry, decision)
-        came = new + decision[1]  # the return from here on
-        passed = chosen & ~learns
+        reward, value, chosen, discount, learns = decision
+        (advantage, following), new = backwards(carry, (reward, value, chosen, discount))
+        came, passed = new + value, chosen & ~learns  # the return from here on
         return (jnp.where(passed, 0.0, advantage), jnp.where(passed, came, following)), new
 
     chosen = jnp.concatenate([written, played])
     start, decisions = (jnp.float32(0), jnp.float32(0)), (pays, values, chosen, discounts)
-    if taught is None:
-        _, advantages = jax.lax.scan(backwards, start, decisions, reverse=True)
-    else:
-        _, advantages = jax.lax.scan(past_others, start, (*decisions, taught), reverse=True)
+    step, over = (backwards, decisions) if taught is None else (past_others, (*decisions, taught))
+    _, advantages = jax.lax.scan(step, start, over, reverse=True)
     return advantages, advantages + values
 
 

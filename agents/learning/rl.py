@@ -299,10 +299,8 @@ def collect(
     }
     if reference is not None:
         of_episode = divergence.sum(axis=1)
-        metrics["episode_kl"] = of_episode.mean()
-        if behaviour is not None:
-            likelier = jax.nn.softmax(jnp.sum(taken - played, axis=1, where=episodes.decided))
-            metrics["episode_kl"] = jnp.sum(likelier * of_episode)
+        likelier = jax.nn.softmax(jnp.sum(taken - played, axis=1, where=episodes.decided))
+        metrics["episode_kl"] = of_episode.mean() if behaviour is None else jnp.sum(likelier * of_episode)
     if behaviour is not None:
         first, second = (jnp.sum(x, where=episodes.decided) for x in (weight, jnp.square(weight)))
         count = episodes.decided.sum(dtype=jnp.float32)
