@@ -43,8 +43,8 @@ def test_help_is_printed_without_jax(command):
     [
         ("train.py --lr 3", "did you mean --rl.learning-rate?"),
         pytest.param("train.py --seed much", "--seed: invalid literal", marks=pytest.mark.slow),
-        ("train.py --world.name EmojiMaze-v9", "choose one of"),
-        ("-m benchmarks everything", "choose one of"),
+        pytest.param("train.py --world.name EmojiMaze-v9", "choose one of", marks=pytest.mark.slow),
+        pytest.param("-m benchmarks everything", "choose one of", marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_option_is_told_before_jax_looks_for_devices(arguments, words):

@@ -18,7 +18,7 @@ def ends_well(program: str) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import envs, gymnax",
+        pytest.param("import envs, gymnax", marks=pytest.mark.slow),
         pytest.param("import gymnax, envs", marks=pytest.mark.slow),
         pytest.param("import envs; from gymnax import make", marks=[pytest.mark.slow, pytest.mark.long]),
     ],

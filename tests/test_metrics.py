@@ -10,6 +10,7 @@ import pytest
 
 from agents.runs import metrics
 from ground import files
+from tests.thrift import some
 
 MEMBERS, CHUNK = 3, 2
 RNG = np.random.default_rng(5)
@@ -79,7 +80,7 @@ def test_killed_while_a_part_is_written(folder, monkeypatch, chunks):
     check(folder, chunks + 1)
 
 
-@pytest.mark.parametrize("back_to", [0, 3, 37, 99])
+@pytest.mark.parametrize("back_to", some([37, 0, 3, 99], 2))
 def test_training_that_goes_back_replaces_what_it_writes_again(folder, back_to):
     for index in range(100):
         write(folder, index)

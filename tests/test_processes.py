@@ -67,6 +67,7 @@ def test_options_of_any_bytes_are_compared():
     assert processes.same("--run-dir caf\udce9")
 
 
+@pytest.mark.slow
 def test_a_process_without_the_others_ends_with_one_line_and_status_2():
     ((status, out, lines),) = finish(start(["unused"], indices=(1,), CONNECT_SECONDS="2"))
     assert (status, out, len(lines)) == (2, "", 1)

@@ -22,8 +22,9 @@ from ground import processes, seeds, signals
 PASS = 2**18
 """Tokens of one forward and backward pass of all members that an accelerator computes at once, at most."""
 
-LONG = 256
-"""Tokens from which on a CPU reads 8 episodes of RL in one pass and not 16, so that they stay in the cache."""
+LONG = {"pretrain": (160, 4), "sft": (160, 4), "rl": (256, 8)}
+"""From so many tokens on a CPU reads so many episodes in one pass and not 16, so that they stay in its cache; of RL
+more, since those of one group read their prompt once."""
 
 
 class Diverged(Exception):
@@ -107,7 +108,9 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         mesh = Mesh(mesh.devices[: math.gcd(len(trained), mesh.shape["member"])], mesh.axis_names)
     accelerated = not population.on_cpu(mesh)
     policy = dataclasses.replace(policy, sparing=accelerated)
-    here, few = len(trained) // mesh.shape["member"], 8 if name == "rl" and length >= LONG else 16
+    here = len(trained) // mesh.shape["member"]
+    least, fewer = LONG[name]
+    few = fewer if length >= least else 16
 
     def of_a_pass(at_once: int, portions: int) -> int:
         chosen = side_by_side(min(at_once or here, here) * portions, length) if accelerated else few
