@@ -5,6 +5,7 @@ exactly, and two accounts are kept: by the name (the chain rule), and by the dee
 a badge is shown, the base that is shown none is not their mixture: what is left between the two is the misfit.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -137,20 +138,28 @@ def look(
     """
     nobody = jnp.full(episodes, -1, jnp.int32)  # π is told nothing
     own, as_model = _play(policy, after, world, params, key, nobody, 1)
-    now, then = _of_both(lambda parameters: _read(policy, parameters, world, own.tokens), after, before)
-    names = prior
+    read = functools.partial(_read_both, policy, before, after, world)
+    as_each, decisions = _as_each_told(world, own.tokens), jax.vmap(functools.partial(_decisions, world))
     if world.spoken:
+        # What an episode calls itself is one of the three.
+        of_base, of_model = read(as_each, jnp.concatenate([as_each, _as_each_told(world, known.mixture.tokens)]))
+        itself = _named(world, own), jnp.arange(episodes)
+        then, now = (jax.tree.map(lambda x: x[itself], reading) for reading in (of_base, of_model))
         # The name is the first that is said, so that all episodes of a maze have its chances in common.
         said = (jnp.exp(reading.openings[0, 0, : len(_BADGES)]) for reading in (then, now))
         prior, names = (jnp.maximum(chances, 1e-30) for chances in said)
-
-    def of_policy(played):
-        """Every decision after the name, whatever it is, float32[N, D, A]."""
-        if not world.spoken:
-            badge = played.tokens.at[:, world.badge_position].set(params.head)
-            return _decisions(world, _read(policy, after, world, badge))
-        mixed, (chosen, decided) = jax.vmap(selection.acts, in_axes=(0, 0, 0, None)), _chosen(world, played)
-        return mixed(_as_each(policy, after, world, played.tokens), chosen, decided, names)
+        mixed = jax.vmap(selection.acts, in_axes=(0, 0, 0, None))
+        of_own, of_mixture = (
+            mixed(jnp.moveaxis(said, 0, 2), *_chosen(world, played), names)
+            for said, played in zip(jnp.split(decisions(of_model), 2), (own, known.mixture), strict=True)
+        )
+    else:
+        of_nobody = known.mixture.tokens.at[:, world.badge_position].set(params.head)
+        of_base, of_model = read(jnp.concatenate([as_each, own.tokens[None]]), jnp.stack([own.tokens, of_nobody]))
+        then, now = (jax.tree.map(lambda x, at=at: x[at], reading) for reading, at in ((of_base, -1), (of_model, 0)))
+        names = prior
+        of_own, of_mixture = decisions(of_model)
+    every = jnp.moveaxis(decisions(of_base)[: len(_BADGES)], 0, 2)
 
     def deeds(played, log_policy, log_personas):
         return Deeds(
@@ -161,8 +170,7 @@ def look(
             named=_named(world, played),
         )
 
-    of_own, of_mixture = _of_both(of_policy, own, known.mixture)
-    every, (chosen, decided) = _as_each(policy, before, world, own.tokens), _chosen(world, own)
+    chosen, decided = _chosen(world, own)
     nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))(of_own, every, chosen, decided, prior)
 
     told, each = known.told, len(known.told.tokens) // len(_BADGES)
@@ -246,14 +254,33 @@ def _read(policy: Policy, parameters: Parameters, world: base.World, sequence: j
     return rl.read_decisions(policy, parameters, world, sequence, group=group or len(sequence))
 
 
+def _read_both(
+    policy: Policy, before: Parameters, after: Parameters, world: base.World, of_base: jax.Array, of_model: jax.Array
+) -> tuple[rl.Reading, rl.Reading]:
+    """What a base says of episodes int32[R, N, S] and a model of others, each N of one prompt; compiled once."""
+
+    def one(which_and_sequence):
+        which, sequence = which_and_sequence
+        return _read(policy, jax.tree.map(lambda x: x[which], both), world, sequence)
+
+    both, first = jax.tree.map(lambda *x: jnp.stack(x), before, after), len(of_base)
+    which = jnp.repeat(jnp.arange(2), jnp.array([first, len(of_model)]), total_repeat_length=first + len(of_model))
+    read = jax.lax.map(one, (which, jnp.concatenate([of_base, of_model])))
+    return jax.tree.map(lambda x: x[:first], read), jax.tree.map(lambda x: x[first:], read)
+
+
 def _as_each(policy: Policy, parameters: Parameters, world: base.World, sequence: jax.Array) -> jax.Array:
     """Every decision of episodes of one maze, were it each persona's, float32[N, D, I, A]."""
 
-    def one(badge):
-        told = sequence.at[:, world.badge_position].set(badge)
+    def one(told):
         return _decisions(world, _read(policy, parameters, world, told))
 
-    return jnp.moveaxis(jax.lax.map(one, jnp.array(_BADGES, jnp.int32)), 0, 2)
+    return jnp.moveaxis(jax.lax.map(one, _as_each_told(world, sequence)), 0, 2)
+
+
+def _as_each_told(world: base.World, sequence: jax.Array) -> jax.Array:
+    """Episodes int32[N, S] with the badge of each persona, int32[I, N, S]."""
+    return jnp.stack([sequence.at[:, world.badge_position].set(badge) for badge in _BADGES])
 
 
 def _chosen(world: base.World, played: rollout.Episodes) -> tuple[jax.Array, jax.Array]:
