@@ -31,7 +31,6 @@ from typing import Any
 
 import docstring_parser
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -304,12 +303,11 @@ def each(
     """
     first, again = once(run, *checkpoints)
     trees = (*(run.kept_parameters(name) for name in checkpoints), run.params, *own)
-    members = jax.tree.map(lambda x: jnp.asarray(x[first]), trees)
+    members = jax.tree.map(lambda x: np.asarray(x)[first], trees)
     told = mapped(function, run.policy, run.world, tuple(static.items()), members, shared)
-    return jax.tree.map(lambda x: np.asarray(x)[again], told)
+    return jax.tree.map(lambda x: x[again], told)
 
 
-@functools.partial(jax.jit, static_argnames=("function", "policy", "world", "static"))
 def mapped(
     function: Callable[..., Any],
     policy: Policy,
@@ -318,8 +316,19 @@ def mapped(
     members: Sequence[Any],
     shared: Sequence[Any],
 ) -> Any:
-    """A function of `each` over members: trees whose axis 0 is the member."""
+    """A function of `each` over members: trees whose axis 0 is the member. NumPy arrays."""
+    return population.in_turn(lambda *some: _mapped(function, policy, world, static, some, shared), *members)
 
+
+@functools.partial(jax.jit, static_argnames=("function", "policy", "world", "static"))
+def _mapped(
+    function: Callable[..., Any],
+    policy: Policy,
+    world: base.World,
+    static: tuple[tuple[str, Any], ...],
+    members: Sequence[Any],
+    shared: Sequence[Any],
+) -> Any:
     def member(*trees):
         return function(policy, world, *trees, *shared, **dict(static))
 

@@ -115,9 +115,10 @@ def measure(
     mesh = population.mesh(members, block)
     if population.on_cpu(mesh):
         together, mesh = 1, population.mesh(1, block)
-    parts = []
+    # In NumPy, so that nothing is compiled to take a member out.
+    everyone, parts = jax.tree.map(np.asarray, (parameters, params)), []
     for first in range(0, members, together):
-        mine = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params))
+        mine = jax.tree.map(lambda x, first=first: x[first : first + together], everyone)
         mine, blocks = population.place(mine, mesh), []
         for start in range(0, mazes, block):
             # The last block may go on beyond the mazes asked for, so that one program does for all.

@@ -31,6 +31,26 @@ def test_members_are_the_grid_by_seeds():
     ]
 
 
+def test_one_program_serves_populations_of_any_size():
+    traced = []
+
+    @jax.jit
+    def fit(points, offset):
+        traced.append(points["x"].shape)
+        return {"mean": points["x"].mean(axis=1) + offset, "place": points["place"]}
+
+    devices = len(jax.devices())
+    for members in (devices, 2 * devices, 5 * devices):
+        x, offset = np.random.default_rng(members).normal(size=(members, 3)).astype(np.float32), np.arange(members)
+        points = {"x": jax.numpy.asarray(x), "place": offset}
+        told = population.in_turn(fit, points, offset.astype(np.float32))
+        np.testing.assert_allclose(told["mean"], x.mean(axis=1) + offset, rtol=1e-6)
+        np.testing.assert_array_equal(told["place"], offset)
+    assert traced == [(devices, 3)]
+    population.in_turn(fit, {"x": x[:-1], "place": offset[:-1]}, offset[:-1].astype(np.float32))  # it is no multiple
+    assert len(traced) == 2
+
+
 @pytest.mark.slow
 def test_each_of_eight_members_equals_its_own_run(base):
     shared = jax.tree.map(lambda x: np.broadcast_to(x, (8, *x.shape[1:])), base)

@@ -92,6 +92,30 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
     return jax.shard_map(members, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
+def in_turn(function: Callable[..., Any], *members: Any) -> Any:
+    """A compiled function of members, called on a CPU for as many at a time as there are devices, else for all.
+
+    So one program serves populations of any size.
+
+    Args:
+        function: of trees of arrays, of which axis 0 is the member, as is that of all that it returns.
+        *members: the trees.
+
+    Returns:
+        NumPy arrays of all members.
+    """
+    count = len(jax.tree.leaves(members)[0])
+    every = mesh(count, 1)
+    at_once = every.size if on_cpu(every) else count
+    # In NumPy, so that nothing is compiled to take members out.
+    arrays = jax.tree.map(np.asarray, members) if at_once < count else members
+    parts = [
+        on_host(function(*jax.tree.map(lambda x, first=first: x[first : first + at_once], arrays)))
+        for first in range(0, count, at_once)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
 def memory(mesh: Mesh) -> int | None:
     """Bytes that programs may fill of one device of the mesh; None where it does not tell, as CPUs do not.
 

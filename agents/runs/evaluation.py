@@ -52,9 +52,10 @@ def policy_outcomes(
     if not mesh.local_devices:
         return np.full((members, episodes), np.nan, np.float32), np.zeros((members, episodes), bool)
     speakers = np.full(members, -1, np.int32) if speakers is None else speakers
-    parts = []
+    # In NumPy, so that nothing is compiled to take a member out.
+    everyone, parts = jax.tree.map(np.asarray, (parameters, params, speakers)), []
     for first in range(0, members, together):
-        block = jax.tree.map(lambda x, first=first: x[first : first + together], (parameters, params, speakers))
+        block = jax.tree.map(lambda x, first=first: x[first : first + together], everyone)
         parts.append(population.on_host(_outcomes(policy, world, population.place(block, mesh), mesh, episodes)))
     returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
     return returns, succeeded
@@ -133,9 +134,9 @@ def means(run: Run, before: Parameters, after: Parameters) -> tuple[np.ndarray, 
     # Twins are evaluated once.
     first, twin = np.unique(config.starts, return_inverse=True)
     told = np.arange(len(personas.PERSONAS) if run.world.badge != "null" else 0, dtype=np.int32)
-    stacked = jax.tree.map(lambda b, a: jnp.concatenate([b[first], a, b[0 * told]]), before, after)
-    met = config.world_params([config.base(config.members[0])])
-    worlds = jax.tree.map(lambda x, m: jnp.concatenate([x[first], x, m[0 * told]]), config.world_params(), met)
+    ours, met = (jax.tree.map(np.asarray, config.world_params(x)) for x in ((), [config.base(config.members[0])]))
+    stacked = jax.tree.map(lambda b, a: np.concatenate([b[first], a, b[0 * told]]), before, after)
+    worlds = jax.tree.map(lambda x, m: np.concatenate([x[first], x, m[0 * told]]), ours, met)
     nobody = np.full(len(first) + run.members, -1, np.int32)
     played = policy_outcomes(
         run.policy, stacked, run.world, worlds, config.evaluation_episodes, speakers=np.append(nobody, told)
@@ -175,7 +176,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
     # Badges are compared with their personas where the first base has met them.
     player, speakers = config.base(config.members[0]), np.arange(len(personas.BASELINES), len(SCRIPTS))
     played, exact = play(player)
-    sample = jax.tree.map(lambda x: x[speakers, : fidelity.EPISODES], (played, exact))
+    sample = jax.tree.map(lambda x: np.asarray(x)[speakers, : fidelity.EPISODES], (played, exact))
     first = jax.tree.map(lambda x: jnp.asarray(x[0]), before)
     params, traits = lessons(player)
     divergence = np.asarray(badge_divergence(run.policy, first, run.world, params, *sample)).tolist()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
@@ -161,7 +162,7 @@ class Run:
     @functools.cached_property
     def params(self) -> base.WorldParams:
         """The world's parameters of the kept members, axis 0."""
-        return jax.tree.map(lambda x: x[self.kept], self.config.world_params())
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[self.kept]), self.config.world_params())
 
     @property
     def caption(self) -> str:

@@ -72,13 +72,14 @@ def attempts(
     at_least(1, samples=samples, mazes=mazes)
     configs.check_range("temperature", temperature)
     first, again = once(run, checkpoint)
-    parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), run.params))
+    ours = jax.tree.map(np.asarray, run.params)
+    parameters, params = jax.tree.map(lambda x: x[first], (run.kept_parameters(checkpoint), ours))
     played = passes.measure(run.policy, parameters, run.world, params, mazes, samples, temperature, progress)
 
     of_worlds = [tuple(x for path, x in one.values.items() if path.startswith("world.")) for one in run.population]
     swept = [of_worlds.index(one) for one in of_worlds]
     _, worlds, of_world = np.unique(swept, return_index=True, return_inverse=True)
-    params = jax.tree.map(lambda x: x[worlds], run.params)
+    params = jax.tree.map(lambda x: x[worlds], ours)
     chance = passes.measure(None, {}, run.world, params, mazes, samples).successes
 
     ks = passes.powers(samples)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from agents.learning import population
 from agents.runs import Run
 from analysis import estimates, inference
 from analysis.figures.panels import Curve, Curves, Map, Panel
@@ -77,10 +78,13 @@ def beliefs(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
         )
     first, again = once(run, checkpoint)
     shown = run.config.per_member("pretrain", [run.population[index] for index in first])
-    parameters, params = jax.tree.map(lambda x: jnp.asarray(x[first]), (run.kept_parameters(checkpoint), run.params))
+    ours = jax.tree.map(lambda x: np.asarray(x)[first], (run.kept_parameters(checkpoint), run.params))
     prior = jnp.asarray(run.config.prior, jnp.float32)
-    told = inference.measure(run.policy, parameters, run.world, params, shown, prior, episodes)
-    told = jax.tree.map(lambda x: np.asarray(x)[again], told)
+
+    def some(parameters, params, shown):
+        return inference.measure(run.policy, parameters, run.world, params, shown, prior, episodes)
+
+    told = jax.tree.map(lambda x: x[again], population.in_turn(some, *ours, shown))
 
     def own(values: np.ndarray) -> np.ndarray:
         mine = np.diagonal(values, axis1=1, axis2=3).swapaxes(1, 2).astype(np.float64)

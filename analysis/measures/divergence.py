@@ -34,8 +34,12 @@ def divergence(run: Run, checkpoint: str, *, episodes: int = 512) -> xr.Dataset:
         per decision of π. Of `CHANNELS` those that the world has.
     """
     check_episodes(episodes)
-    after, before = (jax.tree.map(jnp.asarray, run.kept_parameters(name)) for name in (checkpoint, "pretrain"))
-    told = by_channel(run.policy, after, before, run.world, run.params, episodes)
+    after, before = (run.kept_parameters(name) for name in (checkpoint, "pretrain"))
+
+    def some(after, before, params):
+        return by_channel(run.policy, after, before, run.world, params, episodes)
+
+    told = population.in_turn(some, after, before, run.params)
     nats, entropy, decisions = (np.asarray(x, np.float64) for x in told)
     total, units = nats.sum(axis=-1), "nats per episode"
     there = np.flatnonzero([run.world.spoken, run.world.plan_length, run.world.turns])
@@ -79,9 +83,13 @@ def by_channel(
     key = seeds.held_out("divergence")
 
     def member(parameters, reference, params):
+        both = jax.tree.map(lambda *x: jnp.stack(x), parameters, reference)
+
         def part(key):
             played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, AT_ONCE))
-            now, then = (rl.read_decisions(policy, x, world, played.tokens) for x in (parameters, reference))
+            # One loop, so that it is compiled once.
+            read = jax.lax.map(lambda x: rl.read_decisions(policy, x, world, played.tokens), both)
+            now, then = (jax.tree.map(lambda x, at=at: x[at], read) for at in (0, 1))
 
             entropy = accounts.summed(world, played, *map(objectives.entropy, (now.openings, now.actions)))
             ones = jnp.ones_like(played.written, jnp.int32), jnp.ones_like(played.actions)

@@ -89,9 +89,11 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
             "or use `analysis divergence`"
         )
     given, known, misfit = _base(run, mazes, episodes)
-    after = jax.tree.map(jnp.asarray, run.kept_parameters(checkpoint))
-    told = account(run.policy, after, *given, known, world, mazes, episodes) | {"misfit": misfit}
-    told = jax.tree.map(np.asarray, told)
+
+    def some(after, given, known):
+        return account(run.policy, after, *given, known, world, mazes, episodes)
+
+    told = population.in_turn(some, run.kept_parameters(checkpoint), given, known) | {"misfit": misfit}
     persona, policies = "member persona", "member policy"
     rest = "name given to the same deeds" if world.spoken else "misfit as the model meets it"
     made = {
@@ -140,12 +142,15 @@ def ledger(run: Run, checkpoint: str, *, mazes: int = 32, episodes: int = 64) ->
 
 
 @functools.lru_cache(maxsize=1)
-def _base(run: Run, mazes: int, episodes: int) -> tuple[tuple[Any, ...], accounts.Base, jax.Array]:
+def _base(run: Run, mazes: int, episodes: int) -> tuple[tuple[Any, ...], accounts.Base, np.ndarray]:
     """What is the same at all checkpoints: a run's base and where it plays, what it did there, its misfit."""
-    before = jax.tree.map(jnp.asarray, run.kept_parameters(ends(run)[0]))
-    weights = jnp.asarray(np.tile(run.config.prior, (len(run.kept), 1)), jnp.float32)
-    given = (before, run.params, weights, jnp.asarray(run.kept, jnp.int32))
-    return given, *of_base(run.policy, *given, run.world, mazes, episodes)
+    weights = np.tile(np.asarray(run.config.prior, np.float32), (len(run.kept), 1))
+    given = (run.kept_parameters(ends(run)[0]), run.params, weights, np.asarray(run.kept, np.int32))
+
+    def some(*given):
+        return of_base(run.policy, *given, run.world, mazes, episodes)
+
+    return given, *population.in_turn(some, *given)
 
 
 def _keys(number: jax.Array, mazes: int) -> jax.Array:

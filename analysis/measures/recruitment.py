@@ -91,7 +91,7 @@ def recruitment(
     told = narrated(run.config.world, run.config.pretrain, seed)[:episodes]
     members = (run.kept_parameters(start), vectors, before)
     shared = (told, seeds.held_out("recruitment", seed), jnp.float32(strength))
-    feeling, spent, speaks = map(np.asarray, mapped(push, run.policy, run.world, (("draws", draws),), members, shared))
+    feeling, spent, speaks = mapped(push, run.policy, run.world, (("draws", draws),), members, shared)
     swing, kl = feeling[..., -1] - feeling[..., 0], spent[..., [0, -1]].mean(axis=-1)
     # Where a push is weak, 😀 − 😞 goes with it and KL with its square.
     weak = np.sqrt(np.maximum(spent[..., [1, -2]], 0)).sum(axis=-1)

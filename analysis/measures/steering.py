@@ -90,7 +90,7 @@ def steering(
 
     def steer(params: base.WorldParams) -> dict[str, np.ndarray]:
         members = (parameters, params, tried, blocks - 1)
-        return _arrays(jax.tree.map(np.asarray, mapped(steered.steer, run.policy, run.world, options, members, (key,))))
+        return _arrays(mapped(steered.steer, run.policy, run.world, options, members, (key,)))
 
     others = jnp.array(tokens.UNSEEN_TILES[:3], jnp.int32)[None]
     unseen = dataclasses.replace(run.params, tile_map=run.params.tile_map.at[:, :3].set(others))
