@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from agents.learning import objectives, rl, rollout
@@ -174,7 +175,7 @@ def look(
     nats = jax.vmap(selection.stepwise_divergence, in_axes=(0, 0, 0, 0, None))(of_own, every, chosen, decided, prior)
 
     told, each = known.told, len(known.told.tokens) // len(_BADGES)
-    told_now, told_then = _of_both(lambda x: _read(policy, x, world, told.tokens, each), after, before)
+    told_now, told_then = of_both(lambda x: _read(policy, x, world, told.tokens, each), after, before)
 
     def by_persona(numbers):
         return numbers.reshape(len(_BADGES), each)
@@ -264,7 +265,7 @@ def _read_both(
         return _read(policy, jax.tree.map(lambda x: x[which], both), world, sequence)
 
     both, first = jax.tree.map(lambda *x: jnp.stack(x), before, after), len(of_base)
-    which = jnp.repeat(jnp.arange(2), jnp.array([first, len(of_model)]), total_repeat_length=first + len(of_model))
+    which = np.repeat(np.arange(2, dtype=np.int32), (first, len(of_model)))
     read = jax.lax.map(one, (which, jnp.concatenate([of_base, of_model])))
     return jax.tree.map(lambda x: x[:first], read), jax.tree.map(lambda x: x[first:], read)
 
@@ -305,7 +306,7 @@ def _named(world: base.World, played: rollout.Episodes) -> jax.Array:
     return jnp.argmax(badge == jnp.array(_BADGES, jnp.int32)[None], axis=1).astype(jnp.int32)
 
 
-def _of_both(function: Callable[[Any], Any], one: Any, other: Any) -> tuple[Any, Any]:
+def of_both(function: Callable[[Any], Any], one: Any, other: Any) -> tuple[Any, Any]:
     """A function of two trees, one after the other, compiled once."""
     told = jax.lax.map(function, jax.tree.map(lambda *x: jnp.stack(x), one, other))
     return jax.tree.map(lambda x: x[0], told), jax.tree.map(lambda x: x[1], told)

@@ -317,18 +317,11 @@ def mapped(
     shared: Sequence[Any],
 ) -> Any:
     """A function of `each` over members: trees whose axis 0 is the member. NumPy arrays."""
-    return population.in_turn(lambda *some: _mapped(function, policy, world, static, some, shared), *members)
+    return population.in_turn(functools.partial(_mapped, function, policy, world, static, shared), *members)
 
 
 @functools.partial(jax.jit, static_argnames=("function", "policy", "world", "static"))
-def _mapped(
-    function: Callable[..., Any],
-    policy: Policy,
-    world: base.World,
-    static: tuple[tuple[str, Any], ...],
-    members: Sequence[Any],
-    shared: Sequence[Any],
-) -> Any:
+def _mapped(function, policy, world, static, shared, *members):
     def member(*trees):
         return function(policy, world, *trees, *shared, **dict(static))
 

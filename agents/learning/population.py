@@ -92,7 +92,7 @@ def over_members(function: Callable[..., Any], mesh: Mesh, at_once: int = 0) -> 
     return jax.shard_map(members, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
-def in_turn(function: Callable[..., Any], *members: Any) -> Any:
+def in_turn(function: Callable[..., Any], *members: Any, at_once: int = 0) -> Any:
     """A compiled function of members, called on a CPU for as many at a time as there are devices, else for all.
 
     So one program serves populations of any size.
@@ -100,15 +100,18 @@ def in_turn(function: Callable[..., Any], *members: Any) -> Any:
     Args:
         function: of trees of arrays, of which axis 0 is the member, as is that of all that it returns.
         *members: the trees.
+        at_once: members of a call, where it is not for the devices to say.
 
     Returns:
         NumPy arrays of all members.
     """
     count = len(jax.tree.leaves(members)[0])
     every = mesh(count, 1)
-    at_once = every.size if on_cpu(every) else count
+    at_once = at_once or (every.size if on_cpu(every) else count)
+    if at_once >= count:
+        return on_host(function(*members))
     # In NumPy, so that nothing is compiled to take members out.
-    arrays = jax.tree.map(np.asarray, members) if at_once < count else members
+    arrays = jax.tree.map(np.asarray, members)
     parts = [
         on_host(function(*jax.tree.map(lambda x, first=first: x[first : first + at_once], arrays)))
         for first in range(0, count, at_once)

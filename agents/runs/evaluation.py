@@ -52,13 +52,11 @@ def policy_outcomes(
     if not mesh.local_devices:
         return np.full((members, episodes), np.nan, np.float32), np.zeros((members, episodes), bool)
     speakers = np.full(members, -1, np.int32) if speakers is None else speakers
-    # In NumPy, so that nothing is compiled to take a member out.
-    everyone, parts = jax.tree.map(np.asarray, (parameters, params, speakers)), []
-    for first in range(0, members, together):
-        block = jax.tree.map(lambda x, first=first: x[first : first + together], everyone)
-        parts.append(population.on_host(_outcomes(policy, world, population.place(block, mesh), mesh, episodes)))
-    returns, succeeded = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return returns, succeeded
+
+    def outcomes(*block):
+        return _outcomes(policy, world, population.place(block, mesh), mesh, episodes)
+
+    return population.in_turn(outcomes, parameters, params, speakers, at_once=together)
 
 
 @functools.partial(

@@ -83,14 +83,13 @@ def by_channel(
     key = seeds.held_out("divergence")
 
     def member(parameters, reference, params):
-        both = jax.tree.map(lambda *x: jnp.stack(x), parameters, reference)
-
         def part(key):
             played = rollout.policy_episodes(policy, parameters, world, params, key, min(episodes, AT_ONCE))
-            # One loop, so that it is compiled once.
-            read = jax.lax.map(lambda x: rl.read_decisions(policy, x, world, played.tokens), both)
-            now, then = (jax.tree.map(lambda x, at=at: x[at], read) for at in (0, 1))
 
+            def read(parameters):
+                return rl.read_decisions(policy, parameters, world, played.tokens)
+
+            now, then = accounts.of_both(read, parameters, reference)
             entropy = accounts.summed(world, played, *map(objectives.entropy, (now.openings, now.actions)))
             ones = jnp.ones_like(played.written, jnp.int32), jnp.ones_like(played.actions)
             made = accounts.summed(world, played, *ones)
