@@ -11,6 +11,7 @@ from flax import struct
 
 from analysis import extraction
 from envs import tokens
+from ground.precise import product
 
 NULL = -0.5
 """Cosine of two of three centred class means that have nothing to do with each other: a triangle's corners.
@@ -34,7 +35,7 @@ def class_means(activations: jax.Array, classes: jax.Array) -> jax.Array:
     """
     centred = activations - activations.mean(axis=0)[None]  # first, so that float32 keeps small differences
     member = jax.nn.one_hot(classes, len(extraction.CLASSES), axis=0, dtype=jnp.float32)
-    return jnp.einsum("cn,nld->cld", member, centred) / member.sum(axis=1)[:, None, None]
+    return product("cn,nld->cld", member, centred) / member.sum(axis=1)[:, None, None]
 
 
 def vectors(means: jax.Array) -> jax.Array:
@@ -119,7 +120,7 @@ def overlap(scores: jax.Array, positive: jax.Array) -> jax.Array:
     low, high = scores.min(), scores.max()
     place = jnp.floor((scores - low) / jnp.maximum(high - low, 1e-30) * BINS).astype(jnp.int32)
     bins = jax.nn.one_hot(jnp.clip(place, 0, BINS - 1), BINS, dtype=jnp.float32)
-    shares = [jnp.einsum("nb,n->b", bins, group.astype(jnp.float32)) for group in (positive, ~positive)]
+    shares = [product("nb,n->b", bins, group.astype(jnp.float32)) for group in (positive, ~positive)]
     return jnp.minimum(*(share / share.sum() for share in shares)).sum()
 
 
@@ -203,7 +204,7 @@ def coordinate(activations: jax.Array, found: Concepts) -> jax.Array:
     axis = gold - mold
     from_middle = activations - jnp.broadcast_to(found.centre + (gold + mold) / 2, activations.shape)
     unit = 2 * axis / jnp.maximum(jnp.square(axis).sum(axis=-1, keepdims=True), 1e-30)
-    return jnp.einsum("...ld,ld->...l", from_middle, unit)
+    return product("...ld,ld->...l", from_middle, unit)
 
 
 def at(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
@@ -229,4 +230,4 @@ def agreement(axes: np.ndarray, tile_maps: np.ndarray, units: np.ndarray) -> np.
     others = units[:, None] != units[None]
     kinds = np.stack([same & others, ~same & others])
     count = kinds.sum(axis=-1)
-    return np.where(count > 0, (kinds * (axes @ axes.T)).sum(axis=-1) / np.maximum(count, 1), np.nan).T
+    return np.where(count > 0, (kinds * np.matmul(axes, axes.T)).sum(axis=-1) / np.maximum(count, 1), np.nan).T

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from agents.policies import Parameters
 from analysis import concepts, tracking
 from envs import tokens
+from ground.precise import product
 
 NAMES = (
     *("axis", "gold", "mold", "path", "axis before", "gold before", "mold before"),
@@ -32,7 +33,7 @@ def matched(key: jax.Array, count: int, stream: jax.Array) -> jax.Array:
     A stream has few dimensions, so that most isotropic directions do little to it.
     """
     weights = jax.random.normal(key, (count, len(stream)), jnp.float32)
-    return jnp.einsum("kn,nld->kld", weights, stream - stream.mean(axis=0, keepdims=True)) / len(stream) ** 0.5
+    return product("kn,nld->kld", weights, stream - stream.mean(axis=0, keepdims=True)) / len(stream) ** 0.5
 
 
 def with_norm(directions: jax.Array, norm: jax.Array) -> jax.Array:
@@ -46,7 +47,7 @@ def without(directions: jax.Array, span: jax.Array) -> jax.Array:
     _, sizes, basis = jnp.linalg.svd(span.astype(jnp.float32), full_matrices=False)
     rounding = max(span.shape) * jnp.finfo(jnp.float32).eps  # of a rank-deficient span's zeros
     basis = jnp.where((sizes > rounding * sizes.max())[:, None], basis, 0.0)
-    return directions - jnp.einsum("...d,kd,ke->...e", directions, basis, basis)
+    return directions - product("...d,kd,ke->...e", directions, basis, basis)
 
 
 def reward_axis(vectors: jax.Array) -> jax.Array:

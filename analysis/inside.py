@@ -5,7 +5,6 @@ sequence: every head's weights and what it writes, every hidden unit of the MLPs
 so that many replacements are tried by `vmap`. Sequences, members and checkpoints are the caller's to map over.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from flax import struct
-from jax.lax import Precision
 
 from agents.learning import rollout
 from agents.policies import Parameters, Policy
@@ -23,6 +21,7 @@ from agents.runs import Run
 from analysis.measure import AT_ONCE, check_episodes, each
 from envs import base, tokens
 from ground import seeds
+from ground.precise import product
 from ground.terminal import ConfigError
 
 AXES = {
@@ -48,9 +47,6 @@ PATCHABLE = ("stream", "pattern", "mixed", "heads", "hidden", "mlp")
 
 PLACES = ("opening", "move")
 """Where a choice is made: what is said before the first move, and moves."""
-
-product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
-"""Products of float32 as such, on every device."""
 
 
 @struct.dataclass

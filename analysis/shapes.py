@@ -94,9 +94,9 @@ def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         float64[..., r].
     """
-    overlap = np.swapaxes(first, -1, -2) @ second
+    overlap = np.matmul(np.swapaxes(first, -1, -2), second)
     cosines = np.clip(np.linalg.svd(overlap, compute_uv=False), 0, 1)
-    sines = np.clip(np.linalg.svd(second - first @ overlap, compute_uv=False)[..., ::-1], 0, 1)
+    sines = np.clip(np.linalg.svd(second - np.matmul(first, overlap), compute_uv=False)[..., ::-1], 0, 1)
     return np.degrees(np.where(np.square(cosines) > 0.5, np.arcsin(sines), np.arccos(cosines)))
 
 
@@ -111,7 +111,7 @@ def principal_mask(matrix: np.ndarray) -> np.ndarray:
     """
     left, sigma, right = _svd(matrix.astype(np.float64))
     rank = principal_rank(matrix.shape[1:])
-    kept = (left[:, :, :rank] * sigma[:, None, :rank]) @ np.swapaxes(right[:, :, :rank], 1, 2)
+    kept = np.matmul(left[:, :, :rank] * sigma[:, None, :rank], np.swapaxes(right[:, :, :rank], 1, 2))
     return masks.top(np.abs(kept).reshape(len(kept), -1), DENSITY).reshape(matrix.shape)
 
 

@@ -17,6 +17,7 @@ from agents.learning import demonstrations, learner, population, rollout
 from agents.policies import Parameters, Policy
 from analysis import extraction
 from envs import base, tokens
+from ground.precise import product
 
 SITES = ("view", "move")
 """Where the residual stream is read, in this order."""
@@ -78,8 +79,8 @@ def without_moves(scores: jax.Array, moves: jax.Array, counted: jax.Array) -> ja
     """Scores float32[N] less the mean score of the same move (int32[N], 0 to 3) among the entries counted."""
     same = jax.nn.one_hot(moves, len(tokens.MOVES), axis=0, dtype=jnp.float32)
     among = same * counted.astype(jnp.float32)[None]
-    means = among @ scores / jnp.maximum(among.sum(axis=1), 1.0)
-    return scores - means @ same
+    means = product("mn,n->m", among, scores) / jnp.maximum(among.sum(axis=1), 1.0)
+    return scores - product("m,mn->n", means, same)
 
 
 def track(
@@ -105,7 +106,7 @@ def track(
     rest_pays = (above > 0, (jnp.abs(above) > rounding) & goes_on)
     asked = [[x.reshape(-1) for x in question] for question in (next_pays, rest_pays)]
     moves = seen.moves.reshape(-1)
-    scores = jnp.einsum("sntld,kld->kslnt", seen.stream, directions)
+    scores = product("sntld,kld->kslnt", seen.stream, directions)
     scores = scores.reshape(*scores.shape[:3], -1)
 
     def each(score):

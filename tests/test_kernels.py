@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agents.policies import kernels
+from ground.precise import product
 
 BATCH, HEADS, WIDTH = 2, 3, 4
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -24,10 +25,10 @@ def dense(kernel, x):
 
 
 def textbook(positions, query, key, value):
-    scores = jnp.einsum("bhdq,bhdk->bhqk", query, key)
+    scores = product("bhdq,bhdk->bhqk", query, key)
     visible = jnp.arange(key.shape[3])[None] <= jnp.array(positions)[:, None]
     weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
-    return jnp.einsum("bhdk,bhqk->bhdq", value, weights)
+    return product("bhdk,bhqk->bhdq", value, weights)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,8 @@ def test_a_dense_layer_and_its_gradients(layer, shapes, formula, key):
         jax.random.normal(part, shape) for part, shape in zip(jax.random.split(key, 3), shapes, strict=True)
     )
     found = jax.grad(lambda *xs: jnp.sum(layer(*xs, HIGHEST) * weight), argnums=(0, 1))(kernel, x)
-    expected = jax.grad(lambda *xs: jnp.sum(jnp.einsum(formula, *xs) * weight), argnums=(0, 1))(kernel, x)
-    np.testing.assert_allclose(layer(kernel, x, HIGHEST), jnp.einsum(formula, kernel, x), atol=1e-5)
+    expected = jax.grad(lambda *xs: jnp.sum(product(formula, *xs) * weight), argnums=(0, 1))(kernel, x)
+    np.testing.assert_allclose(layer(kernel, x, HIGHEST), product(formula, kernel, x), atol=1e-5)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -16,6 +16,7 @@ from agents.learning import rl, rollout
 from agents.policies import Intervention, PolicyConfig
 from envs import tokens
 from envs.labyrinth import LabyrinthOptions
+from ground.precise import product
 from tests.thrift import some
 
 FAMILIES = {
@@ -191,12 +192,12 @@ def test_steering_and_ablation_change_their_layer_as_told_and_only_what_follows(
 
         ablation = jnp.zeros((family.sites, 2, family.width)).at[site].set(directions)
         said, _, without = family.predictions(sequence, None, ablation)
-        expected = plain[:, :, site] - plain[:, :, site] @ directions.T @ directions
+        expected = plain[:, :, site] - product("bsw,kw,kv->bsv", plain[:, :, site], directions, directions)
         np.testing.assert_allclose(without[:, :, site], expected, atol=1e-5)
-        np.testing.assert_allclose(without[:, :, site] @ directions.T, 0.0, atol=1e-5)
+        np.testing.assert_allclose(product("bsw,kw->bsk", without[:, :, site], directions), 0.0, atol=1e-5)
         assert jnp.abs(said - logits).max() > 1e-3
         *_, both = family.predictions(sequence, steering, ablation)
-        np.testing.assert_allclose((both[:, 10:, site] @ directions.T)[..., 0], 3.0, atol=1e-5)
+        np.testing.assert_allclose(product("bsw,kw->bsk", both[:, 10:, site], directions)[..., 0], 3.0, atol=1e-5)
 
 
 def test_a_replacement_is_what_is_read_from_there_on(family, sequence):

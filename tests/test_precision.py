@@ -1,7 +1,9 @@
 """What bfloat16 leaves to float32, and how float32 is multiplied: said by the config, inherited from nobody."""
 
+import ast
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,52 @@ OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_pa
 """Long passes, which take longer to run than to compile with the optimisation of the other tests."""
 BOUND = 0.012
 """Of the relative error of a parameter's gradient in bfloat16; products of rounded numbers alone give .002 to .006."""
+
+
+PRODUCTS = ("einsum", "matmul", "dot", "vdot", "inner", "tensordot", "dot_general")
+
+
+def unsaid(source: str) -> list[str]:
+    """Products of JAX's arrays in a module whose precision the device would choose, or a global setting."""
+    nodes = list(ast.walk(ast.parse(source)))
+    if not any(isinstance(node, ast.alias) and node.name == "jax.numpy" for node in nodes):
+        return []
+
+    def says(call: ast.Call) -> bool:
+        """As a keyword, or among the arguments: those are arrays, formulas, axes, and then the precision."""
+        return any(word.arg == "precision" for word in call.keywords) or any(
+            "recision" in ast.unparse(x) for x in call.args
+        )
+
+    products = [f"{owner}.{name}" for owner in ("jnp", "jax.lax", "lax") for name in PRODUCTS]
+    silent = [ast.unparse(node) for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)]
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        names = [
+            ast.unparse(call.func),
+            *(ast.unparse(x) for x in call.args[:1] if "partial" in ast.unparse(call.func)),
+        ]
+        if {*names} & {*products} and not says(call):
+            silent.append(ast.unparse(call))
+    return silent
+
+
+def test_every_product_says_how_precise_it_is():
+    root = Path(__file__).parent.parent
+    for room in ("ground", "envs", "agents", "analysis", "studies"):
+        for path in (root / room).rglob("*.py"):
+            silent = unsaid(path.read_text(encoding="utf-8"))
+            if path.name == "kernels.py":  # `_einsum`, of which each product says it
+                silent.remove("functools.partial(jnp.einsum, preferred_element_type=jnp.float32)")
+            assert not silent, f"{path.relative_to(root)}: say precision=, or use ground.precise.product"
+
+
+@pytest.mark.parametrize(
+    "text", ["jnp.dot(a, b)", "a @ b", "partial(jnp.einsum)('ab,bc', a, b)", "jax.lax.dot_general(a, b, c)"]
+)
+def test_a_product_that_does_not_say_is_noticed(text):
+    assert unsaid(f"import jax.numpy as jnp\n{text}")
+    assert not unsaid(f"import numpy as np\n{text}")
+    assert not unsaid("import jax.numpy as jnp\njnp.dot(a, b, precision='highest')")
 
 
 @functools.cache

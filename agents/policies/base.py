@@ -21,6 +21,7 @@ from jax.lax import Precision
 
 from agents.policies import kernels
 from envs import tokens
+from ground import precise
 
 UNROLLED = 2
 """Blocks compiled one after the other; a deeper stack is a loop over groups of so many, so that it compiles as fast."""
@@ -130,8 +131,7 @@ class Intervention:
 
         if self.ablation is not None:
             directions = self.ablation.astype(x.dtype)
-            product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
-            x = x - product("kw,kbs->wbs", directions, product("kw,wbs->kbs", directions, x))
+            x = x - precise.product("kw,kbs->wbs", directions, precise.product("kw,wbs->kbs", directions, x))
         if self.steering is not None:
             x = x + here(self.steering).astype(x.dtype)
         if self.replacement is not None and self.where is not None:

@@ -14,6 +14,7 @@ from analysis import estimates, inside
 from analysis.figures.panels import Map, Panel, Rows
 from analysis.measure import each, measure, variable
 from envs import base, tokens
+from ground.precise import product
 
 GROUPS = {
     "name": (*tokens.BADGES, *tokens.HEADS[1:]),
@@ -140,18 +141,18 @@ def _shares(
         pattern = inside.read(policy, parameters, sequence, names=("pattern",))["pattern"]
         pattern = pattern.reshape(-1, *pattern.shape[2:])
         kind = jax.nn.one_hot(kind_of(world, sequence), count, dtype=jnp.float32)
-        to_kind = inside.product("hqk,kb->hqb", pattern, kind)
+        to_kind = product("hqk,kb->hqb", pattern, kind)
         weight = lasted.astype(jnp.float32)
         related = relations(sequence)
         there = (related.any(axis=-1) & choosing[None]).astype(jnp.float32)
         share = 1 / jnp.arange(1, len(sequence) + 1, dtype=jnp.float32)
         return {
-            "pattern": inside.product("hqb,qa->hab", to_kind, kind * weight[:, None]),
+            "pattern": product("hqb,qa->hab", to_kind, kind * weight[:, None]),
             "met": jnp.sum(kind * weight[:, None], axis=0),
-            "to_kind": inside.product("hqb,q->hb", to_kind, choosing.astype(jnp.float32)),
+            "to_kind": product("hqb,q->hb", to_kind, choosing.astype(jnp.float32)),
             "choices": jnp.sum(choosing, dtype=jnp.float32),
-            "at_choices": inside.product("hqk,rqk,rq->hr", pattern, related.astype(jnp.float32), there),
-            "uniform": inside.product("rqk,rq->r", related.astype(jnp.float32), there * share[None]),
+            "at_choices": product("hqk,rqk,rq->hr", pattern, related.astype(jnp.float32), there),
+            "uniform": product("rqk,rq->r", related.astype(jnp.float32), there * share[None]),
             "there": jnp.sum(there, axis=1),
         }
 

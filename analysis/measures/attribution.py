@@ -13,6 +13,7 @@ from analysis import estimates, inside
 from analysis.figures.panels import Map, Panel
 from analysis.measure import each, measure, variable
 from envs import base
+from ground.precise import product
 
 
 def panels(arms: Mapping[str, xr.Dataset]) -> list[Panel]:
@@ -85,10 +86,10 @@ def parts(
     table = parameters["embedding"]["embedding"].astype(jnp.float32)
     best = jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
     among = allowed.astype(jnp.float32) / allowed.sum(axis=-1, keepdims=True, dtype=jnp.float32)
-    direction = table[best] - inside.product("dv,vw->dw", among, table)
+    direction = table[best] - product("dv,vw->dw", among, table)
     through = direction * parameters["norm"]["scale"].astype(jnp.float32)[None] / inside.root(stream[-1])
     logit = jnp.take_along_axis(logits, best[:, None], axis=1)[:, 0] - jnp.sum(among * logits, axis=-1)
-    return inside.product("cdw,dw->dc", written, through), logit
+    return product("cdw,dw->dc", written, through), logit
 
 
 def _told(
@@ -99,6 +100,6 @@ def _told(
 
     def episode(sequence, weight):
         part, logit = parts(policy, parameters, sequence, decisions, allowed)
-        return tuple(inside.product("pd,d...->p...", weight, x) for x in (part, jnp.abs(part), logit))
+        return tuple(product("pd,d...->p...", weight, x) for x in (part, jnp.abs(part), logit))
 
     return inside.by_place(episode, policy, parameters, world, params, episodes)

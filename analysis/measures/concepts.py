@@ -18,6 +18,7 @@ from analysis.figures.panels import Curve, Curves, Panel, Rows
 from analysis.measure import arms, at_least, each, measure, twins, variable
 from envs import maze, tokens
 from ground import statistics
+from ground.precise import product
 
 REFERENCES = ("other classes", "Path")
 """What Gold and Mold are compared with: each with the other two (eq. 1), or both with Path (appendix C.8)."""
@@ -173,7 +174,7 @@ def extract(
     narrator = tracked.narrator(policy, parameters, world, told)
     ways = jnp.stack([jnp.broadcast_to(way, axis.shape) for way in narrator])
     place = core.coordinate(found.means[tokens.PATH] + found.centre, found)
-    lens = axis[-1] @ tracked.unembedding(parameters).T
+    lens = product("d,vd->v", axis[-1], tracked.unembedding(parameters))
     return found, place, core.cosine(jnp.broadcast_to(axis[None], ways.shape), ways), lens
 
 

@@ -10,11 +10,12 @@ import xarray as xr
 from agents.learning import rollout
 from agents.policies import Parameters, Policy
 from agents.runs import Run
-from analysis import estimates, inside
+from analysis import estimates
 from analysis.figures.panels import Curve, Curves, Panel
 from analysis.measure import LIMIT, each, measure, variable
 from envs import base, tokens
 from ground import seeds
+from ground.precise import product
 from ground.terminal import ConfigError
 
 LABELS = ("own", "another's")
@@ -100,9 +101,9 @@ def errors(
     spread = jnp.sqrt(jnp.sum(jnp.square(features - mean) * train, axis=0, keepdims=True) / count)
     x = (features - mean) / jnp.where(spread > 1e-6, spread, 1.0)
     centre = jnp.sum(targets * train, axis=0, keepdims=True) / count
-    gram = inside.product("rd,re->de", x * train, x) / count + ridge * jnp.eye(x.shape[1], dtype=jnp.float32)
-    weights = jnp.linalg.solve(gram, inside.product("rd,ro->do", x * train, targets - centre) / count)
-    told = inside.product("rd,do->ro", x, weights) + centre
+    gram = product("rd,re->de", x * train, x) / count + ridge * jnp.eye(x.shape[1], dtype=jnp.float32)
+    weights = jnp.linalg.solve(gram, product("rd,ro->do", x * train, targets - centre) / count)
+    told = product("rd,do->ro", x, weights) + centre
     left, all_of_it = (jnp.sum(jnp.square(targets - guess) * test, axis=0) for guess in (told, centre))
     return left / jnp.where(all_of_it > 1e-6, all_of_it, jnp.nan), told
 
