@@ -447,7 +447,7 @@ STUDY = Study(
     options={
         "smoke": {"ledger": {"mazes": 4, "episodes": 16}},
         "laptop": {"ledger": {"mazes": 32, "episodes": 64}},
-        "paper": {"ledger": {"mazes": 128, "episodes": 128}},
+        "paper": {"ledger": {"mazes": 64, "episodes": 64}},
     },
     measure=measure,
 )

@@ -151,15 +151,19 @@ CHARGES: dict[Scale, tuple[float, ...]] = {
 
 
 def _followed(scale: Scale, world: str, /, algorithm: str = "ppo", *, rl: Any = None, **sections: Any):
-    """RL for twice as long as usual, at a lower rate, without a bonus of entropy; checkpoints from the first update on.
+    """RL at a lower rate, without a bonus of entropy; checkpoints from the first update on.
+
+    On a laptop for twice as long as usual; of `paper` shorter, for `persona_transition` to take a GPU an hour.
 
     Args:
         scale, world, algorithm: to start from.
         rl, **sections: fields that differ.
     """
-    usual = configs.start(scale, world, algorithm).rl
+    usual = configs.start(scale, world, algorithm)
     steps = _PLAIN | {"learning_rate": 3e-4, "chunk": 1}
-    steps["updates"] = 8 if scale == "smoke" else 2 * usual.updates
+    steps["updates"] = {"smoke": 8, "laptop": 2 * usual.rl.updates, "paper": 64}[scale]
+    if scale == "paper":
+        sections["pretrain"] = {"updates": 1500, "episodes": 256, "warmup": 100} | sections.get("pretrain", {})
     return recipe(scale, world, algorithm=algorithm, rl=steps | (rl or {}), **sections)
 
 

@@ -121,8 +121,8 @@ def minutes(arms: Iterable[Config], scale: Scale) -> float:
     needed: dict[str, Config] = {}
     for config in arms:
         alone = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, updates=0))
-        for part in (alone, store.only_bases(config)):
-            needed[runs.config_hash(configs.to_dict(part))] = part
+        needed[repr(alone)] = alone
+        needed[repr((config.pretraining, config.bases))] = store.only_bases(config)
     devices, platform = len(jax.devices()), jax.default_backend()
     if scale == "paper" and platform == "cpu":
         devices, platform = 1, "gpu"

@@ -1,11 +1,13 @@
 """What the terminal says of a run."""
 
+import dataclasses
 import io
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from agents.runs import config as configs
 from agents.runs import reporting
 from agents.runs.config import SCALES
 from analysis import measures as measures
@@ -80,6 +82,14 @@ def test_the_forecast_grows_with_the_work_and_shrinks_with_devices():
     smoke, laptop = (reporting.expected_minutes(SCALES[scale], 2, "cpu") for scale in ("smoke", "laptop"))
     assert smoke < 1 < laptop
     assert reporting.expected_minutes(SCALES["laptop"], 4, "cpu") < laptop
+
+
+def test_the_forecast_counts_every_trip_and_how_a_gpu_multiplies():
+    config = configs.start("laptop", "EmojiRooms-v0")
+    one = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, trips=1))
+    assert reporting.expected_minutes(one, 2, "cpu") < 0.7 * reporting.expected_minutes(config, 2, "cpu")
+    half = dataclasses.replace(config, policy=dataclasses.replace(config.policy, compute_dtype="bfloat16"))
+    assert reporting.expected_minutes(half, 1, "gpu") < reporting.expected_minutes(config, 1, "gpu")
 
 
 def test_the_end_says_what_to_do_next():

@@ -13,6 +13,7 @@ from rich.console import Console
 import train
 from agents import runs
 from agents.runs import config as configs
+from agents.runs import reporting
 from analysis.figures.panels import Areas, Rows
 from ground.terminal import ConfigError
 from studies import __main__ as command
@@ -107,6 +108,16 @@ def test_every_study_is_whole(name):
         assert len({runs.config_hash(configs.to_dict(config)) for config in arms.values()}) == len(arms)
         assert study.minutes(arms.values(), scale) > 0
     assert study.verdict(one, Results({}, [], ""), "smoke")["criteria"]["file"] == f"studies/{name}.py"
+
+
+def test_the_largest_study_is_sized_for_an_hour_of_one_gpu():
+    """Its training, by the forecast; bases that differ in what no demonstration tells are counted once."""
+    arms = command.find("persona_transition").configs("paper")
+    assert 30 < study.minutes(arms.values(), "paper") < 60
+    town = {name: arms[name] for name in ("slow", "slow_poor", "slow_rich")}
+    one = study.minutes([arms["slow"]], "paper")
+    alone = dataclasses.replace(arms["slow"], pretrain=dataclasses.replace(arms["slow"].pretrain, updates=0))
+    assert study.minutes(town.values(), "paper") == pytest.approx(one + 2 * reporting.expected_minutes(alone, 1, "gpu"))
 
 
 def planted(values) -> Study:

@@ -19,8 +19,10 @@ from agents import policies
 from agents.policies import PolicyConfig
 from agents.runs.config import Config, Member
 
-# Arithmetic that training sustains per device, measured on a 2-core AVX-512 CPU; a guess elsewhere.
-_SUSTAINED_FLOPS = {"cpu": 30e9, "gpu": 20e12, "tpu": 20e12}
+# Arithmetic that training sustains per device, measured on cores of an AVX-512 CPU, an H100 and an H200
+# (docs/performance.md); a guess elsewhere.
+_SUSTAINED_FLOPS = {"cpu": 45e9, "gpu": 10e12, "tpu": 20e12}
+_HALF_PRECISION_FLOPS = {"gpu": 65e12}
 
 SECONDS = 30.0
 """Between two lines in a log."""
@@ -42,13 +44,17 @@ def expected_minutes(config: Config, devices: int, platform: str) -> float:
     world, _ = config.world.make()
     members = len(config.members)
     bases, starts = len(config.bases), len(set(config.starts.tolist()))
-    forward = 2 * parameter_count(config) * world.episode_length()
-    episodes = bases * config.pretrain.updates * config.pretrain.episodes * 3
-    episodes += members * config.sft.updates * config.sft.episodes * 3
+    trip = world.episode_length() - world.map_length
+    pretrain, sft = (world.map_length + part.trips * trip for part in (config.pretrain, config.sft))
+    tokens = bases * config.pretrain.updates * config.pretrain.episodes * pretrain * 3
+    tokens += members * config.sft.updates * config.sft.episodes * sft * 3
     # Playing and scoring cost a forward pass each, and an epoch costs three.
-    episodes += members * config.rl.updates * config.rl.episodes * (2 + 3 * config.rl.epochs)
-    episodes += (members + starts) * config.evaluation_episodes
-    return (forward * episodes / (_SUSTAINED_FLOPS.get(platform, 1e12) * devices) + 30) / 60
+    episodes = members * config.rl.updates * config.rl.episodes * (2 + 3 * config.rl.epochs)
+    tokens += (episodes + (members + starts) * config.evaluation_episodes) * world.episode_length()
+    speed = _SUSTAINED_FLOPS.get(platform, 1e12)
+    if config.policy.compute_dtype == "bfloat16":
+        speed = _HALF_PRECISION_FLOPS.get(platform, speed)
+    return (2 * parameter_count(config) * tokens / (speed * devices) + 30) / 60
 
 
 def header(console: Console, config: Config, directory: Any) -> None:
