@@ -45,7 +45,7 @@ def test_nats_per_token_of_actions_alone_are_those_per_action(maze):
     played, exact = scripts.script_episodes(world, params, TRAITS, fidelity.EPISODES)
     sample = jax.tree.map(lambda x: x[len(personas.BASELINES) :], (played, exact))
     every = np.asarray(evaluation.badge_divergence(policy, parameters, world, params, *sample))
-    per_token = fidelity.nats_per_token(policy, parameters, world, params, TRAITS)
+    per_token = fidelity.nats_per_token(policy, parameters, world, params, TRAITS, *sample)
     np.testing.assert_allclose(per_token, [every[i][i + 1] for i in range(3)], rtol=1e-4)
 
 
@@ -53,8 +53,9 @@ def test_nats_per_token_of_actions_alone_are_those_per_action(maze):
 def test_nats_per_token_count_thoughts():
     policy, parameters, world, params = made("spoken", "EmojiRooms-v0", size=5, turns=3, plan_length=4)
     nothing = jax.tree.map(jnp.zeros_like, parameters)  # speaks and acts at random
-    shown = np.asarray(fidelity.nats_per_token(policy, nothing, world, params, TRAITS))
     played, exact = scripts.script_episodes(world, params, TRAITS, fidelity.EPISODES)
+    sample = jax.tree.map(lambda x: x[len(personas.BASELINES) :], (played, exact))
+    shown = np.asarray(fidelity.nats_per_token(policy, nothing, world, params, TRAITS, *sample))
     _, first = jax.jit(jax.vmap(world.reset_env, in_axes=(0, None)))(scripts.mazes(fidelity.EPISODES)[0], params)
     chances = jax.jit(jax.vmap(lambda plan, state: world.plan_log_probabilities(plan, state, params, TRAITS)))
     for persona in range(3):

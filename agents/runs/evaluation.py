@@ -182,7 +182,7 @@ def summary(run: Run, before: Parameters, means: np.ndarray, badges: np.ndarray)
     told = {}
     if run.world.badge != "null":
         outcomes = np.stack([badges, scores[_scripted(player)][:, speakers]])
-        told = fidelity.told(run.policy, first, run.world, params, traits, config.prior, outcomes)
+        told = fidelity.told(run.policy, first, run.world, params, traits, config.prior, outcomes, *sample)
     for member in config.members:
         if _scripted(member) not in scores:
             scores[_scripted(member)] = score(play(member)[0])

@@ -30,6 +30,8 @@ def told(
     traits: Traits,
     prior: np.ndarray,
     outcomes: np.ndarray,
+    played: rollout.Episodes,
+    exact: jax.Array,
 ) -> dict[str, Any]:
     """What `summary.json` says of a base and its badges.
 
@@ -39,13 +41,14 @@ def told(
         prior: chances of the personas where `params` plays, float[3].
         outcomes: mean return and share of successes with each persona's badge, and of its script on the same mazes,
             float[2, 2, 3].
+        played, exact: as in `nats_per_token`.
 
     Returns:
         `badges`, for each persona the model's return and success with its badge beside the script's, and the KL from
         script to model, nats per token that the script chose, its name apart; and `misfit`, KL from the model without
         a badge to the mixture of itself with each, nats per episode.
     """
-    nats = np.asarray(nats_per_token(policy, parameters, world, params, traits))
+    nats = np.asarray(nats_per_token(policy, parameters, world, params, traits, played, exact))
     kinds = ("return", "success")[: 1 + world.has_goal]
     badges = {}
     for index, name in enumerate(personas.PERSONAS):
@@ -59,20 +62,28 @@ def told(
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
 def nats_per_token(
-    policy: Policy, parameters: Parameters, world: base.World, params: base.WorldParams, traits: Traits
+    policy: Policy,
+    parameters: Parameters,
+    world: base.World,
+    params: base.WorldParams,
+    traits: Traits,
+    played: rollout.Episodes,
+    exact: jax.Array,
 ) -> jax.Array:
     """KL from each persona to the model with its badge, nats per token that the persona chose; float32[3].
 
     Of the actions it is exact given the history, of a plan the log-ratio of what was written; the name is left out.
+
+    Args:
+        policy, parameters: of one member.
+        world, params, traits: as the personas played.
+        played, exact: of `scripts.script_episodes`, the personas' own, on the first of the evaluation's mazes.
     """
-    keys, turn_key = scripts.mazes(EPISODES)
+    keys, _ = scripts.mazes(played.tokens.shape[1])
     _, first = jax.vmap(world.reset_env, in_axes=(0, None))(keys, params)
 
-    def of_persona(persona):
-        driver = scripts.script_driver(world, params, traits, persona + len(personas.BASELINES))
-        played, exact, _ = rollout.play(
-            world, params, keys, turn_key, driver, rollout.gumbel(EPISODES), observe=lambda _, scores: scores
-        )
+    def of_persona(arguments):
+        persona, played, exact = arguments
         badge = jnp.array(tokens.BADGES, jnp.int32)[persona + 1]
 
         def part(rows):
@@ -88,11 +99,11 @@ def nats_per_token(
                 count += written.sum(dtype=jnp.float32)
             return nats, count
 
-        rows = (played.tokens, jnp.moveaxis(exact, 0, 1), played.played, first, played.decided)
+        rows = (played.tokens, exact, played.played, first, played.decided)
         nats, count = jax.lax.map(part, learner.microbatches(rows, _BATCH))
         return nats.sum() / count.sum()
 
-    return jax.lax.map(of_persona, jnp.arange(len(personas.PERSONAS)))
+    return jax.lax.map(of_persona, (jnp.arange(len(personas.PERSONAS)), played, exact))
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "world"))
