@@ -33,6 +33,7 @@ from agents.runs import evaluation
 from envs import base, personas
 from envs.personas import Traits
 from ground import seeds
+from ground.precise import product
 
 STEPS = 100
 """Of expectation maximisation."""
@@ -153,10 +154,10 @@ def implied_weights(
     mass = (chances * share[:, None]).reshape(-1)
 
     def improve(_, weights):
-        mixture = jnp.matmul(likelihood, weights, precision="highest")
+        mixture = product("nk,k->n", likelihood, weights)
         # What no persona ever does speaks for none of them.
         ratio = jnp.where(mixture > 0, mass / jnp.where(mixture > 0, mixture, 1.0), 0.0)
-        weights = weights * jnp.matmul(ratio, likelihood, precision="highest")
+        weights = weights * product("n,nk->k", ratio, likelihood)
         return weights / weights.sum()
 
     return jax.lax.fori_loop(0, steps, improve, jnp.maximum(prior, _LEAST))
@@ -186,7 +187,7 @@ def implied(chances: jax.Array, seen: Seen, steps: int = STEPS) -> jax.Array:
 def mean_posterior(seen: Seen) -> jax.Array:
     """The ideal observer's mean posterior before each turn, float32[I, T, J]."""
     share = jax.vmap(jax.vmap(_share, in_axes=1))(seen.played)
-    return jnp.einsum("itn,intj->itj", share, jnp.exp(seen.posterior), precision="highest")
+    return product("itn,intj->itj", share, jnp.exp(seen.posterior))
 
 
 def ideal_actions(seen: Seen) -> jax.Array:

@@ -14,6 +14,7 @@ from flax import struct
 
 from analysis import selection
 from envs import base
+from ground.precise import product
 
 LEAST_EFFECTIVE = 20
 """Effective episodes of a maze below which a sample says nothing of the tilt: every number of it is NaN."""
@@ -75,9 +76,9 @@ def reweighted_share(rewards: jax.Array, posteriors: jax.Array, chances: jax.Arr
     # √w_i (q_i / w_i − 1) spans what the posteriors span, and rare personas do no harm.
     root = jnp.sqrt(jnp.maximum(weights, 1e-12))
     features = posteriors / root - root
-    around = jnp.einsum("mni,mnj->mij", share * features, features, precision="highest")
+    around = product("mni,mnj->mij", share * features, features)
     values, vectors = jnp.linalg.eigh(around)
-    along = jnp.einsum("mni,mik->mk", share * centred * features, vectors, precision="highest")
+    along = product("mni,mik->mk", share * centred * features, vectors)
     there = values > _APART
     explained = jnp.sum(jnp.where(there, jnp.square(along) / jnp.where(there, values, 1.0), 0.0), axis=1)
     if chances is None:

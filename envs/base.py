@@ -392,9 +392,10 @@ class World(environment.Environment, abc.ABC):
         """
         return Replay.calm(positions=np.asarray(states.position), sees_all=self.sees_all, **fields)
 
-    def episode_length(self) -> int:
-        """Tokens of one episode, S = P + K + T·(O + 1)."""
-        return self.prompt_length + self.opening_length + self.turns * (self.observation_length + 1)
+    def episode_length(self, trips: int = 1) -> int:
+        """Tokens of one episode, S = P + K + T·(O + 1); of several trips through one map, which is told once."""
+        one = self.prompt_length + self.opening_length + self.turns * (self.observation_length + 1)
+        return one + (trips - 1) * (one - self.map_length)
 
     def action_positions(self) -> np.ndarray:
         """Indices of the action tokens in an episode, int[T]."""

@@ -318,7 +318,7 @@ def _check_demonstrations(config: Config, world: base.World, section: str) -> No
         raise ConfigError(f"--{section}.trips={shown.trips}: every episode of {world.name} is a map of its own; use 1")
     if shown.trips > 1 and getattr(shown, "source", "personas") != "personas":
         raise ConfigError(f"--{section}.trips={shown.trips}: a policy plays one trip at a time; use 1")
-    tokens = world.map_length + shown.trips * (world.episode_length() - world.map_length)
+    tokens = world.episode_length(shown.trips)
     if tokens > base.LONGEST:
         raise ConfigError(
             f"--{section}.trips={shown.trips}: {tokens:,} tokens with their map; use fewer: {base.LONGEST:,} at most"

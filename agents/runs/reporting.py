@@ -44,8 +44,7 @@ def expected_minutes(config: Config, devices: int, platform: str) -> float:
     world, _ = config.world.make()
     members = len(config.members)
     bases, starts = len(config.bases), len(set(config.starts.tolist()))
-    trip = world.episode_length() - world.map_length
-    pretrain, sft = (world.map_length + part.trips * trip for part in (config.pretrain, config.sft))
+    pretrain, sft = (world.episode_length(part.trips) for part in (config.pretrain, config.sft))
     tokens = bases * config.pretrain.updates * config.pretrain.episodes * pretrain * 3
     tokens += members * config.sft.updates * config.sft.episodes * sft * 3
     # Playing and scoring cost a forward pass each, and an epoch costs three.

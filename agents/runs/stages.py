@@ -101,7 +101,7 @@ def make_stage(config: Config, name: str, mesh: Mesh | None = None, members: int
         if part.imitation == "sft":
             episodes = math.gcd(episodes, config.sft.episodes // part.minibatches)
     if name != "rl":
-        length += (part.trips - 1) * (length - world.map_length)
+        length = world.episode_length(part.trips)
     trained = everyone[:members]
     mesh = mesh or population.mesh(len(everyone), episodes)
     if mesh.shape["member"] > 1:
